@@ -1,0 +1,216 @@
+"""The only schema of the architecture: every model setting, its default and its checks."""
+
+import types
+import typing
+from typing import Any, Literal
+
+from transformers import PreTrainedConfig
+
+from .errors import ConfigError
+
+# Settings of the base class that Hugging Face tools pass through every config.
+_INHERITED_KEYS = frozenset(
+    "_name_or_path _commit_hash _attn_implementation attn_implementation output_attentions name_or_path "
+    "auto_map model_type num_labels torch_dtype transformers_version _output_attentions _experts_implementation".split()
+)
+
+
+class HNetNTV2Config(PreTrainedConfig):
+    """Architecture of HNet-NTv2. The defaults are the 432M model on the trunk of NTv2-500M.
+
+    Attributes:
+        vocab_size: Rows of the base embedding: 12 character ids padded to 16 (Caduceus-compatible).
+        d_model: Width of the chunk-resolution layers and of the trunk.
+        d_base: Width of the base-resolution layers; None means ``d_model``. Narrower vectors are widened for the
+            chunks by the remaining coordinates of the k-mer embedding and a learned vector, and sliced on the way back.
+        n_head: Attention heads of the trunk and of the layers of width ``d_model``.
+        intermediate_size: Rows of NTv2's fused GLU (twice its ``intermediate_size``) and the MLP width of encoder and
+            decoder layers of width ``d_model``.
+        n_main_layer: Blocks of the trunk.
+        n_enc_layer: Encoder layers of all stages together; a remainder goes to the inner stages.
+        n_dec_layer: Decoder layers, shared out likewise.
+        target_ratio_stage1: Target share of bases that begin a stage-1 chunk.
+        target_ratio_stage2: Target share of stage-1 chunks that begin a stage-2 chunk; None means one stage.
+        target_ratio_stage3: A third stage, off by default.
+        guard_stage1: Least and greatest number of chunks per base that the guard lets through.
+        guard_stage2: The same per stage-1 chunk.
+        guard_stage3: The same per stage-2 chunk.
+        max_chunk_length: Cap of the final chunks, in bases; None for no cap.
+        kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
+        position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
+        rope_theta: Rotary base of the trunk and of the local layers.
+        rope_scaling_factor: Divides the trunk's rotary positions (linear interpolation) for sequences beyond NTv2's 2,048.
+        max_trunk_positions: Longest rotary position that the source model saw; beyond it the model warns.
+        window: Local attention sees this many positions on each side.
+        layer_norm_eps: Of every layer norm; NTv2's published files say 1e-12.
+        bidirectional: Average both strands in ``eval()``; training draws the strand per window in the data.
+        bidirectional_strategy: How strands are joined: "add" averages log-probabilities and vectors.
+        tokenizer_type: "default" = one token per base.
+        ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
+        mask_rate: Share of bases that training masks; only the normaliser of the training loss uses it.
+        use_anchors: Default of ``forward(anchors=...)``: one clean chunk of k bases on each side of a masked run.
+        mask_protection: Forced chunk boundaries around and inside masked runs.
+        residual_gating: Zero the skip path where a chunk holds a mask.
+        smoothing: Smooth chunk vectors over their neighbours (H-Net's EMA, both directions).
+        forced_probability: P of a forced boundary in the smoothing: "one", or "router" for the router's own p.
+        initializer_range: Standard deviation of random weights.
+    """
+
+    model_type = "hnet_ntv2"
+    attribute_map = {
+        "hidden_size": "d_model",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_main_layer",
+    }
+
+    vocab_size: int = 16
+    pad_token_id: int = 4
+    mask_token_id: int = 3
+    d_model: int = 1024
+    d_base: int | None = None
+    n_head: int = 16
+    intermediate_size: int = 8192
+    n_main_layer: int = 20
+    n_enc_layer: int = 2
+    n_dec_layer: int = 2
+    target_ratio_stage1: float = 0.3
+    target_ratio_stage2: float | None = 0.5
+    target_ratio_stage3: float | None = None
+    guard_stage1: list[float] | tuple[float, ...] = (0.15, 0.6)
+    guard_stage2: list[float] | tuple[float, ...] = (0.25, 0.9)
+    guard_stage3: list[float] | tuple[float, ...] = (0.25, 0.9)
+    max_chunk_length: int | None = 12
+    kmer_size: int = 6
+    position_mode: Literal["base", "rank"] = "base"
+    rope_theta: float = 10000.0
+    rope_scaling_factor: float = 1.0
+    max_trunk_positions: int = 2048
+    window: int = 128
+    layer_norm_eps: float = 1e-12
+    bidirectional: bool = True
+    bidirectional_strategy: Literal["add"] = "add"
+    tokenizer_type: Literal["default"] = "default"
+    ratio_loss_weight: float = 0.03
+    mask_rate: float = 0.15
+    use_anchors: bool = False
+    mask_protection: bool = True
+    residual_gating: bool = True
+    smoothing: bool = True
+    forced_probability: Literal["one", "router"] = "one"
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any):
+        unknown = sorted(set(kwargs) - _INHERITED_KEYS)
+        if unknown:
+            known = sorted(own_field_names())
+            raise ConfigError(f"unknown model setting(s) {', '.join(map(repr, unknown))}; the model knows: {', '.join(known)}")
+        self._check_types()
+        super().__post_init__(**kwargs)
+        self._check_values()
+
+    @property
+    def target_ratios(self) -> tuple[float, ...]:
+        """Target chunks per position of the stages in use, outermost first."""
+        ratios = (self.target_ratio_stage1, self.target_ratio_stage2, self.target_ratio_stage3)
+        return tuple(ratio for ratio in ratios if ratio is not None)
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.target_ratios)
+
+    @property
+    def guards(self) -> tuple[tuple[float, float], ...]:
+        """(least, greatest) chunks per position of the stages in use."""
+        all_guards = (self.guard_stage1, self.guard_stage2, self.guard_stage3)
+        return tuple((float(low), float(high)) for low, high in all_guards[: self.num_stages])
+
+    @property
+    def base_dim(self) -> int:
+        """Width of the base-resolution layers."""
+        return self.d_model if self.d_base is None else self.d_base
+
+    @property
+    def kmer_vocab_size(self) -> int:
+        """Tokens of the source model: 6 specials, 4^k k-mers, A T C G N."""
+        return 4**self.kmer_size + 11
+
+    def layers_per_stage(self, total: int) -> tuple[int, ...]:
+        """Share ``total`` encoder or decoder layers out over the stages, the base-resolution stage first to get fewer."""
+        share, rest = divmod(total, self.num_stages)
+        return tuple(share + (stage >= self.num_stages - rest) for stage in range(self.num_stages))
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Everything is written to ``config.json``, so that a later default never changes a saved model."""
+        written = super().to_diff_dict()
+        everything = self.to_dict()
+        written.update({name: everything[name] for name in own_field_names()})
+        return written
+
+    def _check_types(self) -> None:
+        for name, annotation in HNetNTV2Config.__annotations__.items():
+            value = getattr(self, name)
+            if not _matches(value, annotation):
+                expected = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+                raise ConfigError(f"model setting {name}={value!r} must be {expected}")
+
+    def _check_values(self) -> None:
+        def require(holds: bool, message: str) -> None:
+            if not holds:
+                raise ConfigError(message)
+
+        for name in "d_model n_head intermediate_size n_main_layer kmer_size window max_trunk_positions".split():
+            require(getattr(self, name) > 0, f"model setting {name}={getattr(self, name)} must be positive")
+        for name in ("n_enc_layer", "n_dec_layer"):
+            require(getattr(self, name) >= 0, f"model setting {name}={getattr(self, name)} must not be negative")
+        require(self.d_model % (2 * self.n_head) == 0, f"d_model={self.d_model} must be a multiple of 2 x n_head={self.n_head}")
+        require(self.intermediate_size % 2 == 0, f"intermediate_size={self.intermediate_size} counts both GLU halves: even")
+        head_dim = self.d_model // self.n_head
+        require(
+            0 < self.base_dim <= self.d_model and self.base_dim % head_dim == 0,
+            f"d_base={self.d_base} must be a multiple of the head width {head_dim} and at most d_model={self.d_model}",
+        )
+        require(
+            self.target_ratio_stage3 is None or self.target_ratio_stage2 is not None,
+            "target_ratio_stage3 needs target_ratio_stage2",
+        )
+        for stage, (ratio, guard) in enumerate(zip(self.target_ratios, self._raw_guards(), strict=False), start=1):
+            require(0 < ratio < 1, f"target_ratio_stage{stage}={ratio} must lie between 0 and 1")
+            require(len(guard) == 2, f"guard_stage{stage}={guard!r} must be [least, greatest]")
+            require(
+                0 <= guard[0] < ratio < guard[1] <= 1,
+                f"guard_stage{stage}={list(guard)} must enclose target_ratio_stage{stage}={ratio} within 0..1",
+            )
+        require(
+            self.max_chunk_length is None or self.max_chunk_length >= self.kmer_size,
+            f"max_chunk_length={self.max_chunk_length} must be at least kmer_size={self.kmer_size}",
+        )
+        require(self.kmer_size <= 8, f"kmer_size={self.kmer_size}: the vocabulary has 4^k rows; at most 8")
+        require(0 < self.mask_rate < 1, f"mask_rate={self.mask_rate} must lie between 0 and 1")
+        require(self.rope_scaling_factor >= 1, f"rope_scaling_factor={self.rope_scaling_factor} must be at least 1")
+        require(self.ratio_loss_weight >= 0, f"ratio_loss_weight={self.ratio_loss_weight} must not be negative")
+        require(self.vocab_size >= 12, f"vocab_size={self.vocab_size} must hold the 12 character ids")
+
+    def _raw_guards(self):
+        return (self.guard_stage1, self.guard_stage2, self.guard_stage3)
+
+
+def own_field_names() -> tuple[str, ...]:
+    """Names of the settings that this class adds to the Hugging Face base class."""
+    return tuple(HNetNTV2Config.__annotations__)
+
+
+def _matches(value: Any, annotation: Any) -> bool:
+    """Whether a plain value (as YAML or JSON gives it) fits a field's annotation."""
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, option) for option in typing.get_args(annotation))
+    if origin is Literal:
+        return value in typing.get_args(annotation)
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(_matches(item, float) for item in value)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, annotation)

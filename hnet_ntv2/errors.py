@@ -1,0 +1,44 @@
+"""Every error a user of this package can cause. Each message names the value, the place and the way out."""
+
+
+class HNetNTV2Error(Exception):
+    """Base class: the command line prints these without a traceback and exits with status 2."""
+
+
+class ConfigError(HNetNTV2Error, ValueError):
+    """A setting that is unknown, of the wrong type, or in conflict with another one."""
+
+
+class InputError(HNetNTV2Error, ValueError):
+    """Model or tokenizer input that cannot be used (wrong shape, left padding, foreign ids)."""
+
+
+class GenomeError(HNetNTV2Error, ValueError):
+    """A sequence or annotation file that cannot be read as what it claims to be."""
+
+
+class ContigNotFound(GenomeError, KeyError):
+    """A contig name that the genome does not know."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class IntervalError(GenomeError):
+    """An interval that is malformed, reversed, or lies outside its contig."""
+
+
+class DataError(HNetNTV2Error, ValueError):
+    """Training or evaluation data from which nothing can be drawn."""
+
+
+class WeightsError(HNetNTV2Error, ValueError):
+    """Weights that are missing, superfluous, misshapen or in a format that is never loaded."""
+
+
+class CheckpointError(HNetNTV2Error, RuntimeError):
+    """A training checkpoint that is truncated, foreign, or does not fit the run that wants to resume it."""
+
+
+class TrainingStopped(HNetNTV2Error, RuntimeError):
+    """Training cannot go on (NaN loss, collapsed chunk ratio); the last state was saved first."""
