@@ -1,0 +1,154 @@
+"""What the source model's k-mers mean at single bases: token ids, the k-mer grid, strands, marginals of its softmax."""
+
+from typing import NamedTuple
+
+import torch
+
+from .shapes import Bool, Float, Int, Tensor
+
+# Character ids (Caduceus-compatible).
+MASK_ID, PAD_ID, N_ID = 3, 4, 11
+BASE_IDS = (7, 8, 9, 10)  # A C G T
+
+# Token ids of the source vocabulary: 6 specials, 4^k k-mers over "ATCG", then A T C G N.
+SOURCE_UNK, SOURCE_PAD, SOURCE_MASK, SOURCE_CLS = 0, 1, 2, 3
+NUM_SOURCE_SPECIALS = 6
+
+_DIGIT_OF_ID = (0, 0, 0, 0, 0, 0, 0, 0, 2, 3, 1, 0)  # A T C G count as 0 1 2 3 in the source's k-mer order
+_COMPLEMENT_OF_ID = (0, 1, 2, 3, 4, 5, 6, 10, 9, 8, 7, 11)
+_ACGT_IN_ATCG = (0, 2, 3, 1)
+
+
+class GridCells(NamedTuple):
+    """NTv2's own tokens as groups of bases. All fields are [batch, length].
+
+    Attributes:
+        is_start: The base begins a token (a whole k-mer, a remainder letter, an N or a special).
+        is_middle: Base k // 2 of a whole k-mer.
+        first: Index of the first base of the base's token.
+        is_whole: The base lies in a whole k-mer.
+    """
+
+    is_start: Bool[Tensor, "batch length"]
+    is_middle: Bool[Tensor, "batch length"]
+    first: Int[Tensor, "batch length"]
+    is_whole: Bool[Tensor, "batch length"]
+
+
+def is_clean_base(input_ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+    """Whether each id is one of A, C, G, T."""
+    return (input_ids >= BASE_IDS[0]) & (input_ids <= BASE_IDS[-1])
+
+
+def run_length_right(is_member: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Number of consecutive members from each position (included) to the right; 0 where it is none itself."""
+    length = is_member.shape[1]
+    index = torch.arange(length, device=is_member.device)
+    next_break = torch.where(is_member, length, index).flip(1).cummin(1).values.flip(1)
+    return next_break - index
+
+
+def run_length_left(is_member: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """Number of consecutive members that end at each position (included); 0 where it is none itself."""
+    index = torch.arange(is_member.shape[1], device=is_member.device)
+    last_break = torch.where(is_member, -1, index).cummax(1).values
+    return index - last_break
+
+
+def fits_whole_kmer(
+    input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], k: int
+) -> Bool[Tensor, "batch length"]:
+    """Whether k letters (A, C, G, T or [MASK]) start at each base before an N, another special, or the row's end."""
+    is_letter = (is_clean_base(input_ids) | (input_ids == MASK_ID)) & is_valid
+    return run_length_right(is_letter) >= k
+
+
+def source_token_ids(
+    input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], k: int
+) -> Int[Tensor, "batch length"]:
+    """The source token whose embedding each base carries.
+
+    It is the k-mer that starts at the base; ``<mask>`` if one of its k bases is [MASK]; the single-letter token where no
+    whole k-mer fits; N for N, ``<mask>`` for a masked remainder letter, ``<unk>`` for any other special id.
+
+    Args:
+        input_ids: Character ids.
+        is_valid: False at padding, which gets ``<pad>``.
+        k: Length of the source model's k-mers.
+    """
+    num_kmers = 4**k
+    digits = input_ids.new_tensor(_DIGIT_OF_ID)[input_ids.clamp(0, N_ID)]
+    is_masked = input_ids == MASK_ID
+    code = torch.zeros_like(digits)
+    holds_mask = torch.zeros_like(is_masked)
+    for offset in range(k):
+        code = code * 4 + shift_left(digits, offset)
+        holds_mask = holds_mask | shift_left(is_masked, offset)
+
+    letter = torch.where(is_masked, SOURCE_MASK, NUM_SOURCE_SPECIALS + num_kmers + digits)
+    kmer = torch.where(holds_mask, SOURCE_MASK, NUM_SOURCE_SPECIALS + code)
+    token = torch.where(fits_whole_kmer(input_ids, is_valid, k), kmer, letter)
+    token = torch.where(is_clean_base(input_ids) | is_masked, token, SOURCE_UNK)
+    token = torch.where(input_ids == N_ID, NUM_SOURCE_SPECIALS + num_kmers + 4, token)
+    return torch.where(is_valid, token, SOURCE_PAD)
+
+
+def shift_left(values: Tensor, offset: int) -> Tensor:
+    """Bring the value ``offset`` positions to the right here; zeros come in at the end."""
+    return torch.nn.functional.pad(values, (0, offset))[:, offset:]
+
+
+def grid_cells(input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], k: int) -> GridCells:
+    """Cut rows as NTv2's tokenizer does: split at N, k-mers from each piece's left end, the rest single letters.
+
+    Masked bases count as letters, so that masking a k-mer does not move the grid.
+    """
+    is_letter = (is_clean_base(input_ids) | (input_ids == MASK_ID)) & is_valid
+    index = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    offset = (run_length_left(is_letter) - 1).clamp(min=0)
+    piece_length = offset + run_length_right(is_letter)
+    is_whole = is_letter & ((offset // k + 1) * k <= piece_length)
+    first = torch.where(is_whole, index - offset % k, index)
+    is_middle = is_whole & (offset % k == k // 2) & (k > 1)
+    return GridCells(is_start=(first == index) & is_valid, is_middle=is_middle, first=first, is_whole=is_whole)
+
+
+def flip_rows(values: Tensor, is_valid: Bool[Tensor, "batch length"]) -> Tensor:
+    """Reverse the valid part of each right-padded row of ``values`` [batch, length, ...]; padding stays where it is."""
+    index = torch.arange(is_valid.shape[1], device=is_valid.device)
+    mirrored = is_valid.sum(1, keepdim=True) - 1 - index
+    source = torch.where(is_valid, mirrored, index)
+    source = source.reshape(source.shape + (1,) * (values.dim() - 2)).expand_as(values)
+    return values.gather(1, source)
+
+
+def reverse_complement(
+    input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
+) -> Int[Tensor, "batch length"]:
+    """The other strand, read in its own direction: A-T, C-G, all other ids unchanged; padding stays on the right."""
+    return flip_rows(input_ids.new_tensor(_COMPLEMENT_OF_ID)[input_ids.clamp(0, N_ID)], is_valid)
+
+
+def kmer_marginals(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Tensor, "chunks k 4"]:
+    """Log-probabilities of A, C, G, T at offsets 0..k-1 under a softmax over the 4^k k-mers only, in float32 or better.
+
+    Args:
+        logits: Over the source vocabulary.
+        k: Length of the k-mers.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    probability = wide[:, NUM_SOURCE_SPECIALS : NUM_SOURCE_SPECIALS + 4**k].softmax(-1)
+    marginals = []
+    for _ in range(k):
+        by_letter = probability.reshape(len(logits), 4, -1)
+        marginals.append(by_letter.sum(-1))
+        probability = by_letter.sum(1)
+    joint = torch.stack(marginals, dim=1)[:, :, list(_ACGT_IN_ATCG)]
+    return joint.clamp(min=torch.finfo(joint.dtype).tiny).log()
+
+
+def letter_log_probs(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Tensor, "chunks 4"]:
+    """Log-probabilities of A, C, G, T under a softmax over the four single-letter tokens only."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    first = NUM_SOURCE_SPECIALS + 4**k
+    return wide[:, first : first + 4].log_softmax(-1)[:, list(_ACGT_IN_ATCG)]
