@@ -1,0 +1,208 @@
+"""Write and read training checkpoints: a folder of safetensors and JSON, replaced atomically, checked when read."""
+
+import json
+import logging
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..errors import CheckpointError
+from .checkpoint_tree import TreeEncoder, decode
+
+FORMAT = "hnet-ntv2-checkpoint"
+VERSION = 1
+STRUCTURE_FILE = "checkpoint.json"
+TENSOR_FILE = "tensors.safetensors"
+_BLOCK = 1 << 24
+
+logger = logging.getLogger(__name__)
+
+
+class SafetensorsCheckpointIO(CheckpointIO):
+    """Lightning's door to checkpoints that are folders of safetensors and JSON (optimizer state too), never pickles."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        if storage_options is not None:
+            raise CheckpointError(f"storage_options={storage_options!r}: checkpoints take none")
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        del map_location, weights_only  # tensors come back on the CPU; Lightning copies them to where they belong
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        remove_checkpoint(Path(path))
+
+
+def write_checkpoint(tree: dict[str, Any], path: Path) -> None:
+    """Write ``tree`` as the folder ``path``; an older folder of that name is replaced once the new one is complete.
+
+    Raises:
+        CheckpointError: The disk is full or the folder cannot be written. Nothing that was there before is lost.
+    """
+    path = Path(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            temporary.mkdir()
+            _write_files(tree, temporary)
+            _replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a whole checkpoint, tensors on the CPU.
+
+    Raises:
+        CheckpointError: There is none, or it is truncated, altered, or not one of ours.
+    """
+    document = _read_document(path)
+    tensor_path = Path(path) / TENSOR_FILE
+    written = document["tensors"]
+    size = tensor_path.stat().st_size if tensor_path.is_file() else None
+    if size != written["bytes"]:
+        found = "is missing" if size is None else f"has {size} bytes"
+        raise CheckpointError(f"checkpoint {path} is truncated: {TENSOR_FILE} {found}, {written['bytes']} were written")
+    if _file_checksum(tensor_path) != written["crc32"]:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: the checksum of {TENSOR_FILE} differs; use an older checkpoint"
+        )
+    try:
+        tensors = load_file(tensor_path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {TENSOR_FILE}: {error}") from error
+    return decode(document["tree"], tensors)
+
+
+def read_structure(path: Path) -> dict[str, Any]:
+    """Read everything of a checkpoint but its tensors, whose names stand in their places.
+
+    Raises:
+        CheckpointError: As in :func:`read_checkpoint`.
+    """
+    return decode(_read_document(path)["tree"], None)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint folder, or the link that stands for one; nothing happens where there is none."""
+    path = Path(path)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+
+
+def _write_files(tree: dict[str, Any], folder: Path) -> None:
+    encoder = TreeEncoder()
+    structure = encoder.encode(tree)
+    tensor_path = folder / TENSOR_FILE
+    save_file(encoder.tensors, tensor_path)
+    _sync(tensor_path)
+    tensors = {"bytes": tensor_path.stat().st_size, "crc32": _file_checksum(tensor_path)}
+    body = json.dumps(structure, allow_nan=False)
+    header = {"format": FORMAT, "version": VERSION, "tensors": tensors, "tree_crc32": zlib.crc32(body.encode())}
+    with (folder / STRUCTURE_FILE).open("w", encoding="utf-8") as file:
+        # The tree goes in as the very text that was summed up.
+        file.write(json.dumps(header)[:-1] + f', "tree": {body}}}\n')
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Put a finished folder in place. An older one steps aside first and comes back if the move fails."""
+    aside = _aside(path)
+    if path.exists() and not path.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+    elif path.is_symlink():
+        path.unlink()
+    try:
+        temporary.rename(path)
+    except OSError:
+        if aside.exists():
+            aside.rename(path)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    path = Path(path)
+    if not path.exists() and _aside(path).exists():
+        _aside(path).rename(path)  # a run was killed between the two renames of _replace
+        logger.warning("%s was restored from a save that had been interrupted", path)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}")
+    if not (path / STRUCTURE_FILE).is_file():
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this package: it should be a folder with {STRUCTURE_FILE} and "
+            f"{TENSOR_FILE} (pickled .ckpt and .pt files are never loaded)"
+        )
+    try:
+        document = json.loads((path / STRUCTURE_FILE).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"checkpoint {path} is truncated: {STRUCTURE_FILE}: {error}") from error
+    _check_document(document, path)
+    return document
+
+
+def _check_document(document: Any, path: Path) -> None:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CheckpointError(f"{path / STRUCTURE_FILE} was not written by this package: no format {FORMAT!r} in it")
+    if document.get("version") != VERSION:
+        raise CheckpointError(
+            f"checkpoint {path} has version {document.get('version')!r}; this package reads {VERSION}"
+        )
+    if not {"tree", "tree_crc32", "tensors"} <= document.keys():
+        raise CheckpointError(f"checkpoint {path} is incomplete: {STRUCTURE_FILE} lacks its contents")
+    if zlib.crc32(json.dumps(document["tree"], allow_nan=False).encode()) != document["tree_crc32"]:
+        raise CheckpointError(f"checkpoint {path} is damaged: {STRUCTURE_FILE} was changed after it was written")
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _file_checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an operating system's refusal into an error that says what was lost (nothing) and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, CheckpointError | torch.OutOfMemoryError):
+            raise
+        raise CheckpointError(
+            f"checkpoint {path} could not be saved: {error}. Checkpoints saved before are untouched; free disk space "
+            "or choose another --output-dir, then --resume"
+        ) from error

@@ -1,0 +1,74 @@
+"""Every parameter is in exactly one group; norms, biases and embeddings do not decay; multipliers are real."""
+
+import pytest
+import torch
+from torch import nn
+
+from hnet_ntv2.errors import ConfigError
+from hnet_ntv2.training.optimizer import build_optimizer, describe_groups, parameter_groups, undecayed_names
+
+MULTIPLIERS = {"base": 2.45, "stage1": 1.34, "trunk": 0.95, "source": 0.95}
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(16, 8)
+        self.encoder = nn.Linear(8, 8)
+        self.trunk = nn.ModuleList([nn.Linear(8, 8), nn.LayerNorm(8)])
+        self.cls_embedding = nn.Parameter(torch.zeros(1, 1, 8))
+        self.source_head = nn.Linear(8, 4, bias=False)
+
+
+def group_of(name: str) -> str:
+    return {"embedding": "base", "encoder": "base", "source_head": "source"}.get(name.split(".")[0], "trunk")
+
+
+def test_every_parameter_is_in_exactly_one_group():
+    model = Toy()
+    groups = parameter_groups(model, group_of, 6e-4, 0.1, MULTIPLIERS)
+    members = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(members) == sorted(id(parameter) for parameter in model.parameters())
+    assert [group["name"] for group in groups] == [
+        "base/decay",
+        "base/no_decay",
+        "trunk/decay",
+        "trunk/no_decay",
+        "source/decay",
+    ]
+
+
+def test_only_matrices_decay():
+    assert undecayed_names(Toy()) == {
+        "embedding.weight",
+        "encoder.bias",
+        "trunk.0.bias",
+        "trunk.1.weight",
+        "trunk.1.bias",
+    } | {"cls_embedding"}
+    for group in parameter_groups(Toy(), group_of, 6e-4, 0.1, MULTIPLIERS):
+        assert group["weight_decay"] == (0.1 if group["name"].endswith("/decay") else 0.0)
+
+
+def test_multipliers_act_on_the_step():
+    model = Toy()
+    optimizer = build_optimizer(parameter_groups(model, group_of, 1e-3, 0.0, MULTIPLIERS), (0.9, 0.95), 1e-12)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        moved = (before[name] - parameter.detach()).abs()
+        assert torch.allclose(moved, torch.full_like(moved, 1e-3 * MULTIPLIERS[group_of(name)]), rtol=1e-3), name
+
+
+def test_a_group_without_a_multiplier_is_named():
+    with pytest.raises(ConfigError, match="lacks the model's group"):
+        parameter_groups(Toy(), lambda name: "stage3", 6e-4, 0.1, MULTIPLIERS)
+
+
+def test_the_table_names_every_group():
+    table = describe_groups(parameter_groups(Toy(), group_of, 6e-4, 0.1, MULTIPLIERS))
+    assert "base/decay" in table
+    assert "0.00147" in table
+    assert "0.00057" in table
