@@ -1,0 +1,28 @@
+# Recipes for working on the package. `make install` makes .venv; HNET_NTV2_PYTHON or HNET_NTV2_VENV name another one.
+PYTHON := $(or $(HNET_NTV2_PYTHON),$(or $(HNET_NTV2_VENV),.venv)/bin/python)
+BIN := $(dir $(PYTHON))
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: install demo test test-fast check bench
+
+install: ## make the environment with the package and its test tools
+	bash -c 'set -euo pipefail; . scripts/_environment.sh; hnet_prepare dev'
+
+demo: ## train the tiny model on the bundled human DNA
+	./scripts/run_pretrain_hnet_ntv2.sh --demo
+
+test: ## every test but those for a GPU or a network, as continuous integration runs them
+	./scripts/test.sh
+
+test-fast: install ## the tests that take seconds
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu and not network" -n 2
+
+check: install ## format, lint, types, layers, then the fast tests
+	$(BIN)ruff format --check .
+	$(BIN)ruff check .
+	$(BIN)pyright --pythonpath $(PYTHON)
+	$(BIN)lint-imports --no-cache --no-logo
+	$(MAKE) test-fast
+
+bench: install ## speed of the model beside NTv2 and a single-nucleotide baseline
+	$(PYTHON) -m hnet_ntv2.cli.main bench
