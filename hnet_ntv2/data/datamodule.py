@@ -1,0 +1,308 @@
+"""The data of a training run: opens the genome, keeps the splits apart, and serves batches from any position."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from ..errors import ConfigError, DataError
+from ..genome import (
+    Genome,
+    SpanIndex,
+    SplitInterval,
+    check_disjoint,
+    default_split,
+    file_digest,
+    open_genome,
+    read_repeats,
+    read_split_intervals,
+)
+from .collate import Batch, MaskingCollator
+from .dataset import EvaluationSampler, FixedWindows, TrainingSampler, TrainingWindows
+from .masking import MaskConfig
+from .progress import cache_progress
+from .windows import WindowIndex
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_SEED = 0
+"""Validation masks are the same in every run, so that runs with different seeds can be compared."""
+
+
+class HG38DataModule(LightningDataModule):
+    """Windows of a genome for masked-language-model training, validation and test.
+
+    Sample c of training is a function of the seed and c alone; ``set_position`` says where to go on. The trainer must
+    be made with ``use_distributed_sampler=False``: the ranks' shares are dealt out here.
+
+    Args:
+        fasta: Genome, as FASTA (plain, gzip, bgzip) or .2bit.
+        intervals: ``chrom start end split`` file; None takes ``genome.default_split``.
+        folds: For an interval file with folds, those held out, as in ``{"fold3": "valid", "fold4": "test"}``.
+        seq_length: Bases per window.
+        micro_batch_size: Windows per forward pass.
+        eval_micro_batch_size: The same for validation and test; None takes ``micro_batch_size``.
+        num_workers: Loader processes; 0 loads in the training process.
+        seed: Seed of window order, jitter, strands and masks.
+        mask_rate: Share of the bases that is masked.
+        mask_span: Bases per masked span.
+        mask_share: Share of the spans shown as [MASK] in training.
+        random_share: Share of the spans shown as random letters in training.
+        grid_aligned_samples: The first so many training samples are masked in whole k-mer tokens of NTv2's grid.
+        grid_k: The k of that grid.
+        repeat_weight: Loss weight of repeats in training (1 in validation and test).
+        repeats: BED of repeats; None takes the genome's lower case.
+        cache_dir: Where the genome cache lives; None takes ``genome.default_cache_dir()``.
+        valid_windows: How many validation windows, spread evenly over the split; None takes all.
+        test_windows: The same for test.
+        max_n_share: Windows with a larger share of N are left out.
+        show_progress: Draw a progress bar while the genome cache is built.
+
+    Raises:
+        ConfigError: if a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        fasta: str | os.PathLike[str],
+        intervals: str | os.PathLike[str] | None = None,
+        folds: Mapping[str, str] | None = None,
+        seq_length: int = 1024,
+        micro_batch_size: int = 8,
+        eval_micro_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 2222,
+        mask_rate: float = 0.15,
+        mask_span: int = 6,
+        mask_share: float = 0.8,
+        random_share: float = 0.1,
+        grid_aligned_samples: int = 0,
+        grid_k: int = 6,
+        repeat_weight: float = 0.1,
+        repeats: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        valid_windows: int | None = 512,
+        test_windows: int | None = None,
+        max_n_share: float = 0.5,
+        show_progress: bool = True,
+    ) -> None:
+        super().__init__()
+        self.mask = MaskConfig(mask_rate, mask_span, mask_share, random_share, grid_k=grid_k)
+        self.fasta, self.intervals, self.repeats, self.cache_dir = fasta, intervals, repeats, cache_dir
+        self.folds = dict(folds) if folds else None
+        self.seq_length, self.max_n_share = seq_length, max_n_share
+        self.micro_batch_size = micro_batch_size
+        self.eval_micro_batch_size = eval_micro_batch_size or micro_batch_size
+        self.num_workers, self.seed, self.repeat_weight = num_workers, seed, repeat_weight
+        self.grid_aligned_samples = grid_aligned_samples
+        self.valid_windows, self.test_windows = valid_windows, test_windows
+        self.show_progress = show_progress
+        self._check_settings()
+        self._position, self._stop = 0, None
+        self._expected: dict[str, Any] | None = None
+        self._genome: Genome | None = None
+        self._repeats: SpanIndex | None = None
+        self._split_intervals: list[SplitInterval] = []
+        self._indices: dict[str, WindowIndex] = {}
+
+    def _check_settings(self) -> None:
+        at_least = {"seq_length": self.mask.span, "micro_batch_size": 1, "eval_micro_batch_size": 1, "num_workers": 0,
+                    "grid_aligned_samples": 0, "valid_windows": 1, "test_windows": 1}  # fmt: skip
+        for name, lowest in at_least.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
+        if not 0 <= self.max_n_share < 1:
+            raise ConfigError(f"max_n_share is {self.max_n_share!r}; it is a share, at least 0 and below 1")
+        self._collator("train")
+
+    # Opening
+
+    def prepare_data(self) -> None:
+        """Build the genome cache where it is missing; Lightning calls this once per node."""
+        with cache_progress(f"Caching {Path(self.fasta).name}", visible=self.show_progress) as progress:
+            open_genome(self.fasta, self.cache_dir, progress)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the genome and lay out the windows of every split; harmless to call again.
+
+        Raises:
+            GenomeError, ContigNotFound, IntervalError: if a file cannot be used.
+            DataError: if splits overlap, a split gives no window, or the data are not those of the resumed run.
+        """
+        if self._genome is not None:
+            return
+        genome = open_genome(self.fasta, self.cache_dir)
+        intervals = self._read_intervals(genome)
+        check_disjoint(intervals)
+        if self.repeats is not None:
+            self._repeats = read_repeats(self.repeats, genome)
+        splits = ["train", "valid"] + ["test"] * any(interval.split == "test" for interval in intervals)
+        self._indices = {
+            split: WindowIndex.build(genome, intervals, self.seq_length, self.max_n_share, split) for split in splits
+        }
+        self._split_intervals, self._genome = intervals, genome
+        self._check_same_data()
+
+    def _read_intervals(self, genome: Genome) -> list[SplitInterval]:
+        if self.intervals is None:
+            logger.info("no interval file: splitting %s by chromosome", genome.source)
+            return default_split(genome.contigs)
+        return read_split_intervals(self.intervals, genome.contigs, self.folds)
+
+    @property
+    def genome(self) -> Genome:
+        """The genome; opened by ``setup``."""
+        if self._genome is None:
+            self.prepare_data()
+            self.setup()
+        assert self._genome is not None
+        return self._genome
+
+    def split_intervals(self, split: str) -> list[SplitInterval]:
+        """The intervals of one split, with the genome's contig names."""
+        assert self.genome is not None
+        return [interval for interval in self._split_intervals if interval.split == split]
+
+    def window_index(self, split: str) -> WindowIndex:
+        """The windows of one split.
+
+        Raises:
+            DataError: if the intervals have no such split.
+        """
+        assert self.genome is not None
+        if split not in self._indices:
+            raise DataError(f"the intervals have no split {split!r}; they have {', '.join(self._indices)}")
+        return self._indices[split]
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Training windows in one pass over the tiles."""
+        return len(self.window_index("train"))
+
+    # Serving
+
+    def set_position(self, samples_seen: int, stop: int | None = None) -> None:
+        """Let the next training loader start at sample ``samples_seen``, and end before ``stop`` (None: never)."""
+        self._position, self._stop = samples_seen, stop
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Micro-batches of this rank, from the position on; endless unless ``set_position`` named a stop."""
+        rank, world_size = self._rank_and_world_size()
+        dataset = TrainingWindows(self.genome, self.window_index("train"), self.seed, self._repeats)
+        sampler = TrainingSampler(
+            self.micro_batch_size, start=self._position, stop=self._stop, rank=rank, world_size=world_size
+        )
+        return self._loader(dataset, sampler, "train")
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Fixed validation windows with fixed masks, all targets shown as [MASK], in this rank's share."""
+        return self._evaluation_loader("valid", self.valid_windows)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """As validation, on the test split."""
+        return self._evaluation_loader("test", self.test_windows)
+
+    def _evaluation_loader(self, split: str, count: int | None) -> DataLoader[Batch]:
+        rank, world_size = self._rank_and_world_size()
+        dataset = FixedWindows(self.genome, self.window_index(split), count, self._repeats)
+        sampler = EvaluationSampler(len(dataset), self.eval_micro_batch_size, rank=rank, world_size=world_size)
+        return self._loader(dataset, sampler, split)
+
+    def _loader(self, dataset: Any, sampler: Any, split: str) -> DataLoader[Batch]:
+        collate: Any = self._collator(split)  # takes the whole RawWindows of a micro-batch, not a list
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def _collator(self, split: str) -> MaskingCollator:
+        if split == "train":
+            return MaskingCollator(
+                self.mask, self.seed, self.repeat_weight, grid_aligned_until=self.grid_aligned_samples
+            )
+        return MaskingCollator(self.mask, EVALUATION_SEED, shown_as_mask_only=True)
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    # Telling
+
+    def fingerprint(self) -> dict[str, str | None]:
+        """Digests of what is read: the genome file, the intervals in use, the repeats file."""
+        lines = [f"{item} {item.split}" for item in self._split_intervals] if self.genome else []
+        return {
+            "fasta": self.genome.fingerprint,
+            "intervals": hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest(),
+            "repeats": None if self.repeats is None else file_digest(self.repeats),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's record says of its data: files, digests, and the windows of each split (JSON values)."""
+        splits = {
+            split: {
+                "intervals": len(self.split_intervals(split)),
+                "short_intervals_left_out": index.num_short_intervals,
+                "bases": index.num_bases,
+                "windows": len(index),
+                "windows_left_out_as_n": index.num_skipped_n,
+            }
+            for split, index in ((split, self.window_index(split)) for split in self.indexed_splits)
+        }
+        return {
+            "fasta": str(self.fasta),
+            "intervals": None if self.intervals is None else str(self.intervals),
+            "repeats": None if self.repeats is None else str(self.repeats),
+            "seq_length": self.seq_length,
+            "seed": self.seed,
+            "fingerprint": self.fingerprint(),
+            "splits": splits,
+        }
+
+    @property
+    def indexed_splits(self) -> tuple[str, ...]:
+        """The splits that have windows."""
+        assert self.genome is not None
+        return tuple(self._indices)
+
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, seed, window length and digests, for a checkpoint."""
+        return {
+            "position": self._position,
+            "seed": self.seed,
+            "seq_length": self.seq_length,
+            "fingerprint": self.fingerprint(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the position of ``state_dict``.
+
+        Raises:
+            DataError: if seed, window length or files differ from those of the run that saved it (at once, or in
+                ``setup`` if the genome is not open yet).
+        """
+        self._expected = dict(state_dict)
+        self._position = int(state_dict["position"])
+        if self._genome is not None:
+            self._check_same_data()
+
+    def _check_same_data(self) -> None:
+        if self._expected is None:
+            return
+        now = self.state_dict()
+        for name in ("seed", "seq_length", "fingerprint"):
+            if now[name] != self._expected[name]:
+                raise DataError(
+                    f"the run to resume was trained with {name} {self._expected[name]}, now it is {now[name]}: its "
+                    "data order cannot be continued; use the same data, or start a new run from its weights"
+                )

@@ -1,0 +1,174 @@
+"""Map sample counters to raw windows, a whole micro-batch at a time; and the samplers that hand out the counters."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import ConfigError
+from ..genome import Genome, SpanIndex
+from ..genome.alphabet import BASE_BITS, SOFT_MASK
+from ..shapes import Bool, Int, UInt8
+from .windows import WindowIndex, WindowPlaces
+
+
+class RawWindows(NamedTuple):
+    """Windows as they stand in the genome's forward frame, before strand and masking.
+
+    Attributes:
+        bases: Encoded bases, with the repeat bit.
+        counter: Sample counter of each window; negative for filling that must not count.
+        epoch: Which pass over the tiles it belongs to.
+        number: Its number k within that pass.
+        is_reverse: Whether to read it on the reverse strand.
+    """
+
+    bases: UInt8[np.ndarray, "batch length"]
+    counter: Int[np.ndarray, " batch"]
+    epoch: Int[np.ndarray, " batch"]
+    number: Int[np.ndarray, " batch"]
+    is_reverse: Bool[np.ndarray, " batch"]
+
+
+class WindowDataset(Dataset[RawWindows]):
+    """Windows of one split by sample counter. Subclasses say where the window of a counter lies.
+
+    Args:
+        genome: Where to read.
+        index: The split's tiles.
+        repeats: Repeats in positions in the genome; given, they replace the genome's soft mask.
+    """
+
+    def __init__(self, genome: Genome, index: WindowIndex, repeats: SpanIndex | None = None) -> None:
+        self.genome = genome
+        self.index = index
+        self._repeats = repeats
+
+    def __getitem__(self, counter: int) -> RawWindows:
+        return self.__getitems__([counter])
+
+    def __getitems__(self, counters: Sequence[int]) -> RawWindows:
+        counter = np.asarray(counters, dtype=np.int64)
+        places = self._places(counter)
+        bases = self.genome.gather(places.start, self.index.length)
+        if self._repeats is not None:
+            bases = self._with_repeats(bases, places)
+        return RawWindows(bases, counter, places.epoch, places.number, places.is_reverse)
+
+    def _places(self, counter: Int[np.ndarray, " batch"]) -> WindowPlaces:
+        raise NotImplementedError
+
+    def _with_repeats(
+        self, bases: UInt8[np.ndarray, "batch length"], places: WindowPlaces
+    ) -> UInt8[np.ndarray, "batch length"]:
+        assert self._repeats is not None
+        length = self.index.length
+        in_repeat = np.stack([self._repeats.mask(start, start + length) for start in places.start.tolist()])
+        return (bases & BASE_BITS) | (in_repeat.view(np.uint8) * np.uint8(SOFT_MASK))
+
+
+class TrainingWindows(WindowDataset):
+    """Windows drawn by (seed, epoch, k); the counter runs on over the epochs."""
+
+    def __init__(self, genome: Genome, index: WindowIndex, seed: int, repeats: SpanIndex | None = None) -> None:
+        super().__init__(genome, index, repeats)
+        self._seed = seed
+
+    def _places(self, counter: Int[np.ndarray, " batch"]) -> WindowPlaces:
+        return self.index.draw(counter, self._seed)
+
+
+class FixedWindows(WindowDataset):
+    """The same tiles every time, in order: all of a split, or ``count`` spread evenly over it."""
+
+    def __init__(
+        self, genome: Genome, index: WindowIndex, count: int | None = None, repeats: SpanIndex | None = None
+    ) -> None:
+        super().__init__(genome, index, repeats)
+        self._tiles = index.evenly_spread(count)
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def _places(self, counter: Int[np.ndarray, " batch"]) -> WindowPlaces:
+        # Filling repeats a window under a negative counter: -1 stands for window 0, -2 for window 1.
+        return self.index.fixed(self._tiles[np.where(counter < 0, -1 - counter, counter)])
+
+
+class TrainingSampler(Sampler[list[int]]):
+    """Micro-batches of sample counters for one rank, from any position on.
+
+    The world takes ``micro_batch_size * world_size`` samples at a time, rank 0 the first of them: micro-batch i of rank
+    r holds ``start + i * micro_batch_size * world_size + r * micro_batch_size`` and the counters after it. So the
+    samples of an optimiser step depend on its global batch only, and a run resumed at ``start`` goes on where it was.
+
+    Args:
+        micro_batch_size: Windows per micro-batch.
+        start: First counter, the number of samples seen before.
+        stop: Counter to end before; None goes on for ever. Must leave whole micro-batches for all ranks.
+        rank: Which process this is.
+        world_size: How many there are.
+
+    Raises:
+        ConfigError: if a number is out of range, or ``stop - start`` does not divide.
+    """
+
+    def __init__(
+        self, micro_batch_size: int, *, start: int = 0, stop: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if micro_batch_size < 1 or not 0 <= rank < world_size or start < 0:
+            raise ConfigError(
+                f"micro_batch_size {micro_batch_size}, start {start}, rank {rank} of {world_size}: no such position"
+            )
+        self._micro_batch_size = micro_batch_size
+        self._stride = micro_batch_size * world_size
+        self._first = start + rank * micro_batch_size
+        self._num_batches = None if stop is None else (stop - start) // self._stride
+        if stop is not None and (stop < start or (stop - start) % self._stride):
+            raise ConfigError(
+                f"samples {start} to {stop} cannot be dealt out as micro-batches of {micro_batch_size} to {world_size} "
+                "ranks without a rest"
+            )
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self._first
+        batch = 0
+        while self._num_batches is None or batch < self._num_batches:
+            yield list(range(first, first + self._micro_batch_size))
+            first += self._stride
+            batch += 1
+
+    def __len__(self) -> int:
+        if self._num_batches is None:
+            raise TypeError("an endless sampler has no length")
+        return self._num_batches
+
+
+class EvaluationSampler(Sampler[list[int]]):
+    """Every window once over all ranks, in micro-batches that are full and equally many on each rank.
+
+    Sharded models need equal numbers of forward passes, so the last batches are filled with windows under negative
+    counters, which have no targets.
+
+    Args:
+        num_windows: Windows to show.
+        micro_batch_size: Windows per micro-batch.
+        rank: Which process this is.
+        world_size: How many there are.
+    """
+
+    def __init__(self, num_windows: int, micro_batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self._num_windows = num_windows
+        self._micro_batch_size = micro_batch_size
+        self._rank = rank
+        self._world_size = world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in range(len(self)):
+            first = (batch * self._world_size + self._rank) * self._micro_batch_size
+            numbers = range(first, first + self._micro_batch_size)
+            yield [number if number < self._num_windows else -1 - number % self._num_windows for number in numbers]
+
+    def __len__(self) -> int:
+        return -(-self._num_windows // (self._micro_batch_size * self._world_size))

@@ -1,0 +1,18 @@
+"""The bundled piece of human chromosome 20, for a first run without any download."""
+
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+
+class DemoPaths(NamedTuple):
+    """Files of the demo: the sequence (.2bit) and its split into train, valid and test (BED)."""
+
+    fasta: Path
+    intervals: Path
+
+
+def demo_paths() -> DemoPaths:
+    """Where the bundled demo data lie; their origin is in ``resources/README.md``."""
+    folder = Path(str(resources.files("hnet_ntv2.resources")))
+    return DemoPaths(folder / "chr20_demo.2bit", folder / "chr20_demo.bed")

@@ -1,0 +1,219 @@
+"""Read interval files (BED), say which split each interval belongs to, and keep the splits apart."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import ContigNotFound, DataError, GenomeError, IntervalError
+from .contigs import ContigResolver, canonical
+from .files import text_rows
+from .interval import Interval
+
+SPLITS = ("train", "valid", "test")
+_SPLIT_NAMES = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "val": "valid",
+                "dev": "valid", "test": "test"}  # fmt: skip
+_FOLD = re.compile(r"fold\d+")
+
+DEFAULT_VALID = ("21",)
+DEFAULT_TEST = ("20", "22")
+DEFAULT_TRAIN = tuple(name for name in [*map(str, range(1, 23)), "X"] if name not in DEFAULT_VALID + DEFAULT_TEST)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitInterval(Interval):
+    """An interval that belongs to ``train``, ``valid`` or ``test``."""
+
+    split: str = "train"
+
+
+class _Row(NamedTuple):
+    place: str
+    fields: list[str]
+
+
+def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
+    """Data lines of a BED file, split at tabs (or at spaces where there are none)."""
+    found = False
+    for number, line in text_rows(path):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        place = f"{path}, line {number}"
+        if len(fields) < min_columns:
+            raise GenomeError(f"{place}: {len(fields)} columns, at least {min_columns} are needed, split by tabs")
+        found = True
+        yield _Row(place, fields)
+    if not found:
+        raise GenomeError(f"{path} holds no intervals")
+
+
+def _coordinates(row: _Row) -> tuple[int, int]:
+    try:
+        return int(row.fields[1]), int(row.fields[2])
+    except ValueError:
+        raise GenomeError(
+            f"{row.place}: start {row.fields[1]!r} and end {row.fields[2]!r} must be whole numbers"
+        ) from None
+
+
+class RowChecker:
+    """Brings contig names to the genome's own and checks ends; does nothing without a genome."""
+
+    def __init__(self, contigs: Mapping[str, int] | None) -> None:
+        self._contigs = contigs
+        self._resolve = ContigResolver(contigs) if contigs is not None else None
+
+    def __call__(self, row: _Row) -> tuple[str, int, int]:
+        """Contig, start and end of a row.
+
+        Raises:
+            ContigNotFound, IntervalError, GenomeError: with the file and line.
+        """
+        contig = row.fields[0]
+        start, end = _coordinates(row)
+        try:
+            if self._resolve is not None:
+                contig = self._resolve(contig)
+            Interval(contig, start, end)
+        except (ContigNotFound, IntervalError) as error:
+            raise type(error)(f"{row.place}: {error}") from None
+        if self._contigs is not None and end > self._contigs[contig]:
+            raise IntervalError(
+                f"{row.place}: {contig}:{start}-{end} goes past the contig's end at {self._contigs[contig]}; "
+                "does the file belong to another assembly?"
+            )
+        return contig, start, end
+
+
+def read_bed(path: str | os.PathLike[str], contigs: Mapping[str, int] | None = None) -> list[Interval]:
+    """Read the intervals of a BED file (plain or gzip); columns after the third are ignored.
+
+    Args:
+        path: BED file; comment, ``track`` and ``browser`` lines are skipped.
+        contigs: Contig lengths of the genome: names are brought to its own, and ends are checked.
+
+    Raises:
+        GenomeError: if the file cannot be read, is empty, or a line is malformed (told with its number).
+        ContigNotFound: if a contig is unknown.
+        IntervalError: if an interval is reversed, empty, or goes past its contig's end.
+    """
+    check = RowChecker(contigs)
+    return [Interval(*check(row)) for row in bed_rows(path, 3)]
+
+
+def read_split_intervals(
+    path: str | os.PathLike[str],
+    contigs: Mapping[str, int] | None = None,
+    folds: Mapping[str, str] | None = None,
+) -> list[SplitInterval]:
+    """Read ``chrom start end split`` (tab-separated, plain or gzip, no header).
+
+    Args:
+        path: The file. ``split`` is train, valid (or validation, val, dev) or test.
+        contigs: Contig lengths of the genome: names are brought to its own, and ends are checked.
+        folds: For a file with ``foldN`` instead of splits, the folds that are not for training, such as
+            ``{"fold3": "valid", "fold4": "test"}``; all others train.
+
+    Raises:
+        GenomeError: if the file cannot be read, is empty, or the fourth column is no split.
+        ContigNotFound: if a contig is unknown.
+        IntervalError: if an interval is reversed, empty, or goes past its contig's end.
+    """
+    check = RowChecker(contigs)
+    split_of = _FoldTable(path, folds) if folds else _split_of
+    intervals = [SplitInterval(*check(row), split=split_of(row)) for row in bed_rows(path, 4)]
+    if isinstance(split_of, _FoldTable):
+        split_of.require_all_seen()
+    return intervals
+
+
+def _split_of(row: _Row) -> str:
+    value = row.fields[3].strip()
+    split = _SPLIT_NAMES.get(value.lower())
+    if split is None and _FOLD.fullmatch(value):
+        raise GenomeError(
+            f"{row.place}: {value!r} in the fourth column is a cross-validation fold (as in Borzoi's file), not a "
+            'split; say which folds are held out, as in folds={"fold3": "valid", "fold4": "test"}, or use a file with '
+            "train, valid, test"
+        )
+    if split is None:
+        raise GenomeError(f"{row.place}: {value!r} in the fourth column is no split; use train, valid or test")
+    return split
+
+
+class _FoldTable:
+    """Splits by fold: the folds named are held out, the others train."""
+
+    def __init__(self, path: str | os.PathLike[str], folds: Mapping[str, str]) -> None:
+        for fold, split in folds.items():
+            if split not in SPLITS:
+                raise GenomeError(f"folds: {fold!r} is assigned to {split!r}; use train, valid or test")
+        self._path = path
+        self._folds = folds
+        self._seen: set[str] = set()
+
+    def __call__(self, row: _Row) -> str:
+        fold = row.fields[3].strip()
+        if not _FOLD.fullmatch(fold):
+            raise GenomeError(f"{row.place}: {fold!r} in the fourth column is no fold, but folds were given")
+        self._seen.add(fold)
+        return self._folds.get(fold, "train")
+
+    def require_all_seen(self) -> None:
+        """Raise GenomeError if a fold that was assigned is not in the file."""
+        if missing := sorted(set(self._folds) - self._seen):
+            raise GenomeError(
+                f"{self._path} has no {', '.join(missing)}; its folds are {', '.join(sorted(self._seen))}"
+            )
+
+
+def default_split(contigs: Mapping[str, int]) -> list[SplitInterval]:
+    """The split used where no interval file is given: by whole chromosomes of GRCh38.
+
+    Train: chromosomes 1-19 and X. Valid: chromosome 21 (about 1.5 % of the genome). Test: chromosomes 20 and 22. Left
+    out: Y (its pseudo-autosomal regions are also on X, much of the rest is repeated or N), the mitochondrion, and
+    every alternate, unplaced or decoy contig (copies of chromosomal sequence would leak between the splits).
+
+    Args:
+        contigs: Contig lengths of the genome, in any naming style.
+
+    Raises:
+        DataError: if train or valid would be empty.
+    """
+    split_of = dict.fromkeys(DEFAULT_TRAIN, "train") | dict.fromkeys(DEFAULT_VALID, "valid")
+    split_of |= dict.fromkeys(DEFAULT_TEST, "test")
+    intervals = [
+        SplitInterval(name, 0, length, split=split_of[canonical(name)])
+        for name, length in contigs.items()
+        if canonical(name) in split_of
+    ]
+    found = {interval.split for interval in intervals}
+    for split, wanted in (("train", DEFAULT_TRAIN), ("valid", DEFAULT_VALID)):
+        if split not in found:
+            raise DataError(
+                f"the default split has nothing for {split}: it takes chromosome {', '.join(wanted)}, but the genome "
+                f"has {', '.join(list(contigs)[:5])}; give an interval file with --intervals"
+            )
+    return intervals
+
+
+def check_disjoint(intervals: Sequence[SplitInterval]) -> None:
+    """Check that no base belongs to two splits.
+
+    Raises:
+        DataError: naming the first two intervals of different splits that overlap.
+    """
+    furthest: dict[tuple[str, str], SplitInterval] = {}
+    for interval in sorted(intervals, key=lambda item: (item.contig, item.start)):
+        for split in SPLITS:
+            other = furthest.get((interval.contig, split))
+            if other is not None and split != interval.split and other.overlaps(interval):
+                raise DataError(
+                    f"{other} ({other.split}) and {interval} ({interval.split}) overlap: what is validated or tested "
+                    "on would be trained on; make the splits disjoint"
+                )
+        own = furthest.get((interval.contig, interval.split))
+        if own is None or interval.end > own.end:
+            furthest[interval.contig, interval.split] = interval

@@ -1,0 +1,184 @@
+"""Read a genome file (FASTA plain, gzip, bgzip; .2bit) as a stream of encoded blocks; never a chromosome at once."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import GenomeError
+from .alphabet import ENCODE
+from .files import check_readable, open_sequence_file
+from .twobit import TwoBitFile, is_twobit
+
+BLOCK_BYTES = 1 << 22
+Progress = Callable[[int, int], None]
+"""Called with the bytes of the source file read so far, and its size."""
+
+_ENCODE_BYTES = ENCODE.tobytes()
+_OTHER_FORMATS = {
+    b"PK": "a zip archive", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+    b"<": "HTML or XML (a download page?)", b"LOCUS": "GenBank", b"@": "FASTQ",
+}  # fmt: skip
+
+
+class SequenceBlock(NamedTuple):
+    """The next bases of a contig; a contig's blocks follow one another, the contigs in the order of the file."""
+
+    contig: str
+    bases: NDArray[np.uint8]
+
+
+def read_genome_blocks(
+    path: str | os.PathLike[str], progress: Progress | None = None, block_size: int = BLOCK_BYTES
+) -> Iterator[SequenceBlock]:
+    """Stream the contigs of a genome file, recognising its format by content.
+
+    Args:
+        path: FASTA (plain, gzip or bgzip) or .2bit.
+        progress: Called after each block.
+        block_size: Largest number of bytes read, and so of bases given, at a time.
+
+    Raises:
+        GenomeError: if the file is missing, empty, truncated, not a FASTA, holds a letter outside IUPAC (told with
+            contig and line), or a contig twice or without sequence.
+    """
+    path = check_readable(path)
+    blocks = _twobit_blocks if is_twobit(path) else _fasta_blocks
+    yield from _checked_contigs(path, blocks(path, progress, block_size))
+
+
+def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[SequenceBlock]:
+    """Pass blocks on; a contig must come once and hold at least one base."""
+    lengths: dict[str, int] = {}
+    current = None
+    for block in blocks:
+        if block.contig != current or len(block.bases) == 0:
+            _require_sequence(path, lengths, current)
+            if block.contig in lengths:
+                raise GenomeError(f"{path} holds the contig {block.contig!r} twice; contig names must be unique")
+            current = block.contig
+            lengths[current] = 0
+        lengths[block.contig] += len(block.bases)
+        if len(block.bases):
+            yield block
+    _require_sequence(path, lengths, current)
+    if not lengths:
+        raise GenomeError(f"{path} holds no contig")
+
+
+def _require_sequence(path: Path, lengths: dict[str, int], contig: str | None) -> None:
+    if contig is not None and lengths[contig] == 0:
+        raise GenomeError(f"{path}: the contig {contig!r} has no sequence; is the file truncated?")
+
+
+def _twobit_blocks(path: Path, progress: Progress | None, block_size: int) -> Iterator[SequenceBlock]:
+    file = TwoBitFile(path)
+    total = max(sum(file.lengths.values()), 1)
+    size = path.stat().st_size
+    done = 0
+    for contig in file.lengths:
+        # As in FASTA, an empty block opens the contig, so that a repeated or empty one is noticed.
+        yield SequenceBlock(contig, np.empty(0, dtype=np.uint8))
+        for bases in file.blocks(contig, block_size):
+            yield SequenceBlock(contig, bases)
+            done += len(bases)
+            if progress is not None:
+                progress(size * done // total, size)
+
+
+def _fasta_blocks(path: Path, progress: Progress | None, block_size: int) -> Iterator[SequenceBlock]:
+    size = path.stat().st_size
+    with open_sequence_file(path) as (stream, raw):
+        parser = _FastaParser(path)
+        for chunk in _chunks(stream, block_size):
+            yield from parser.feed(chunk)
+            if progress is not None:
+                progress(raw.tell(), size)
+        yield from parser.finish()
+
+
+def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    while chunk := stream.read(size):
+        yield chunk
+
+
+class _FastaParser:
+    """Cuts raw chunks, which may end anywhere, into headers and encoded sequence."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._line = 1
+        self._contig: str | None = None
+        self._header: bytes | None = None
+        self._at_line_start = True
+
+    def feed(self, chunk: bytes) -> Iterator[SequenceBlock]:
+        """Parse the next chunk of the file."""
+        position = 0
+        if self._contig is None and self._header is None:
+            chunk = self._skip_to_first_header(chunk)
+        while position < len(chunk):
+            if self._header is None and self._at_line_start and chunk.startswith(b">", position):
+                self._header = b""
+            if self._header is None:
+                header_at = chunk.find(b"\n>", position)
+                end = len(chunk) if header_at < 0 else header_at + 1
+                block = self._sequence(chunk[position:end])
+                if len(block.bases):
+                    yield block
+            else:
+                line_end = chunk.find(b"\n", position)
+                end = len(chunk) if line_end < 0 else line_end + 1
+                self._header += chunk[position:end]
+                if line_end >= 0:
+                    yield self._open_contig()
+            position = end
+
+    def finish(self) -> Iterator[SequenceBlock]:
+        """Close the file: a header on the last line still opens its contig."""
+        if self._header is not None:
+            yield self._open_contig()
+        elif self._contig is None:
+            raise GenomeError(f"{self._path} is empty: it holds no line with text")
+
+    def _skip_to_first_header(self, chunk: bytes) -> bytes:
+        text = chunk.lstrip()
+        self._line += chunk[: len(chunk) - len(text)].count(b"\n")
+        if text and not text.startswith(b">"):
+            kind = next((name for magic, name in _OTHER_FORMATS.items() if text.startswith(magic)), None)
+            hint = f"it looks like {kind}" if kind else f"its first line starts with {text[:20]!r}"
+            raise GenomeError(f"{self._path} is not a FASTA file: {hint}; a FASTA starts with '>'")
+        return text
+
+    def _open_contig(self) -> SequenceBlock:
+        assert self._header is not None
+        words = self._header[1:].decode("utf-8", errors="replace").split()
+        if not words:
+            raise GenomeError(f"{self._path}, line {self._line}: a header without a contig name")
+        self._contig, self._header = words[0], None
+        self._line += 1
+        self._at_line_start = True
+        return SequenceBlock(self._contig, np.empty(0, dtype=np.uint8))
+
+    def _sequence(self, body: bytes) -> SequenceBlock:
+        assert self._contig is not None
+        encoded = body.translate(_ENCODE_BYTES, b"\r\n")
+        if b"\0" in encoded:
+            self._refuse_letter(body)
+        self._line += body.count(b"\n")
+        self._at_line_start = body.endswith(b"\n")
+        bases = np.frombuffer(encoded, dtype=np.uint8)
+        return SequenceBlock(self._contig, bases)
+
+    def _refuse_letter(self, body: bytes) -> None:
+        letters = np.frombuffer(body, dtype=np.uint8)
+        is_bad = (ENCODE[letters] == 0) & (letters != ord("\n")) & (letters != ord("\r"))
+        position = int(np.argmax(is_bad))
+        line = self._line + body.count(b"\n", 0, position)
+        raise GenomeError(
+            f"{self._path}, contig {self._contig!r}, line {line}: letter {chr(letters[position])!r} is no nucleotide; "
+            "accepted are A, C, G, T, U and IUPAC codes, in either case"
+        )
