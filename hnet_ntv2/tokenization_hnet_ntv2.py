@@ -1,0 +1,210 @@
+"""DNA to token ids: one token per base for HNet-NTv2, and NTv2's own k-mers."""
+
+import itertools
+import os
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers import PreTrainedTokenizer
+
+from .errors import InputError
+
+BASE_VOCABULARY = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N")
+
+_KMER_SPECIAL_TOKENS = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>")
+_KMER_LETTERS = "ATCG"  # in the order of NTv2's vocabulary
+
+_AMBIGUITY_CODES = "RYSWKMBDHVN"
+
+
+def _base_table() -> bytes:
+    """Letter -> id for every byte; 0, the id of [CLS], marks letters that are no base."""
+    table = bytearray(256)
+    spelled = {"A": "A", "C": "C", "G": "G", "T": "T", "U": "T"} | dict.fromkeys(_AMBIGUITY_CODES, "N")
+    for letter, base in spelled.items():
+        table[ord(letter)] = table[ord(letter.lower())] = BASE_VOCABULARY.index(base)
+    return bytes(table)
+
+
+_ID_OF_LETTER = _base_table()
+_BASE_OF_ID = bytes(ord(token) if len(token) == 1 else 0 for token in BASE_VOCABULARY).ljust(256, b"\0")
+
+
+def encode_bases(sequence: str, first_position: int = 0) -> bytes:
+    """Character ids of a sequence, one byte each (A 7, C 8, G 9, T 10, N 11).
+
+    Lower case is read as upper case, U as T, and the IUPAC codes of several bases as N.
+
+    Args:
+        sequence: Letters only, no special tokens.
+        first_position: Added to the position that an error names.
+
+    Raises:
+        InputError: At the first letter that stands for no base.
+    """
+    ids = sequence.encode("latin-1", errors="replace").translate(_ID_OF_LETTER)
+    wrong = ids.find(0)
+    if wrong >= 0:
+        raise InputError(
+            f"{sequence[wrong]!r} at position {first_position + wrong} (from 0) is not a base; accepted are "
+            f"A, C, G, T, U, the IUPAC codes {_AMBIGUITY_CODES} (read as N) in either case, and tokens such as [MASK]"
+        )
+    return ids
+
+
+class _SequenceTokenizer(PreTrainedTokenizer):
+    """A fixed vocabulary, special tokens recognised where they are written, the rest cut by ``_cut``."""
+
+    model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
+    padding_side = "right"
+
+    def __init__(self, vocabulary: tuple[str, ...], **kwargs: Any):
+        self._tokens = vocabulary
+        self._ids = {token: index for index, token in enumerate(vocabulary)}
+        super().__init__(**kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._ids | self._added_tokens_encoder
+
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        """Cut a sequence into tokens; special tokens written in it are kept whole."""
+        if kwargs.pop("split_special_tokens", self.split_special_tokens):
+            return self._cut(text, 0)
+        longest_first = sorted(self._added_tokens_encoder, key=len, reverse=True)
+        pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+        tokens, position = [], 0
+        for index, piece in enumerate(pieces):
+            is_special = index % 2 == 1
+            tokens.extend([piece] if is_special else self._cut(piece, position))
+            position += len(piece)
+        return tokens
+
+    def _cut(self, piece: str, first_position: int) -> list[str]:
+        raise NotImplementedError
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """Ids of tokens; a list is looked up at once, since a window has up to 131,072 of them."""
+        if not isinstance(tokens, list):
+            return super().convert_tokens_to_ids(tokens)
+        known = self.get_vocab()
+        unknown = known[str(self.unk_token)]
+        return [known.get(token, unknown) for token in tokens]
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self._ids.get(token, self._ids[str(self.unk_token)])
+
+    def _convert_id_to_token(self, index: int) -> str:
+        if not 0 <= index < len(self._tokens):
+            raise InputError(f"token id {index} is outside the vocabulary of {len(self._tokens)} tokens")
+        return self._tokens[index]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return "".join(tokens)
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        return ()
+
+
+class HNetNTV2Tokenizer(_SequenceTokenizer):
+    """One token per base, with the character ids of Caduceus; no special token is added to a sequence.
+
+    Lower case is read as upper case, U as T, IUPAC codes of several bases as N; any other letter raises ``InputError``.
+    """
+
+    def __init__(self, **kwargs: Any):
+        for name in ("cls", "sep", "bos", "mask", "pad", "unk"):
+            kwargs.setdefault(f"{name}_token", f"[{name.upper()}]")
+        kwargs.setdefault("extra_special_tokens", ["[RESERVED]"])
+        super().__init__(BASE_VOCABULARY, **kwargs)
+
+    def _cut(self, piece: str, first_position: int) -> list[str]:
+        return list(encode_bases(piece, first_position).translate(_BASE_OF_ID).decode("ascii"))
+
+
+class NTv2Tokenizer(_SequenceTokenizer):
+    """Nucleotide Transformer v2's k-mers: ``<cls>`` in front, pieces between Ns cut from their left end.
+
+    What is left of a piece after its last whole k-mer becomes single letters, and every N is a token. Upper case only,
+    as in the original; ids follow ``itertools.product("ATCG", repeat=k)`` after the six special tokens.
+
+    Args:
+        vocab_file: A ``vocab.txt`` of the published form; its k is used.
+        k: Letters per token; 6 unless the file says otherwise.
+
+    Raises:
+        InputError: If the file is not the vocabulary of any k, or of another k than the one asked for.
+    """
+
+    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "vocab.txt"}
+
+    def __init__(self, vocab_file: str | os.PathLike[str] | None = None, k: int | None = None, **kwargs: Any):
+        if vocab_file is not None:
+            k = _kmer_size_of_file(Path(vocab_file), k)
+        self.k = 6 if k is None else k
+        if not 1 < self.k <= 8:
+            raise InputError(f"k={self.k} must be at least 2 and at most 8")
+        for name in ("unk", "pad", "mask", "cls", "eos", "bos"):
+            kwargs.setdefault(f"{name}_token", f"<{name}>")
+        super().__init__(kmer_vocabulary(self.k), k=self.k, **kwargs)
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        if token_ids_1 is not None:
+            raise InputError("NTv2 takes one sequence at a time; encode the two sequences of a pair separately")
+        return [self.cls_token_id, *token_ids_0]
+
+    def get_special_tokens_mask(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        if already_has_special_tokens:
+            return super().get_special_tokens_mask(token_ids_0, token_ids_1, already_has_special_tokens=True)
+        return [1] + [0] * len(token_ids_0)
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write ``vocab.txt`` as published: one token a line, no line end after the last."""
+        name = f"{filename_prefix}-vocab.txt" if filename_prefix else "vocab.txt"
+        path = Path(save_directory) / name
+        path.write_text("\n".join(self._tokens), encoding="utf-8")
+        return (str(path),)
+
+    def _cut(self, piece: str, first_position: int) -> list[str]:
+        wrong = re.search("[^ACGTN]", piece)
+        if wrong:
+            raise InputError(
+                f"{wrong.group()!r} at position {first_position + wrong.start()} (from 0) is not one of A, C, G, T, N; "
+                "NTv2's tokenizer knows upper case only: use sequence.upper(), and N for IUPAC codes"
+            )
+        tokens = []
+        for part in re.split("(N)", piece):
+            num_whole = len(part) // self.k
+            tokens.extend(part[index * self.k : (index + 1) * self.k] for index in range(num_whole))
+            tokens.extend(part[num_whole * self.k :])
+        return tokens
+
+
+def kmer_vocabulary(k: int) -> tuple[str, ...]:
+    """NTv2's tokens in the order of their ids: six specials, 4^k k-mers, then A T C G N."""
+    kmers = ("".join(letters) for letters in itertools.product(_KMER_LETTERS, repeat=k))
+    return (*_KMER_SPECIAL_TOKENS, *kmers, *_KMER_LETTERS, "N")
+
+
+def _kmer_size_of_file(path: Path, k: int | None) -> int:
+    """k of a vocabulary file, which must be exactly the vocabulary of that k."""
+    tokens = tuple(path.read_text(encoding="utf-8").split("\n"))
+    tokens = tokens[:-1] if tokens[-1] == "" else tokens
+    first_kmer = tokens[len(_KMER_SPECIAL_TOKENS)] if len(tokens) > len(_KMER_SPECIAL_TOKENS) else ""
+    size = len(first_kmer)
+    if not 1 < size <= 8 or tokens != kmer_vocabulary(size):
+        raise InputError(f"{path} is not a vocabulary of NTv2: six special tokens, all k-mers in ATCG order, A T C G N")
+    if k is not None and k != size:
+        raise InputError(f"{path} holds {size}-mers, but k={k} was asked for; leave k out to use the file's")
+    return size
+
+
+HNetNTV2Tokenizer.register_for_auto_class("AutoTokenizer")
