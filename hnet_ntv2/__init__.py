@@ -1,1 +1,67 @@
-"""HNet-NTv2: a DNA language model with learned chunks around the Nucleotide Transformer v2."""
+"""HNet-NTv2: a DNA language model with learned chunks around the Nucleotide Transformer v2.
+
+Importing the package registers its classes with ``AutoConfig``, ``AutoModel``, ``AutoModelForMaskedLM``,
+``AutoModelForSequenceClassification`` and ``AutoTokenizer``.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "HNetNTV2Config": "configuration_hnet_ntv2",
+    "HNetNTV2ForMaskedLM": "modeling_hnet_ntv2",
+    "HNetNTV2ForSequenceClassification": "modeling_hnet_ntv2",
+    "HNetNTV2Model": "modeling_hnet_ntv2",
+    "HNetNTV2Tokenizer": "tokenization_hnet_ntv2",
+    "NTv2Config": "configuration_ntv2",
+    "NTv2ForMaskedLM": "modeling_ntv2",
+    "NTv2Tokenizer": "tokenization_hnet_ntv2",
+}
+
+__all__ = ["__version__", *_HOME_OF]
+
+if TYPE_CHECKING:
+    from .configuration_hnet_ntv2 import HNetNTV2Config as HNetNTV2Config
+    from .configuration_ntv2 import NTv2Config as NTv2Config
+    from .modeling_hnet_ntv2 import HNetNTV2ForMaskedLM as HNetNTV2ForMaskedLM
+    from .modeling_hnet_ntv2 import HNetNTV2ForSequenceClassification as HNetNTV2ForSequenceClassification
+    from .modeling_hnet_ntv2 import HNetNTV2Model as HNetNTV2Model
+    from .modeling_ntv2 import NTv2ForMaskedLM as NTv2ForMaskedLM
+    from .tokenization_hnet_ntv2 import HNetNTV2Tokenizer as HNetNTV2Tokenizer
+    from .tokenization_hnet_ntv2 import NTv2Tokenizer as NTv2Tokenizer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+
+
+def register_auto_classes() -> None:
+    """Make the Auto classes of transformers know this package's model type."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    from .configuration_hnet_ntv2 import HNetNTV2Config
+    from .modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2ForSequenceClassification, HNetNTV2Model
+    from .tokenization_hnet_ntv2 import HNetNTV2Tokenizer
+
+    AutoConfig.register(HNetNTV2Config.model_type, HNetNTV2Config, exist_ok=True)
+    AutoModel.register(HNetNTV2Config, HNetNTV2Model, exist_ok=True)
+    AutoModelForMaskedLM.register(HNetNTV2Config, HNetNTV2ForMaskedLM, exist_ok=True)
+    AutoModelForSequenceClassification.register(HNetNTV2Config, HNetNTV2ForSequenceClassification, exist_ok=True)
+    AutoTokenizer.register(HNetNTV2Config, slow_tokenizer_class=HNetNTV2Tokenizer, exist_ok=True)
+
+
+# The command line imports what a verb needs when it runs: `hnet-ntv2 --help` must not wait seconds for torch.
+if Path(sys.argv[0]).name != "hnet-ntv2":
+    register_auto_classes()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from .chunking import BoundaryReason
-from .kmers import MASK_ID, GridCells, shift_left, grid_cells, is_clean_base, run_length_left, run_length_right
+from .kmers import MASK_ID, GridCells, grid_cells, is_clean_base, run_length_left, run_length_right, shift_left
 from .shapes import Bool, Int, Shaped, Tensor
 
 
@@ -66,7 +66,7 @@ def force_boundaries(
         is_last = stage == num_stages - 1
         grid = _grid_rule(cells, on_grid, keep_middles=stage == 0 and not is_last)
         # A masked run on the grid keeps the grid's own token starts (remainder letters are chunks of one).
-        protection = _Decision(mask.on, mask.off & ~grid.on)
+        protection = _Decision(mask.on, mask.off & ~(grid.on & cells.is_start))
         decision = torch.zeros_like(is_valid)
         reason = torch.full_like(input_ids, BoundaryReason.ROUTER, dtype=torch.int8)
         for rule, code in (

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from hnet_ntv2.chunking import BoundaryReason, ChunkLimits, Router, decide_boundaries, index_chunks, pool_chunks, ratio_loss
+from hnet_ntv2.chunking import (
+    BoundaryReason,
+    ChunkLimits,
+    Router,
+    decide_boundaries,
+    index_chunks,
+    pool_chunks,
+    ratio_loss,
+)
 from hnet_ntv2.upsampling import Upsampler, boundary_weights, confidence, smooth, smooth_forward
 
 ARRAYS = np.load(Path(__file__).parents[1] / "data" / "hnet_chunking" / "expected.npz")
@@ -110,7 +118,9 @@ def test_mirrored_smoothing_equals_the_reference_forward_and_backward(dtype):
     run = Pipeline(dtype, mirrored=True)
     run.loss.backward()
     weight = boundary_weights(run.routing, run.index)
-    assert_equals(smooth(run.chunks, weight, run.index.has_chunk), "mirror_smoothed", FORWARD[dtype], array("chunk_mask"))
+    assert_equals(
+        smooth(run.chunks, weight, run.index.has_chunk), "mirror_smoothed", FORWARD[dtype], array("chunk_mask")
+    )
     assert_equals(run.out, "mirror_out", FORWARD[dtype])
     assert_equals(run.hidden.grad, "mirror_grad_hidden", GRADIENT[dtype])
     assert_equals(run.router.query.weight.grad, "mirror_grad_W_q", GRADIENT[dtype])

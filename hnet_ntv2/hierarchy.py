@@ -1,0 +1,262 @@
+"""Encode, chunk, run the inner network, expand, decode: one recursive stage, with the trunk at its centre."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .attention import pack_rows, unpack_rows
+from .backbone import LocalLayers, Trunk
+from .chunking import (
+    ChunkIndex,
+    ChunkLimits,
+    Router,
+    Routing,
+    chunk_holds,
+    decide_boundaries,
+    index_chunks,
+    pool_chunks,
+)
+from .configuration_hnet_ntv2 import HNetNTV2Config
+from .shapes import Bool, Float, Int, Tensor
+from .upsampling import Upsampler
+
+# Offsets that the base-resolution upsampler tells apart when no cap bounds the length of a chunk.
+_UNCAPPED_OFFSETS = 32
+
+
+class Level(NamedTuple):
+    """What is known of the positions at one resolution besides their vectors.
+
+    Attributes:
+        is_valid: [batch, positions] False at (right) padding.
+        first_base: [batch, positions] index of the base at which a position starts.
+        num_bases: [batch] valid bases of each row.
+        is_masked: [batch, positions] the position holds a [MASK].
+        forced_boundary: [batch, positions, stages] forced decisions, this stage first, then the inner ones.
+        forced_reason: [batch, positions, stages] ``BoundaryReason`` of these decisions.
+    """
+
+    is_valid: Bool[Tensor, "batch positions"]
+    first_base: Int[Tensor, "batch positions"]
+    num_bases: Int[Tensor, " batch"]
+    is_masked: Bool[Tensor, "batch positions"]
+    forced_boundary: Bool[Tensor, "batch positions stages"]
+    forced_reason: Int[Tensor, "batch positions stages"]
+
+    def pooled(self, index: ChunkIndex) -> "Level":
+        """The next resolution, whose positions are this one's chunks."""
+        first = index.first
+        wide = first[..., None].expand(-1, -1, self.forced_reason.shape[-1])
+        return Level(
+            is_valid=index.has_chunk,
+            first_base=self.first_base.gather(1, first),
+            num_bases=self.num_bases,
+            is_masked=chunk_holds(self.is_masked, index),
+            forced_boundary=self.forced_boundary.gather(1, wide)[..., 1:],
+            forced_reason=self.forced_reason.gather(1, wide)[..., 1:],
+        )
+
+
+class StageOutput(NamedTuple):
+    """The chunking of one stage; ``positions`` are bases at stage 1, stage-1 chunks at stage 2, and so on.
+
+    Attributes:
+        probability: [batch, positions] the router's boundary probability.
+        is_boundary: [batch, positions] the final decision.
+        reason: [batch, positions] ``BoundaryReason`` of the decision.
+        is_free: [batch, positions] the decision was the router's to make: where the ratio loss looks.
+        is_valid: [batch, positions] False at padding.
+        first_base: [batch, positions] index of the base at which a position starts.
+        chunk_of: [batch, positions] index of the chunk that a position belongs to.
+    """
+
+    probability: Float[Tensor, "batch positions"]
+    is_boundary: Bool[Tensor, "batch positions"]
+    reason: Int[Tensor, "batch positions"]
+    is_free: Bool[Tensor, "batch positions"]
+    is_valid: Bool[Tensor, "batch positions"]
+    first_base: Int[Tensor, "batch positions"]
+    chunk_of: Int[Tensor, "batch positions"]
+
+
+class FinalChunks(NamedTuple):
+    """The trunk's output, one vector per chunk of the last stage.
+
+    Attributes:
+        hidden: [batch, chunks, dim] after the trunk's final norm.
+        first_base: [batch, chunks] first base of each chunk.
+        has_chunk: [batch, chunks] slot is in use.
+    """
+
+    hidden: Float[Tensor, "batch chunks dim"]
+    first_base: Int[Tensor, "batch chunks"]
+    has_chunk: Bool[Tensor, "batch chunks"]
+
+
+class NetworkOutput(NamedTuple):
+    """What a stage, or the trunk, gives back to the stage around it.
+
+    Attributes:
+        hidden: [batch, positions, dim] at the resolution of the input.
+        stages: Chunking of this stage and the inner ones, outermost first; empty for the trunk.
+        final: The trunk's output.
+        hidden_states: Named states from outside in and back, if they were asked for.
+    """
+
+    hidden: Float[Tensor, "batch positions dim"]
+    stages: tuple[StageOutput, ...]
+    final: FinalChunks
+    hidden_states: dict[str, Tensor]
+
+
+class ChunkTrunk(nn.Module):
+    """NTv2's blocks over the final chunks, ``<cls>`` in front, rows packed."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__()
+        self.kmer_size = config.kmer_size
+        self.position_mode = config.position_mode
+        self.position_scale = config.rope_scaling_factor
+        self.layers = Trunk(
+            dim=config.d_model,
+            num_heads=config.n_head,
+            intermediate_size=config.intermediate_size // 2,
+            num_blocks=config.n_main_layer,
+            layer_norm_eps=config.layer_norm_eps,
+            rope_theta=config.rope_theta,
+        )
+
+    def forward(
+        self,
+        chunks: Float[Tensor, "batch chunks dim"],
+        level: Level,
+        cls_vector: Float[Tensor, " dim"],
+        output_hidden_states: bool = False,
+    ) -> NetworkOutput:
+        """Run the trunk on [<cls>, chunk 1, ..., chunk n] of each row and return the chunks' vectors."""
+        batch = len(chunks)
+        cls_rows = cls_vector.to(chunks.dtype).expand(batch, 1, -1)
+        has_token = torch.cat([torch.ones_like(level.is_valid[:, :1]), level.is_valid], dim=1)
+        packed, layout = pack_rows(torch.cat([cls_rows, chunks], dim=1), has_token)
+        positions = torch.cat([torch.zeros(batch, 1, device=chunks.device), self.positions(level)], dim=1)
+        output = self.layers(packed, positions[has_token], layout, output_hidden_states=output_hidden_states)
+        hidden = unpack_rows(output.last_hidden_state, has_token)[:, 1:]
+        states = {f"trunk_{i}": unpack_rows(state, has_token) for i, state in enumerate(output.hidden_states or ())}
+        return NetworkOutput(hidden, (), FinalChunks(hidden, level.first_base, level.is_valid), states)
+
+    def positions(self, level: Level) -> Float[Tensor, "batch chunks"]:
+        """Rotary positions: NTv2's token index, from the first base or by counting chunks."""
+        if self.position_mode == "rank":
+            rank = torch.arange(level.is_valid.shape[1], device=level.is_valid.device, dtype=torch.float32)
+            position = (1 + rank).expand(level.is_valid.shape)
+        else:
+            position = 1 + level.first_base.float() / self.kmer_size
+        return position / self.position_scale
+
+
+class ChunkStage(nn.Module):
+    """One level of chunking around an inner network, which is another stage or the trunk.
+
+    Args:
+        config: The architecture.
+        stage: 0 for the base resolution.
+        main: The inner network, of width ``config.d_model``.
+    """
+
+    def __init__(self, config: HNetNTV2Config, stage: int, main: "ChunkStage | ChunkTrunk"):
+        super().__init__()
+        dim = config.base_dim if stage == 0 else config.d_model
+        least, greatest = config.guards[stage]
+        self.name = f"stage{stage + 1}"
+        self.limits = ChunkLimits(least, greatest, config.max_chunk_length)
+        self.gates_skip = config.residual_gating
+        self.encoder = _local_layers(config, dim, config.layers_per_stage(config.n_enc_layer)[stage])
+        self.router = Router(dim)
+        self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
+        self.main = main
+        self.upsampler = Upsampler(
+            dim,
+            num_offsets=(config.max_chunk_length or _UNCAPPED_OFFSETS) if stage == 0 else 0,
+            use_smoothing=config.smoothing,
+            forced_probability=config.forced_probability,
+        )
+        self.decoder = _local_layers(config, dim, config.layers_per_stage(config.n_dec_layer)[stage])
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch positions dim"],
+        level: Level,
+        cls_vector: Float[Tensor, " main_dim"],
+        output_hidden_states: bool = False,
+        tail: Float[Tensor, "batch positions tail_dim"] | None = None,
+    ) -> NetworkOutput:
+        """Encode, chunk, run the inner network on the chunks, expand and decode.
+
+        Args:
+            hidden: Vectors of the positions.
+            level: What else is known of them.
+            cls_vector: The vector that the trunk puts in front of each row.
+            output_hidden_states: Collect named states.
+            tail: Further coordinates that widen the pooled vectors, where the inner network is wider.
+        """
+        fine = self.encoder(hidden, level.is_valid)
+        routing = self.route(fine, level)
+        index = index_chunks(routing.is_boundary, level.is_valid)
+        inner_level = level.pooled(index)
+        chunks = self._widen(pool_chunks(fine, index), index, tail)
+        inner = self.main(chunks, inner_level, cls_vector, output_hidden_states)
+
+        gate = level.is_valid
+        if self.gates_skip:
+            gate = gate & ~inner_level.is_masked.gather(1, index.chunk_of)
+        coarse = inner.hidden[..., : fine.shape[-1]]
+        expanded = self.upsampler(coarse, fine, routing, index, gate).to(coarse.dtype)
+        decoded = self.decoder(expanded, level.is_valid)
+
+        states = {}
+        if output_hidden_states:
+            states = {f"{self.name}_encoder": fine, **inner.hidden_states, f"{self.name}_decoder": decoded}
+        output = StageOutput(*routing, level.is_valid, level.first_base, index.chunk_of)
+        return NetworkOutput(decoded, (output, *inner.stages), inner.final, states)
+
+    def route(self, fine: Float[Tensor, "batch positions dim"], level: Level) -> Routing:
+        """The router's probabilities and the final decisions."""
+        return decide_boundaries(
+            self.router(fine, level.is_valid),
+            level.is_valid,
+            level.forced_boundary[..., 0],
+            level.forced_reason[..., 0],
+            level.first_base,
+            level.num_bases,
+            self.limits,
+        )
+
+    def _widen(self, pooled: Tensor, index: ChunkIndex, tail: Tensor | None) -> Float[Tensor, "batch chunks main_dim"]:
+        if self.widening is None:
+            return pooled
+        extra = self.widening.to(pooled.dtype).expand(*pooled.shape[:2], -1)
+        if tail is not None:
+            extra = extra + pool_chunks(tail, index)
+        return torch.cat([pooled, extra], dim=-1)
+
+
+def _local_layers(config: HNetNTV2Config, dim: int, count: int) -> LocalLayers:
+    head_dim = config.d_model // config.n_head
+    return LocalLayers(
+        num_layers=count,
+        dim=dim,
+        num_heads=dim // head_dim,
+        mlp_width=config.intermediate_size * dim // config.d_model,
+        window=config.window,
+        layer_norm_eps=config.layer_norm_eps,
+    )
+
+
+def build_hierarchy(config: HNetNTV2Config) -> ChunkStage:
+    """Stages around the trunk, from the inside out."""
+    network: ChunkStage | ChunkTrunk = ChunkTrunk(config)
+    for stage in reversed(range(config.num_stages)):
+        network = ChunkStage(config, stage, network)
+    assert isinstance(network, ChunkStage)
+    return network

@@ -1,0 +1,688 @@
+"""The Hugging Face classes: embeddings, heads, strands, losses and typed outputs around the hierarchy."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.utils.generic import ModelOutput
+
+from .backbone import LocalBlock
+from .chunking import Router, mean_free_probability, ratio_loss
+from .configuration_hnet_ntv2 import HNetNTV2Config
+from .errors import InputError, WeightsError
+from .forced_boundaries import force_boundaries
+from .hierarchy import ChunkStage, FinalChunks, Level, StageOutput, build_hierarchy
+from .kmers import (
+    BASE_IDS,
+    MASK_ID,
+    SOURCE_CLS,
+    fits_whole_kmer,
+    flip_rows,
+    is_clean_base,
+    kmer_marginals,
+    letter_log_probs,
+    reverse_complement,
+    source_token_ids,
+)
+from .shapes import Bool, Float, Int, Shaped, Tensor
+from .upsampling import Upsampler
+
+logger = logging.getLogger(__name__)
+
+Strands = Literal["forward", "both"]
+
+# Value of all output columns but A, C, G, T: as good as minus infinity, yet finite in every float type.
+EXCLUDED_LOGIT = -1e4
+
+_FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
+
+
+@dataclass
+class HNetNTV2ModelOutput(ModelOutput):
+    """Output of ``HNetNTV2Model``.
+
+    Attributes:
+        last_hidden_state: [batch, length, d_base] one vector per base; the mean over strands in the forward frame.
+        hidden_states: Named states of the forward strand, from outside in and back, if asked for: ``embeddings`` and
+            ``stage1_encoder`` per base, ``stage2_encoder`` per stage-1 chunk, ``trunk_0`` .. ``trunk_n`` per final chunk
+            with ``<cls>`` in front (the last one before the final norm), ``stage2_decoder``, ``stage1_decoder``.
+        stages: Chunking of the forward strand, outermost stage first.
+        reverse_stages: Chunking of the reverse-complement strand in that strand's own frame, if it was run.
+        final_chunks: The trunk's vectors of the forward strand.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: dict[str, Tensor] | None = None
+    stages: tuple[StageOutput, ...] | None = None
+    reverse_stages: tuple[StageOutput, ...] | None = None
+    final_chunks: FinalChunks | None = None
+
+
+@dataclass
+class HNetNTV2MaskedLMOutput(ModelOutput):
+    """Output of ``HNetNTV2ForMaskedLM``.
+
+    Attributes:
+        loss: ``task_loss + ratio_loss_weight x ratio_loss``, if labels were given.
+        task_loss: Weighted cross-entropy in nats over A, C, G, T.
+        ratio_loss: Sum over stages of the mean ratio loss per row; 1 per stage at its target.
+        ratio_losses: [stages] the addends of ``ratio_loss``.
+        logits: [batch, length, vocab] float32; only the columns of A, C, G, T are not excluded.
+        hidden_states: See ``HNetNTV2ModelOutput``.
+        stages: See ``HNetNTV2ModelOutput``.
+        reverse_stages: See ``HNetNTV2ModelOutput``.
+    """
+
+    loss: Tensor | None = None
+    task_loss: Tensor | None = None
+    ratio_loss: Tensor | None = None
+    ratio_losses: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: dict[str, Tensor] | None = None
+    stages: tuple[StageOutput, ...] | None = None
+    reverse_stages: tuple[StageOutput, ...] | None = None
+
+
+@dataclass
+class HNetNTV2ClassifierOutput(ModelOutput):
+    """Output of ``HNetNTV2ForSequenceClassification``.
+
+    Attributes:
+        loss: Cross-entropy (or the loss of ``config.problem_type``), if labels were given.
+        logits: [batch, num_labels], the mean over strands.
+        hidden_states: See ``HNetNTV2ModelOutput``.
+        stages: See ``HNetNTV2ModelOutput``.
+        reverse_stages: See ``HNetNTV2ModelOutput``.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: dict[str, Tensor] | None = None
+    stages: tuple[StageOutput, ...] | None = None
+    reverse_stages: tuple[StageOutput, ...] | None = None
+
+
+class BaseEmbeddings(nn.Module):
+    """Base embedding (zero at start) plus the source model's embedding of the k-mer that starts at the base."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__()
+        self.kmer_size = config.kmer_size
+        self.base = nn.Embedding(config.vocab_size, config.d_model)
+        self.kmer = nn.Embedding(config.kmer_vocab_size, config.d_model)
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "batch length dim"], Float[Tensor, " dim"]]:
+        """Return the vectors of the bases and the vector of ``<cls>``."""
+        tokens = source_token_ids(input_ids, is_valid, self.kmer_size)
+        cls_vector = self.kmer(torch.full((1,), SOURCE_CLS, device=input_ids.device))[0]
+        return self.base(input_ids) + self.kmer(tokens), cls_vector
+
+
+class SourceHead(nn.Module):
+    """NTv2's masked language model head over chunks, read out as letters per base (keys as in its ``lm_head``)."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__()
+        self.kmer_size = config.kmer_size
+        self.dense = nn.Linear(config.d_model, config.d_model)
+        self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.d_model, config.kmer_vocab_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(config.kmer_vocab_size))
+
+    def token_logits(self, hidden: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks vocab"]:
+        """Logits over the source vocabulary, one row per chunk."""
+        return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(hidden)))) + self.bias
+
+    def forward(
+        self,
+        final: FinalChunks,
+        chunk_of: Int[Tensor, "batch length"],
+        input_ids: Int[Tensor, "batch length"],
+        is_valid: Bool[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch length 4"]:
+        """Log-probabilities of A, C, G, T per base, float32.
+
+        A chunk that starts with a whole k-mer gives the k-mers' marginals at offsets 0..k-1; one that starts at a
+        remainder letter the four letter tokens at offset 0. All other bases get equal values.
+
+        Args:
+            final: The trunk's output.
+            chunk_of: Final chunk of each base.
+            input_ids: Character ids.
+            is_valid: False at padding.
+        """
+        k = self.kmer_size
+        first_id = input_ids.gather(1, final.first_base)
+        starts_kmer = fits_whole_kmer(input_ids, is_valid, k).gather(1, final.first_base) & final.has_chunk
+        starts_letter = (is_clean_base(first_id) | (first_id == MASK_ID)) & ~starts_kmer & final.has_chunk
+
+        logits = self.token_logits(final.hidden[final.has_chunk])
+        kmer_table, letter_table = kmer_marginals(logits, k), letter_log_probs(logits, k)
+        equal = letter_table.new_full((), 0.25).log()
+        table = torch.where(starts_kmer[final.has_chunk][:, None, None], kmer_table, equal)
+        use_letter = starts_letter[final.has_chunk]
+        offset_zero = torch.where(use_letter[:, None], letter_table, table[:, 0])
+        table = torch.cat([offset_zero[:, None], table[:, 1:], equal.expand(len(table), 1, 4)], dim=1)
+
+        packed_index = final.has_chunk.flatten().long().cumsum(0).reshape(final.has_chunk.shape) - 1
+        row = packed_index.gather(1, chunk_of)
+        offset = torch.arange(input_ids.shape[1], device=input_ids.device) - final.first_base.gather(1, chunk_of)
+        per_base = table[row.clamp(min=0), offset.clamp(0, k)] if len(table) else equal.expand(*row.shape, 4)
+        return torch.where(is_valid[..., None], per_base, equal)
+
+
+class ResidualHead(nn.Module):
+    """What the decoders add to the source head: four values per base."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(config.base_dim, eps=config.layer_norm_eps)
+        self.dense = nn.Linear(config.base_dim, config.base_dim)
+        self.output = nn.Linear(config.base_dim, len(BASE_IDS))
+
+    def forward(self, hidden: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length 4"]:
+        """Values to be added to the log-probabilities of A, C, G, T."""
+        return self.output(nn.functional.gelu(self.dense(self.layer_norm(hidden))))
+
+
+class HNetNTV2PreTrainedModel(PreTrainedModel):
+    """Initialisation and strict loading for all HNet-NTv2 models."""
+
+    config_class = HNetNTV2Config
+    config: HNetNTV2Config
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["NTv2Block", "LocalBlock"]  # noqa: RUF012  (the base class declares a plain list)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Random weights; encoders, skips and base embedding start at zero, routers at the identity."""
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self.config.initializer_gain * module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Router):
+            module.reset_parameters()
+        elif isinstance(module, Upsampler):
+            nn.init.zeros_(module.skip.weight)
+        elif isinstance(module, BaseEmbeddings):
+            nn.init.zeros_(module.base.weight)
+        elif isinstance(module, SourceHead):
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, ChunkStage):
+            for block in module.encoder.modules():
+                if isinstance(block, LocalBlock):
+                    block.zero_output_projections()
+            if module.widening is not None:
+                nn.init.zeros_(module.widening)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Load a saved model; safetensors only, and a missing, superfluous or misshapen tensor is an error.
+
+        The only tensors that may be missing are those of a new task head (``classifier.``), and the only ones that may
+        be left over are those of another task's head.
+
+        Raises:
+            WeightsError: With the names of the tensors that do not fit.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs["use_safetensors"] = True
+        folder = Path(str(pretrained_model_name_or_path))
+        if folder.is_dir() and not list(folder.glob("*.safetensors")):
+            raise WeightsError(f"{folder} holds no .safetensors file; pickled weights are never loaded")
+        kwargs["ignore_mismatched_sizes"] = True  # so that the names come back and can be reported
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        problems = {
+            "missing": [name for name in info["missing_keys"] if not name.startswith("classifier.")],
+            "superfluous": [name for name in info["unexpected_keys"] if not name.startswith(("head.", "classifier."))],
+            "misshapen": [str(entry) for entry in info["mismatched_keys"]],
+        }
+        found = [f"{kind}: {', '.join(sorted(names)[:5])}" for kind, names in problems.items() if names]
+        if found:
+            raise WeightsError(f"{pretrained_model_name_or_path} does not fit {cls.__name__}; {'; '.join(found)}")
+        return (model, info) if wants_info else model
+
+
+class _StrandRun(NamedTuple):
+    """One batch of rows through the network, before strands are joined."""
+
+    input_ids: Int[Tensor, "rows length"]
+    is_valid: Bool[Tensor, "rows length"]
+    hidden: Float[Tensor, "rows length dim"]
+    stages: tuple[StageOutput, ...]
+    final: FinalChunks
+    hidden_states: dict[str, Tensor]
+    num_strands: int
+
+    def join(self, values: Float[Tensor, "rows length ..."]) -> Float[Tensor, "batch length ..."]:
+        """The mean over strands in the forward frame."""
+        if self.num_strands == 1:
+            return values
+        forward, reverse = values.chunk(2)
+        return (forward + flip_rows(reverse, self.is_valid.chunk(2)[1])) / 2
+
+    def strand_stages(self) -> tuple[tuple[StageOutput, ...], tuple[StageOutput, ...] | None]:
+        """Chunking per strand, each in its own frame."""
+        if self.num_strands == 1:
+            return self.stages, None
+        halves = [tuple(StageOutput(*(field.chunk(2)[i] for field in stage)) for stage in self.stages) for i in (0, 1)]
+        return halves[0], halves[1]
+
+    def forward_strand(self, values):
+        """The forward strand's share of a tensor, a named tuple or a mapping of tensors."""
+        if self.num_strands == 1:
+            return values
+        if isinstance(values, Mapping):
+            return {name: value.chunk(2)[0] for name, value in values.items()}
+        if isinstance(values, FinalChunks):
+            return FinalChunks(*(field.chunk(2)[0] for field in values))
+        return values.chunk(2)[0]
+
+
+class HNetNTV2Model(HNetNTV2PreTrainedModel):
+    """Bases in, one vector per base out, with the learned chunks on the way."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__(config)
+        self.embeddings = BaseEmbeddings(config)
+        self.hierarchy = build_hierarchy(config)
+        self._warned_of_length = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.base
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.base = value
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Shaped[Tensor, "batch length"] | None = None,
+        *,
+        on_grid: Bool[Tensor, "batch length"] | bool | None = None,
+        anchors: Bool[Tensor, "batch length"] | bool | None = None,
+        strands: Strands | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> HNetNTV2ModelOutput | tuple:
+        """Embed bases.
+
+        Args:
+            input_ids: Character ids, right-padded.
+            attention_mask: 1 at real positions; inferred from padding ids when absent.
+            on_grid: Force NTv2's own tokens as chunks: everywhere, nowhere (default), or in the marked cells.
+            anchors: One clean chunk of k bases on each side of masked runs; default ``config.use_anchors``.
+            strands: "forward" or "both"; by default both in ``eval()`` of a bidirectional model.
+            output_hidden_states: Also return named inner states.
+            return_dict: False for a plain tuple.
+        """
+        run = self.run_strands(
+            input_ids, attention_mask, on_grid, anchors, strands, self._wants_states(output_hidden_states)
+        )
+        stages, reverse_stages = run.strand_stages()
+        output = HNetNTV2ModelOutput(
+            last_hidden_state=run.join(run.hidden),
+            hidden_states=run.forward_strand(run.hidden_states) or None,
+            stages=stages,
+            reverse_stages=reverse_stages,
+            final_chunks=run.forward_strand(run.final),
+        )
+        return output if self._wants_dict(return_dict) else output.to_tuple()
+
+    def _wants_states(self, output_hidden_states: bool | None) -> bool:
+        return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+
+    def _wants_dict(self, return_dict: bool | None) -> bool:
+        return bool(self.config.return_dict if return_dict is None else return_dict)
+
+    def run_strands(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Shaped[Tensor, "batch length"] | None,
+        on_grid: Bool[Tensor, "batch length"] | bool | None,
+        anchors: Bool[Tensor, "batch length"] | bool | None,
+        strands: Strands | None,
+        output_hidden_states: bool = False,
+    ) -> _StrandRun:
+        """Run one strand, or both stacked into one batch (forward rows first)."""
+        input_ids, is_valid = self._check_input(input_ids, attention_mask)
+        anchors = self.config.use_anchors if anchors is None else anchors
+        on_grid = False if on_grid is None else on_grid
+        if strands is None:
+            strands = "both" if self.config.bidirectional and not self.training else "forward"
+        if strands == "both":
+            on_grid, anchors = (_both_strands(flag, is_valid) for flag in (on_grid, anchors))
+            input_ids = torch.cat([input_ids, reverse_complement(input_ids, is_valid)])
+            is_valid = is_valid.repeat(2, 1)
+        elif strands != "forward":
+            raise InputError(f"strands={strands!r}; choose 'forward' or 'both'")
+
+        embedded, cls_vector = self.embeddings(input_ids, is_valid)
+        base_dim = self.config.base_dim
+        level = self._base_level(input_ids, is_valid, on_grid, anchors)
+        output = self.hierarchy(
+            embedded[..., :base_dim],
+            level,
+            cls_vector,
+            output_hidden_states,
+            tail=embedded[..., base_dim:] if base_dim < self.config.d_model else None,
+        )
+        self._warn_of_length(output.final)
+        states = {"embeddings": embedded, **output.hidden_states} if output_hidden_states else {}
+        num_strands = 2 if strands == "both" else 1
+        return _StrandRun(input_ids, is_valid, output.hidden, output.stages, output.final, states, num_strands)
+
+    def _check_input(
+        self, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+        if input_ids.dim() != 2 or 0 in input_ids.shape:
+            raise InputError(f"input_ids has shape {tuple(input_ids.shape)}; expected [batch, length], both at least 1")
+        input_ids = input_ids.long()
+        if attention_mask is None:
+            is_valid = input_ids != self.config.pad_token_id
+        elif attention_mask.shape != input_ids.shape:
+            shapes = f"{tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}"
+            raise InputError(f"attention_mask has shape {shapes}; they must be the same")
+        else:
+            is_valid = attention_mask.bool()
+        gap_rows = (is_valid[:, 1:] & ~is_valid[:, :-1]).any(1)
+        foreign = (input_ids < 0) | (input_ids >= self.config.vocab_size)
+        if bool(gap_rows.any()):
+            row = int(gap_rows.nonzero()[0, 0])
+            raise InputError(
+                f"row {row} has padding in front of real positions; pad on the right (padding_side='right')"
+            )
+        if bool(foreign.any()):
+            row, column = foreign.nonzero()[0].tolist()
+            value = int(input_ids[row, column])
+            raise InputError(
+                f"input_ids[{row}, {column}] = {value} is outside the vocabulary of {self.config.vocab_size}"
+            )
+        return input_ids, is_valid
+
+    def _base_level(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        is_valid: Bool[Tensor, "batch length"],
+        on_grid: Bool[Tensor, "batch length"] | bool,
+        anchors: Bool[Tensor, "batch length"] | bool,
+    ) -> Level:
+        forced = force_boundaries(
+            input_ids,
+            is_valid,
+            k=self.config.kmer_size,
+            num_stages=self.config.num_stages,
+            on_grid=on_grid,
+            anchors=anchors,
+            protect_masks=self.config.mask_protection,
+        )
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        is_masked = (input_ids == self.config.mask_token_id) & is_valid
+        return Level(is_valid, positions, is_valid.sum(1), is_masked, forced.is_boundary, forced.reason)
+
+    def _warn_of_length(self, final: FinalChunks) -> None:
+        num_positions = (1 + final.has_chunk.shape[1]) / self.config.rope_scaling_factor
+        if num_positions > self.config.max_trunk_positions and not self._warned_of_length:
+            self._warned_of_length = True
+            logger.warning(
+                "%d chunks in a row: the source model saw %d positions; see rope_scaling_factor",
+                final.has_chunk.shape[1],
+                self.config.max_trunk_positions,
+            )
+
+
+def _both_strands(flag: Shaped[Tensor, "batch length"] | bool, is_valid: Bool[Tensor, "batch length"]):
+    """A per-base flag for the forward rows and, mirrored, for the reverse ones."""
+    return flag if isinstance(flag, bool) else torch.cat([flag, flip_rows(flag, is_valid)])
+
+
+def final_chunk_of(stages: tuple[StageOutput, ...]) -> Int[Tensor, "batch length"]:
+    """Index of the last stage's chunk that each base belongs to."""
+    chunk_of = stages[0].chunk_of
+    for stage in stages[1:]:
+        chunk_of = stage.chunk_of.gather(1, chunk_of)
+    return chunk_of
+
+
+def final_boundaries(stages: tuple[StageOutput, ...]) -> Bool[Tensor, "batch length"]:
+    """Whether each base begins a chunk of the last stage."""
+    is_boundary = stages[0].is_boundary
+    for stage in stages[1:]:
+        # `chunk_of` of the stage outside is the position here of each base.
+        outer = final_chunk_of(stages[: stages.index(stage)])
+        is_boundary = is_boundary & stage.is_boundary.gather(1, outer)
+    return is_boundary
+
+
+class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
+    """Masked language model: NTv2's head, marginalised to bases, plus what the decoders add."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__(config)
+        self.model = HNetNTV2Model(config)
+        self.head = nn.ModuleDict({"source": SourceHead(config), "residual": ResidualHead(config)})
+        # F of the ratio loss: the router's share of boundaries over the previous step's global batch.
+        self.register_buffer("router_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
+        self.post_init()
+
+    def set_router_shares(self, shares: Float[Tensor, " stages"]) -> None:
+        """Set F of the next steps' ratio loss, the share of p > 0.5 among the free positions of each stage."""
+        self.router_shares.copy_(shares)
+
+    def count_parameters(self) -> dict[str, int]:
+        """Number of parameters per part; the values add up to the whole model."""
+        counts: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            part = parameter_part(name)
+            counts[part] = counts.get(part, 0) + parameter.numel()
+        return counts
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Shaped[Tensor, "batch length"] | None = None,
+        labels: Shaped[Tensor, "batch length"] | None = None,
+        loss_weights: Float[Tensor, "batch length"] | None = None,
+        *,
+        loss_denominator: float | None = None,
+        on_grid: Bool[Tensor, "batch length"] | bool | None = None,
+        anchors: Bool[Tensor, "batch length"] | bool | None = None,
+        strands: Strands | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> HNetNTV2MaskedLMOutput | tuple:
+        """Predict bases.
+
+        Args:
+            input_ids: Character ids, right-padded.
+            attention_mask: 1 at real positions; inferred from padding ids when absent.
+            labels: Ids of A, C, G, T at targets, -100 elsewhere.
+            loss_weights: Weight of each target in the loss; 1 when absent.
+            loss_denominator: Divides the weighted sum of cross-entropies; the number of targets when absent.
+            on_grid: See ``HNetNTV2Model.forward``.
+            anchors: See ``HNetNTV2Model.forward``.
+            strands: See ``HNetNTV2Model.forward``; log-probabilities are averaged.
+            output_hidden_states: Also return named inner states.
+            return_dict: False for a plain tuple.
+
+        Raises:
+            InputError: For left padding, ids outside the vocabulary, or labels that are no base.
+        """
+        wants_states = self.model._wants_states(output_hidden_states)
+        run = self.model.run_strands(input_ids, attention_mask, on_grid, anchors, strands, wants_states)
+        source = self.head["source"](run.final, final_chunk_of(run.stages), run.input_ids, run.is_valid)
+        with torch.autocast(source.device.type, enabled=False):
+            residual = self.head["residual"](run.hidden.to(self.head["residual"].output.weight.dtype))
+            letters = self._join_letters((source + residual).log_softmax(-1), run)
+        stages, reverse_stages = run.strand_stages()
+        ratio_losses = self.ratio_losses(run.stages)
+        output = HNetNTV2MaskedLMOutput(
+            ratio_loss=ratio_losses.sum(),
+            ratio_losses=ratio_losses,
+            logits=self._widen_logits(letters),
+            hidden_states=run.forward_strand(run.hidden_states) or None,
+            stages=stages,
+            reverse_stages=reverse_stages,
+        )
+        if labels is not None:
+            output.task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
+            output.loss = output.task_loss + self.config.ratio_loss_weight * output.ratio_loss
+        return output if self.model._wants_dict(return_dict) else output.to_tuple()
+
+    def ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
+        """Mean over rows of each stage's ratio loss, with F = ``router_shares`` and G from the free positions."""
+        losses = []
+        for stage, target, share in zip(stages, self.config.target_ratios, self.router_shares, strict=True):
+            mean = mean_free_probability(stage.probability, stage.is_free, when_none=target)
+            losses.append(ratio_loss(share.to(mean.dtype), mean, target).mean())
+        return torch.stack(losses)
+
+    @staticmethod
+    def _join_letters(log_probs: Float[Tensor, "rows length 4"], run: _StrandRun) -> Float[Tensor, "batch length 4"]:
+        """Average log-probabilities over strands; A, C, G, T of the reverse strand are T, G, C, A of the forward one."""
+        if run.num_strands == 1:
+            return log_probs
+        forward, reverse = log_probs.chunk(2)
+        return run.join(torch.cat([forward, reverse.flip(-1)]))
+
+    def _widen_logits(self, letters: Float[Tensor, "batch length 4"]) -> Float[Tensor, "batch length vocab"]:
+        after = self.config.vocab_size - _LAST_BASE - 1
+        return nn.functional.pad(letters, (_FIRST_BASE, after), value=EXCLUDED_LOGIT)
+
+    @staticmethod
+    def _task_loss(
+        letters: Float[Tensor, "batch length 4"],
+        labels: Shaped[Tensor, "batch length"],
+        loss_weights: Float[Tensor, "batch length"] | None,
+        loss_denominator: float | None,
+    ) -> Float[Tensor, ""]:
+        labels = labels.long()
+        is_target = labels != -100
+        is_foreign = is_target & ((labels < _FIRST_BASE) | (labels > _LAST_BASE))
+        if bool(is_foreign.any()):
+            row, column = is_foreign.nonzero()[0].tolist()
+            raise InputError(
+                f"labels[{row}, {column}] = {int(labels[row, column])} is no base; targets are A, C, G, T only"
+            )
+        classes = (labels - _FIRST_BASE).clamp(min=0)
+        cross_entropy = -letters.log_softmax(-1).gather(-1, classes[..., None])[..., 0]
+        weight = is_target.to(letters.dtype) if loss_weights is None else loss_weights * is_target
+        denominator = is_target.sum().clamp(min=1) if loss_denominator is None else loss_denominator
+        return (cross_entropy * weight).sum() / denominator
+
+
+class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
+    """Class logits from the mean vector of a sequence's bases."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = HNetNTV2Model(config)
+        self.classifier = nn.Sequential(
+            nn.LayerNorm(config.base_dim, eps=config.layer_norm_eps), nn.Linear(config.base_dim, config.num_labels)
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Shaped[Tensor, "batch length"] | None = None,
+        labels: Shaped[Tensor, "batch ..."] | None = None,
+        *,
+        strands: Strands | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> HNetNTV2ClassifierOutput | tuple:
+        """Classify sequences; logits are averaged over strands.
+
+        Args:
+            input_ids: Character ids, right-padded.
+            attention_mask: 1 at real positions; inferred from padding ids when absent.
+            labels: Class indices, or floats where ``config.problem_type`` says so.
+            strands: See ``HNetNTV2Model.forward``.
+            output_hidden_states: Also return named inner states.
+            return_dict: False for a plain tuple.
+        """
+        wants_states = self.model._wants_states(output_hidden_states)
+        run = self.model.run_strands(input_ids, attention_mask, None, None, strands, wants_states)
+        count = run.is_valid.sum(1, keepdim=True).clamp(min=1)
+        mean = (run.hidden * run.is_valid[..., None]).sum(1) / count
+        logits = self.classifier(mean)
+        logits = torch.stack(logits.chunk(run.num_strands)).mean(0)
+        stages, reverse_stages = run.strand_stages()
+        output = HNetNTV2ClassifierOutput(
+            loss=None if labels is None else self._loss(logits.float(), labels),
+            logits=logits,
+            hidden_states=run.forward_strand(run.hidden_states) or None,
+            stages=stages,
+            reverse_stages=reverse_stages,
+        )
+        return output if self.model._wants_dict(return_dict) else output.to_tuple()
+
+    def _loss(self, logits: Float[Tensor, "batch labels"], labels: Shaped[Tensor, "batch ..."]) -> Float[Tensor, ""]:
+        problem = self.config.problem_type
+        if problem is None:
+            problem = "regression" if self.num_labels == 1 else "single_label_classification"
+        if problem == "regression":
+            return nn.functional.mse_loss(logits.squeeze(-1), labels.float().reshape(logits.squeeze(-1).shape))
+        if problem == "multi_label_classification":
+            return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        return nn.functional.cross_entropy(logits, labels.long())
+
+
+def parameter_group(name: str) -> str:
+    """Learning-rate group of a parameter of ``HNetNTV2ForMaskedLM`` by its name.
+
+    "base" for base-resolution parts and the residual head, "stage1" for the layers over stage-1 chunks (and "stage2"
+    where there are three stages), "trunk" for NTv2's blocks, "source" for its k-mer embeddings and head.
+    """
+    if name.startswith(("model.embeddings.kmer.", "head.source.")):
+        return "source"
+    depth = name.removeprefix("model.hierarchy.").count("main.")
+    if ".layers.blocks." in name or ".layers.final_norm." in name:
+        return "trunk"
+    return f"stage{depth}" if depth else "base"
+
+
+def parameter_part(name: str) -> str:
+    """Readable part of the model that a parameter of ``HNetNTV2ForMaskedLM`` belongs to."""
+    if not name.startswith("model.hierarchy."):
+        return {"model.embeddings.base": "base embedding", "model.embeddings.kmer": "k-mer embedding"}.get(
+            name.rsplit(".", 1)[0], "source head" if name.startswith("head.source.") else "residual head"
+        )
+    group = parameter_group(name)
+    if group == "trunk":
+        return "trunk"
+    depth = name.removeprefix("model.hierarchy.").count("main.")
+    part = name.removeprefix("model.hierarchy.").replace("main.", "").split(".")[0]
+    return f"stage {depth + 1} {part}"
+
+
+for _auto, _model in (
+    (AutoModel, HNetNTV2Model),
+    (AutoModelForMaskedLM, HNetNTV2ForMaskedLM),
+    (AutoModelForSequenceClassification, HNetNTV2ForSequenceClassification),
+):
+    _model.register_for_auto_class(_auto.__name__)
+HNetNTV2Config.register_for_auto_class()

@@ -1,0 +1,46 @@
+"""Small models and sequences that many tests need."""
+
+import torch
+
+from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+
+LETTER_IDS = {"M": 3, "P": 4, "A": 7, "C": 8, "G": 9, "T": 10, "N": 11, "U": 6, "S": 0}
+
+
+def ids(*rows: str) -> torch.Tensor:
+    """Character ids of rows over A C G T N, M = [MASK], S = [CLS], U = [UNK]; shorter rows are padded on the right."""
+    length = max(len(row) for row in rows)
+    return torch.tensor([[LETTER_IDS[letter] for letter in row.ljust(length, "P")] for row in rows])
+
+
+def valid(input_ids: torch.Tensor) -> torch.Tensor:
+    return input_ids != 4
+
+
+def random_dna(length: int, generator: torch.Generator, batch: int = 1) -> torch.Tensor:
+    return torch.randint(7, 11, (batch, length), generator=generator)
+
+
+def tiny_config(**changes) -> HNetNTV2Config:
+    settings = {
+        "d_model": 32,
+        "n_head": 2,
+        "intermediate_size": 64,
+        "n_main_layer": 2,
+        "kmer_size": 4,
+        "window": 16,
+        "layer_norm_eps": 1e-5,
+    }
+    return HNetNTV2Config(**(settings | changes))
+
+
+def tiny_model(seed: int = 0, spread: float = 0.0, **changes) -> HNetNTV2ForMaskedLM:
+    """A small random model in eval mode; ``spread`` > 0 replaces every zero-initialised matrix by random ones."""
+    torch.manual_seed(seed)
+    model = HNetNTV2ForMaskedLM(tiny_config(**changes)).eval()
+    if spread:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=spread)
+    return model
