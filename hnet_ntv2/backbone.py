@@ -1,5 +1,6 @@
 """The layers: NTv2's block over packed rows of chunks (the trunk), and the windowed block of encoder and decoder."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -148,12 +149,24 @@ class Trunk(nn.Module):
             output_hidden_states: Also return the state before each block and after the last.
         """
         rotary = rotary_cos_sin(positions, self.head_dim, self.rope_theta)
-        states = [hidden]
-        for block in self.blocks:
-            hidden = block(hidden, rotary, layout)
-            if output_hidden_states:
-                states.append(hidden)
-        return TrunkOutput(self.final_norm(hidden), tuple(states) if output_hidden_states else None)
+        return run_blocks(self.blocks, self.final_norm, hidden, rotary, layout, output_hidden_states)
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module],
+    final_norm: nn.Module,
+    hidden: Float[Tensor, "total dim"],
+    rotary: Rotary,
+    layout: RowLayout,
+    output_hidden_states: bool = False,
+) -> TrunkOutput:
+    """NTv2 blocks one after the other, then the final norm."""
+    states = [hidden]
+    for block in blocks:
+        hidden = block(hidden, rotary, layout)
+        if output_hidden_states:
+            states.append(hidden)
+    return TrunkOutput(final_norm(hidden), tuple(states) if output_hidden_states else None)
 
 
 class LocalBlock(GradientCheckpointingLayer):
