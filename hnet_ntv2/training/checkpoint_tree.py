@@ -52,8 +52,8 @@ class TreeEncoder:
         if isinstance(value, torch.device):
             return {"$device": str(value)}
         raise CheckpointError(
-            f"checkpoint entry {where or '(root)'} is a {type(value).__module__}.{type(value).__qualname__}, which only "
-            "a pickle could store; keep numbers, strings, lists, dicts and tensors in checkpoints"
+            f"checkpoint entry {where or '(root)'} is a {type(value).__module__}.{type(value).__qualname__}, which "
+            "only a pickle could store; keep numbers, strings, lists, dicts and tensors in checkpoints"
         )
 
     def _encode_mapping(self, value: Mapping[Any, Any], where: str) -> Any:

@@ -1,0 +1,145 @@
+"""What is measured of a batch, as sums that add up over micro-batches and ranks, and the values made of them."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from ..chunking import BoundaryReason
+from ..modeling_hnet_ntv2 import HNetNTV2MaskedLMOutput, final_chunk_of
+from ..shapes import Bool, Float, Int, Shaped, Tensor
+
+Sums = dict[str, torch.Tensor]
+
+_FIRST_BASE, _LAST_BASE = 7, 10
+_REASONS = {
+    "mask": BoundaryReason.MASK,
+    "anchor": BoundaryReason.ANCHOR,
+    "grid": BoundaryReason.GRID,
+    "cap": BoundaryReason.CAP,
+    "guard": BoundaryReason.GUARD,
+}
+
+
+def add_sums(total: Sums | None, addend: Sums) -> Sums:
+    """Add two sets of sums with the same names."""
+    return dict(addend) if total is None else {name: total[name] + value for name, value in addend.items()}
+
+
+@torch.no_grad()
+def target_sums(
+    logits: Float[Tensor, "batch length vocab"],
+    labels: Shaped[Tensor, "batch length"],
+    where: Bool[Tensor, "batch length"],
+    name: str,
+) -> Sums:
+    """Cross-entropy in nats over A, C, G, T, hits and number of the targets in ``where``.
+
+    Args:
+        logits: The model's logits.
+        labels: Ids of the bases at targets, -100 elsewhere.
+        where: Which positions to look at.
+        name: The sums are ``name_nats``, ``name_hits``, ``name_count``.
+    """
+    chosen = where & (labels != -100)
+    letters = logits[chosen][:, _FIRST_BASE : _LAST_BASE + 1].float()
+    classes = labels[chosen].long() - _FIRST_BASE
+    nats = -letters.log_softmax(-1).gather(-1, classes[:, None])
+    return {
+        f"{name}_nats": nats.double().sum(),
+        f"{name}_hits": (letters.argmax(-1) == classes).sum().double(),
+        f"{name}_count": chosen.sum().double(),
+    }
+
+
+@torch.no_grad()
+def stage_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
+    """Per stage: positions, boundaries, positions by reason, free positions and the router's share among those.
+
+    Args:
+        output: The model's output.
+        counts: Rows to count; all if None.
+    """
+    assert output.stages is not None
+    row = torch.ones((), dtype=torch.bool) if counts is None else counts[:, None]
+    row = row.to(output.stages[0].is_valid.device)
+    sums = {"bases": (output.stages[0].is_valid & row).sum().double()}
+    for number, stage in enumerate(output.stages, start=1):
+        counted = {
+            "positions": stage.is_valid,
+            "boundaries": stage.is_boundary & stage.is_valid,
+            "free": stage.is_free,
+            "wanted": (stage.probability > 0.5) & stage.is_free,
+            **{name: stage.reason == reason for name, reason in _REASONS.items()},
+        }
+        sums.update({f"stage{number}_{name}": (flag & row).sum().double() for name, flag in counted.items()})
+    return sums
+
+
+@torch.no_grad()
+def chunk_length_histogram(
+    output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | None = None
+) -> Float[Tensor, " lengths"]:
+    """How many final chunks have 0, 1, 2, ... bases (none has 0); as long as a window has bases, plus one.
+
+    Args:
+        output: The model's output.
+        counts: Rows to count; all if None.
+    """
+    assert output.stages is not None
+    is_valid = output.stages[0].is_valid
+    is_valid = is_valid if counts is None else is_valid & counts[:, None]
+    lengths = final_chunk_lengths(final_chunk_of(output.stages), is_valid)
+    return torch.bincount(lengths[lengths > 0], minlength=is_valid.shape[1] + 1).double()
+
+
+def final_chunk_lengths(
+    chunk_of: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
+) -> Int[Tensor, "batch length"]:
+    """Bases of each row's chunks, 0 beyond the last one."""
+    lengths = torch.zeros_like(chunk_of)
+    return lengths.scatter_add_(1, chunk_of, is_valid.to(chunk_of.dtype))
+
+
+def target_metrics(sums: Mapping[str, float], name: str, suffix: str = "") -> dict[str, float]:
+    """Bits per base and accuracy of the targets that were summed under ``name``; NaN where there were none."""
+    count = sums[f"{name}_count"]
+    if not count:
+        return {f"bits{suffix}": math.nan, f"accuracy{suffix}": math.nan}
+    return {
+        f"bits{suffix}": sums[f"{name}_nats"] / count / math.log(2),
+        f"accuracy{suffix}": sums[f"{name}_hits"] / count,
+    }
+
+
+def stage_metrics(sums: Mapping[str, float], num_stages: int) -> dict[str, float]:
+    """Per stage: achieved ratio, chunk length in bases, shares forced, capped and guarded, router share."""
+    metrics = {}
+    for number in range(1, num_stages + 1):
+        stage = f"stage{number}"
+        positions, boundaries = sums[f"{stage}_positions"], sums[f"{stage}_boundaries"]
+        metrics[f"{stage}/ratio"] = _share(boundaries, positions)
+        metrics[f"{stage}/chunk_length"] = _share(sums["bases"], boundaries)
+        metrics[f"{stage}/router_share"] = _share(sums[f"{stage}_wanted"], sums[f"{stage}_free"])
+        for name in ("mask", "anchor", "grid"):
+            metrics[f"{stage}/forced_{name}"] = _share(sums[f"{stage}_{name}"], positions)
+        metrics[f"{stage}/capped"] = _share(sums[f"{stage}_cap"], positions)
+        metrics[f"{stage}/guarded"] = _share(sums[f"{stage}_guard"], positions)
+    return metrics
+
+
+def histogram_metrics(histogram: Float[Tensor, " lengths"]) -> dict[str, float]:
+    """Median, 95th percentile and maximum of the chunk lengths in a histogram."""
+    total = float(histogram.sum())
+    if not total:
+        return {"chunk_length_p50": math.nan, "chunk_length_p95": math.nan, "chunk_length_max": math.nan}
+    cumulative = histogram.cumsum(0)
+    return {
+        "chunk_length_p50": float((cumulative < 0.5 * total).sum()),
+        "chunk_length_p95": float((cumulative < 0.95 * total).sum()),
+        "chunk_length_max": float(histogram.nonzero().max()),
+    }
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

@@ -1,0 +1,326 @@
+"""The LightningModule: an exactly additive loss, the routers' global shares, gradients clipped on any strategy."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import nn
+
+from ..chunking import Router
+from ..errors import ConfigError
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2MaskedLMOutput, parameter_group
+from . import gradients
+from .batching import OUT_OF_MEMORY_ADVICE
+from .metrics import Sums, add_sums, stage_metrics, stage_sums, target_metrics, target_sums
+from .optimizer import build_optimizer, describe_groups, parameter_groups
+from .schedule import build_scheduler
+from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
+from .validation import ValidationRun
+
+logger = logging.getLogger(__name__)
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step measured, over all micro-batches and ranks.
+
+    Attributes:
+        loss: Task loss plus weighted ratio loss of the global batch.
+        metrics: Values for the log, by name.
+        ratios: Achieved ratio per stage.
+        router_shares: The routers' own share of boundaries per stage, before cap and guard.
+        problem: Why the update was not applied; None if it was.
+        stop_signal: Number of the signal that some rank received, 0 for none.
+    """
+
+    loss: float
+    metrics: dict[str, float]
+    ratios: tuple[float, ...]
+    router_shares: tuple[float, ...]
+    problem: str | None = None
+    stop_signal: int = 0
+
+
+@dataclass
+class _Step:
+    """What the micro-batches of the step in progress have added up to."""
+
+    sums: Sums | None = None
+    gradient_norms: dict[str, float] = field(default_factory=dict)
+    router_norms: dict[str, torch.Tensor] = field(default_factory=dict)
+    problem: str | None = None
+
+
+class PretrainingModule(L.LightningModule):
+    """Trains ``HNetNTV2ForMaskedLM``.
+
+    The task loss of a micro-batch is its weighted sum of cross-entropies over (mask rate x bases x windows of the
+    micro-batch), whatever the number of targets; the ratio loss is a mean over windows with a share F that all ranks
+    agree on. So the mean over micro-batches and ranks is exactly the loss of the global batch.
+
+    Args:
+        model: The model.
+        optimizer: Learning rate, groups, decay.
+        scheduler: Warm-up and cosine.
+        validation: What validation looks at.
+        max_steps: Optimiser steps of the whole run.
+        seq_length: Bases per window.
+        mask_rate: Share of bases that become targets.
+        gradient_clip: Largest norm of the whole gradient; None for no clipping.
+        router_gradients_every: Optimiser steps between measurements of the routers' gradients; 0 for never.
+        identity: What a run must have in common with the checkpoints it resumes from.
+    """
+
+    def __init__(
+        self,
+        model: HNetNTV2ForMaskedLM,
+        optimizer: OptimizerSettings,
+        scheduler: SchedulerSettings,
+        validation: ValidationSettings,
+        *,
+        max_steps: int,
+        seq_length: int,
+        mask_rate: float,
+        gradient_clip: float | None = 0.5,
+        router_gradients_every: int = 0,
+        identity: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.model = model
+        self.optimizer_settings = optimizer
+        self.scheduler_settings = scheduler
+        self.validation_settings = validation
+        self.max_steps = max_steps
+        self.targets_per_window = mask_rate * seq_length
+        self.gradient_clip = gradient_clip
+        self.router_gradients_every = router_gradients_every
+        self.identity = identity or {}
+        self.report: StepReport | None = None
+        self.validation_report: dict[str, float] = {}
+        self.stop_signal = 0
+        self._step = _Step()
+        self._validation: ValidationRun | None = None
+
+    @property
+    def num_stages(self) -> int:
+        return self.model.config.num_stages
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with its groups, and the schedule stepped once per optimiser step."""
+        optimizer = build_optimizer(self.optimizer_groups(), self.optimizer_settings.betas, self.optimizer_settings.eps)
+        schedule = self.scheduler_settings
+        scheduler = build_scheduler(optimizer, self.max_steps, schedule.warmup_fraction, schedule.final_divisor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's parameter groups."""
+        settings = self.optimizer_settings
+        return parameter_groups(
+            self.model, _group_of, settings.learning_rate, settings.weight_decay, settings.multipliers
+        )
+
+    def group_table(self) -> str:
+        """The parameter groups as a table for the user."""
+        return describe_groups(self.optimizer_groups())
+
+    # ---- one micro-batch
+
+    def forward_batch(self, batch: Batch, **options: Any) -> HNetNTV2MaskedLMOutput:
+        """Run the model on a batch of the data module; forced grid and anchors are passed through where present."""
+        extras = {name: batch[name] for name in ("attention_mask", "on_grid", "anchors") if name in batch}
+        return self.model(batch["input_ids"], **{**extras, **options})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Loss of one micro-batch; its sums are added to the step's."""
+        self.report = None
+        try:
+            output = self.forward_batch(
+                batch,
+                labels=batch["labels"],
+                loss_weights=batch["loss_weights"],
+                loss_denominator=self.targets_per_window * len(batch["input_ids"]),
+            )
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(f"out of memory: {OUT_OF_MEMORY_ADVICE}") from error
+        assert output.loss is not None
+        if self._step.sums is None and self._measures_routers():
+            self._step.router_norms = self._router_gradient_norms(output)
+        self._step.sums = add_sums(self._step.sums, self._training_sums(output, batch))
+        return output.loss
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backpropagate; say which knob to turn if memory runs out."""
+        try:
+            super().backward(loss, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(f"out of memory in the backward pass: {OUT_OF_MEMORY_ADVICE}") from error
+
+    def _training_sums(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Sums:
+        assert output.logits is not None
+        assert output.loss is not None
+        assert output.task_loss is not None
+        assert output.ratio_losses is not None
+        labels, is_shown_masked = batch["labels"], batch["input_ids"] == self.model.config.mask_token_id
+        return {
+            "micro_batches": torch.ones((), dtype=torch.float64, device=output.loss.device),
+            "loss": output.loss.detach().double(),
+            "task_loss": output.task_loss.detach().double(),
+            **{f"ratio_loss{i}": loss.detach().double() for i, loss in enumerate(output.ratio_losses, start=1)},
+            **target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
+            **target_sums(output.logits, labels, is_shown_masked, "masked"),
+            **stage_sums(output),
+        }
+
+    # ---- one optimiser step
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Measure the gradients (unscaled, before clipping) per learning-rate group."""
+        squares = gradients.squared_norms(self._groups_of(optimizer))
+        self._step.gradient_norms = gradients.norms(squares, self._sum_over_shards)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of the whole gradient, whether it is replicated or sharded.
+
+        A gradient that is not finite is dropped, so that the weights stay those of the last good step (fp16 loss
+        scaling does that by itself, by design now and then).
+        """
+        total = self._step.gradient_norms["total"]
+        if not math.isfinite(total) and not self._scales_loss:
+            self._step.problem = f"the gradient's norm became {total}"
+            optimizer.zero_grad(set_to_none=True)
+        elif self.gradient_clip is not None and total > self.gradient_clip:
+            gradients.scale(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step, then agree over all ranks on what the step measured and on the routers' shares."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        assert self._step.sums is not None
+        sums = self._reduced(
+            {**self._step.sums, "stop_signal": torch.tensor(float(self.stop_signal), dtype=torch.float64)}
+        )
+        self._update_router_shares(sums)
+        self.report = self._make_report(sums, optimizer)
+        self._step = _Step()
+
+    def _update_router_shares(self, sums: Mapping[str, float]) -> None:
+        shares = [
+            sums[f"stage{i}_wanted"] / sums[f"stage{i}_free"] if sums[f"stage{i}_free"] else float(previous)
+            for i, previous in enumerate(self.model.router_shares.tolist(), start=1)
+        ]
+        self.model.set_router_shares(torch.tensor(shares, device=self.model.router_shares.device))
+
+    def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
+        stages, count = range(1, self.num_stages + 1), sums["micro_batches"]
+        metrics = {
+            "loss": sums["loss"] / count,
+            "task_loss": sums["task_loss"] / count,
+            **{f"stage{i}/ratio_loss": sums[f"ratio_loss{i}"] / count for i in stages},
+            **target_metrics(sums, "masked"),
+            **target_metrics(sums, "targets", "_all_targets"),
+            **stage_metrics(sums, self.num_stages),
+            **{f"gradient_norm/{name}": norm for name, norm in self._step.gradient_norms.items()},
+            **{name: float(norm) for name, norm in self._step.router_norms.items()},
+            **{f"learning_rate/{group['group']}": group["lr"] for group in optimizer.param_groups},
+            "bases": sums["bases"],
+        }
+        loss = metrics["loss"]
+        problem = self._step.problem if math.isfinite(loss) else f"the loss became {loss}"
+        return StepReport(
+            loss=loss,
+            metrics=metrics,
+            ratios=tuple(metrics[f"stage{i}/ratio"] for i in stages),
+            router_shares=tuple(metrics[f"stage{i}/router_share"] for i in stages),
+            problem=problem,
+            stop_signal=int(sums["stop_signal"]),
+        )
+
+    # ---- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin a pass over the validation windows."""
+        self._validation = ValidationRun(self.validation_settings, self.model.config)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch of validation windows."""
+        assert self._validation is not None
+        self._validation.add(batch, self.forward_batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Make the report of the pass from the sums of all ranks."""
+        assert self._validation is not None
+        self.validation_report = self._validation.report(self._reduce_tensor)
+        self._validation = None
+
+    # ---- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resumed run must agree with."""
+        checkpoint["run"] = self.identity
+
+    # ---- helpers
+
+    @property
+    def _scales_loss(self) -> bool:
+        return self._trainer is not None and str(self.trainer.precision) == "16-mixed"
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self._trainer is not None and bool(getattr(self.trainer.strategy, "shards_parameters", False))
+
+    def _groups_of(self, optimizer: Any) -> dict[str, list[nn.Parameter]]:
+        groups: dict[str, list[nn.Parameter]] = {}
+        for group in optimizer.param_groups:
+            groups.setdefault(group["group"], []).extend(group["params"])
+        return groups
+
+    def _measures_routers(self) -> bool:
+        every = self.router_gradients_every
+        return every > 0 and not self._is_sharded and self.trainer.global_step % every == 0
+
+    def _router_gradient_norms(self, output: HNetNTV2MaskedLMOutput) -> dict[str, torch.Tensor]:
+        """Norms of the task's and the ratio loss's gradients at each router, of this rank's first micro-batch."""
+        assert output.task_loss is not None
+        assert output.ratio_loss is not None
+        routers = [module for module in self.model.modules() if isinstance(module, Router)]
+        losses = {"task": output.task_loss, "ratio": self.model.config.ratio_loss_weight * output.ratio_loss}
+        return {
+            f"stage{stage}/router_gradient_{name}": gradients.norm_of_loss(loss, list(router.parameters()))
+            for stage, router in enumerate(routers, start=1)
+            for name, loss in losses.items()
+        }
+
+    def _reduced(self, sums: Sums) -> dict[str, float]:
+        """Sums over all ranks, as numbers: one transfer for all of them."""
+        names = list(sums)
+        device = self.model.router_shares.device
+        stacked = torch.stack([sums[name].to(device) for name in names])
+        return dict(zip(names, self._reduce_tensor(stacked).tolist(), strict=True))
+
+    def _reduce_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._trainer is None or self.trainer.world_size == 1:
+            return tensor
+        return cast(torch.Tensor, self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+
+    def _sum_over_shards(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self._reduce_tensor(tensor) if self._is_sharded else tensor
+
+
+def _group_of(name: str) -> str:
+    return parameter_group(name)

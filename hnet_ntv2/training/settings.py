@@ -1,0 +1,316 @@
+"""The schema of a pre-training run: every setting, its type, its default. YAML fills it; unknown keys are refused."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How training windows are masked.
+
+    Attributes:
+        rate: Share of the bases that become targets.
+        span: Length of masked spans in bases; 1 masks single bases.
+        mask_share: Share of spans shown as [MASK].
+        random_share: Share of spans shown as random bases; the rest is shown unchanged.
+    """
+
+    rate: float = 0.15
+    span: int = 6
+    mask_share: float = 0.8
+    random_share: float = 0.1
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where windows come from.
+
+    Attributes:
+        fasta: Genome (.fa, .fa.gz or .2bit).
+        intervals: BED with chrom, start, end, split; None splits by chromosome.
+        bundled: Use the human sequence that comes with the package instead of ``fasta`` and ``intervals``.
+        repeats: Repeats from a BED instead of the genome's soft mask.
+        seq_length: Bases per window.
+        num_workers: Processes that prepare batches.
+        repeat_weight: Loss weight of repeats in training.
+        cache_dir: Where the byte cache of the genome goes; None is the package's usual place.
+        max_n_share: Windows with a larger share of N are left out.
+        mask: Masking of training windows.
+    """
+
+    fasta: str | None = None
+    intervals: str | None = None
+    bundled: bool = False
+    repeats: str | None = None
+    seq_length: int = 1024
+    num_workers: int = 2
+    repeat_weight: float = 0.1
+    cache_dir: str | None = None
+    max_n_share: float = 0.5
+    mask: MaskSettings = field(default_factory=MaskSettings)
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Windows per optimiser step.
+
+    Attributes:
+        global_size: Over all devices and accumulation steps.
+        micro_batch_size: Per device and forward pass; None measures it on CUDA; on a CPU it is at most
+            ``cpu_micro_batch_size``.
+        cpu_micro_batch_size: Most windows per forward pass on a CPU.
+        cuda_start: Where the measurement starts halving.
+    """
+
+    global_size: int = 512
+    micro_batch_size: int | None = None
+    cpu_micro_batch_size: int = 8
+    cuda_start: int = 128
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW. ``multipliers`` scale the learning rate of each parameter group."""
+
+    learning_rate: float = 6e-4
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    multipliers: dict[str, float] = field(
+        default_factory=lambda: {"base": 2.45, "stage1": 1.34, "stage2": 0.95, "trunk": 0.95, "source": 0.95}
+    )
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """Linear warm-up over a fraction of the steps, then a cosine to the peak divided by ``final_divisor``."""
+
+    warmup_fraction: float = 0.1
+    final_divisor: float = 6.0
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """The training loop.
+
+    Attributes:
+        max_steps: Optimiser steps.
+        accelerator: "auto", "cpu" or "cuda".
+        devices: Devices per node.
+        num_nodes: Nodes.
+        strategy: "auto" (one device, or DDP), "ddp" or "fsdp".
+        precision: "16", "bf16" or "32".
+        gradient_clip: Largest norm of the whole gradient; None for no clipping.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        compile: Run the model through ``torch.compile``.
+        deterministic: Ask torch for deterministic kernels.
+    """
+
+    max_steps: int = 50_000
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "16"
+    gradient_clip: float | None = 0.5
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """What validation looks at, on targets shown as [MASK] only.
+
+    Attributes:
+        every: Optimiser steps between validations; None validates at the end only.
+        windows: Windows of the validation split, the same ones each time.
+        anchors: Anchor settings that are reported; the model's own (inference) setting is always among them.
+        mask_free: Also chunk the windows without masks, for the ratios that a user will see.
+        strands: "forward" or "both"; None is the model's own setting.
+    """
+
+    every: int | None = 1000
+    windows: int = 512
+    anchors: tuple[bool, ...] = (False, True)
+    mask_free: bool = True
+    strands: str | None = None
+
+
+@dataclass(frozen=True)
+class CallbackSettings:
+    """Checkpoints, logging intervals and the conditions that stop a run.
+
+    Attributes:
+        checkpoint_every: Optimiser steps between checkpoints.
+        keep_checkpoints: Numbered checkpoints that are kept besides the best and the last.
+        log_every: Optimiser steps between rows of the log.
+        router_gradients_every: Optimiser steps between measurements of the routers' gradients; 0 for never.
+        progress_bar: Draw a bar on a terminal; else plain lines.
+        plain_log_every: Optimiser steps between plain lines.
+        collapse_patience: Consecutive steps that a chunk ratio may stay collapsed; 0 never stops the run for it.
+        collapse_factor: A ratio under target / factor or over target x factor is collapsed.
+    """
+
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 1
+    log_every: int = 10
+    router_gradients_every: int = 100
+    progress_bar: bool = True
+    plain_log_every: int = 50
+    collapse_patience: int = 200
+    collapse_factor: float = 3.0
+
+
+@dataclass(frozen=True)
+class LoggerSettings:
+    """CSV and TensorBoard always; Weights & Biases when ``wandb_project`` is set.
+
+    Attributes:
+        wandb_project: Project name.
+        wandb_entity: User or team.
+        wandb_mode: "online" or "offline"; None is online with an account, else offline.
+    """
+
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
+    wandb_mode: str | None = None
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """One pre-training run.
+
+    Attributes:
+        experiment_name: Name of the run in logs.
+        output_dir: Gets ``checkpoints``, ``logs`` and ``configs``.
+        seed: Of the weights, the windows and the masks.
+        resume: "last", or a checkpoint to go on from; None starts anew.
+        allow_changed_max_steps: Resume although ``trainer.max_steps`` differs (the schedule then differs too).
+        overwrite: Start anew in a folder that holds the checkpoints of another run, and delete those.
+        init: Folder of a saved model to start from.
+        model: Settings of ``HNetNTV2Config``.
+        data: See :class:`DataSettings`.
+        batch: See :class:`BatchSettings`.
+        optimizer: See :class:`OptimizerSettings`.
+        scheduler: See :class:`SchedulerSettings`.
+        trainer: See :class:`TrainerSettings`.
+        validation: See :class:`ValidationSettings`.
+        callbacks: See :class:`CallbackSettings`.
+        logger: See :class:`LoggerSettings`.
+    """
+
+    experiment_name: str = "hnet_ntv2"
+    output_dir: str = "outputs/hnet_ntv2"
+    seed: int = 2222
+    resume: str | None = None
+    allow_changed_max_steps: bool = False
+    overwrite: bool = False
+    init: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataSettings = field(default_factory=DataSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    callbacks: CallbackSettings = field(default_factory=CallbackSettings)
+    logger: LoggerSettings = field(default_factory=LoggerSettings)
+
+    def __post_init__(self) -> None:
+        _require_choice("trainer.accelerator", self.trainer.accelerator, ("auto", "cpu", "cuda"))
+        _require_choice("trainer.strategy", self.trainer.strategy, ("auto", "ddp", "fsdp"))
+        _require_choice("validation.strands", self.validation.strands, (None, "forward", "both"))
+        _require_choice("logger.wandb_mode", self.logger.wandb_mode, (None, "online", "offline"))
+        positive = {
+            "trainer.max_steps": self.trainer.max_steps,
+            "data.seq_length": self.data.seq_length,
+            "validation.every": 1 if self.validation.every is None else self.validation.every,
+            "validation.windows": self.validation.windows,
+            "callbacks.checkpoint_every": self.callbacks.checkpoint_every,
+            "callbacks.log_every": self.callbacks.log_every,
+            "callbacks.plain_log_every": self.callbacks.plain_log_every,
+            "optimizer.learning_rate": self.optimizer.learning_rate,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise ConfigError(f"{name}={value} must be positive")
+        if len(self.optimizer.betas) != 2:
+            raise ConfigError(f"optimizer.betas={list(self.optimizer.betas)} must be two numbers")
+        if self.data.seq_length > 131_072:
+            raise ConfigError(f"data.seq_length={self.data.seq_length} is over the longest window, 131072 bases")
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return Path(self.output_dir)
+
+
+def build_settings(cls: type[T], values: Mapping[str, Any], source: str, prefix: str = "") -> T:
+    """Fill a settings class from plain values, strictly.
+
+    Args:
+        cls: One of the classes above.
+        values: What YAML gave.
+        source: File or place the values come from, for errors.
+        prefix: Dotted path of ``values`` within the whole.
+
+    Raises:
+        ConfigError: An unknown key or a value of the wrong type, named with its source.
+    """
+    check_keys(cls, values, source, prefix)
+    hints = typing.get_type_hints(cls)
+    built = {name: _convert(value, hints[name], source, prefix + name) for name, value in values.items()}
+    return cls(**built)
+
+
+def check_keys(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    """Refuse keys that ``cls`` and the classes inside it do not have. Values are not looked at."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in hints:
+            raise ConfigError(
+                f"unknown setting {prefix + str(name)!r} in {source}; known here: {', '.join(sorted(hints))}"
+            )
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
+            check_keys(hints[name], value, source, f"{prefix}{name}.")
+
+
+def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
+    """A YAML value as the annotated type; only int to float, number to precision string and list to tuple convert."""
+    if dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
+        return build_settings(typing.cast(type, annotation), value, source, f"{name}.")
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        options = typing.get_args(annotation)
+        if value is None and type(None) in options:
+            return None
+        annotation = next(option for option in options if option is not type(None))
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, inner[0], source, name) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {str(key): _convert(item, inner[1], source, f"{name}.{key}") for key, item in value.items()}
+    if annotation is Any:
+        return value
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if name == "trainer.precision" and type(value) is int:
+        return str(value)
+    if isinstance(annotation, type) and type(value) is annotation:
+        return value
+    expected = str(annotation) if origin else getattr(annotation, "__name__", str(annotation))
+    raise ConfigError(f"setting {name}={value!r} in {source} must be {expected}, not {type(value).__name__}")
+
+
+def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
