@@ -109,6 +109,7 @@ class HG38DataModule(LightningDataModule):
         self._repeats: SpanIndex | None = None
         self._split_intervals: list[SplitInterval] = []
         self._indices: dict[str, WindowIndex] = {}
+        self._fingerprint: dict[str, str | None] = {}
 
     def _check_settings(self) -> None:
         at_least = {"seq_length": self.mask.span, "micro_batch_size": 1, "eval_micro_batch_size": 1, "num_workers": 0,
@@ -146,6 +147,7 @@ class HG38DataModule(LightningDataModule):
         self._indices = {
             split: WindowIndex.build(genome, intervals, self.seq_length, self.max_n_share, split) for split in splits
         }
+        self._fingerprint = self._take_fingerprint(genome, intervals)
         self._split_intervals, self._genome = intervals, genome
         self._check_same_data()
 
@@ -238,10 +240,14 @@ class HG38DataModule(LightningDataModule):
 
     def fingerprint(self) -> dict[str, str | None]:
         """Digests of what is read: the genome file, the intervals in use, the repeats file."""
-        lines = [f"{item} {item.split}" for item in self._split_intervals] if self.genome else []
+        assert self.genome is not None
+        return dict(self._fingerprint)
+
+    def _take_fingerprint(self, genome: Genome, intervals: list[SplitInterval]) -> dict[str, str | None]:
+        lines = "\n".join(f"{interval} {interval.split}" for interval in intervals)
         return {
-            "fasta": self.genome.fingerprint,
-            "intervals": hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest(),
+            "fasta": genome.fingerprint,
+            "intervals": hashlib.blake2b(lines.encode(), digest_size=16).hexdigest(),
             "repeats": None if self.repeats is None else file_digest(self.repeats),
         }
 

@@ -198,8 +198,8 @@ def _grid_spans(input_ids: NDArray[np.uint8], keys: MaskKeys, config: MaskConfig
 def grid_token_starts(input_ids: UInt8[np.ndarray, "batch length"], k: int) -> Bool[np.ndarray, "batch length"]:
     """First base of each whole k-mer token: pieces without N or special ids are cut from their left end."""
     length = input_ids.shape[1]
-    position = np.arange(length)
+    position = np.arange(length, dtype=np.int32)
     is_break = ~is_base(input_ids)
-    piece_start = np.maximum.accumulate(np.where(is_break, position + 1, 0), axis=1)
-    piece_end = np.minimum.accumulate(np.where(is_break, position, length)[:, ::-1], axis=1)[:, ::-1]
+    piece_start = np.maximum.accumulate(np.where(is_break, position + 1, np.int32(0)), axis=1)
+    piece_end = np.minimum.accumulate(np.where(is_break, position, np.int32(length))[:, ::-1], axis=1)[:, ::-1]
     return ~is_break & ((position - piece_start) % k == 0) & (position + k <= piece_end)

@@ -5,6 +5,7 @@ function is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); a 
 (seed, stream, epoch, k), its i-th draw the i-th output of a SplitMix64 sequence that starts at the key.
 """
 
+import math
 from enum import IntEnum
 
 import numpy as np
@@ -71,28 +72,29 @@ def below(bits: NDArray[np.uint64], bound: ArrayLike) -> NDArray[np.int64]:
 def permute(index: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Where a random permutation of ``size`` things, given by its key, sends each index, without storing it.
 
-    A four-round Feistel network on the next even power of two, walked until it falls below ``size`` (Black and
-    Rogaway, CT-RSA 2002).
+    A generalised Feistel cipher on the smallest near-square rectangle of at least ``size`` cells, repeated for the few
+    values that leave the range (Black and Rogaway, CT-RSA 2002).
 
     Args:
         index: Values in [0, size).
-        size: Number of things.
+        size: Number of things, up to 2**62.
         keys: One key, or one per index.
     """
-    half = np.uint64(max((size - 1).bit_length() + 1, 2) // 2)
-    value = np.array(index, dtype=np.uint64)
+    height = math.isqrt(size - 1) + 1
+    width = -(-size // height)
+    value = np.array(index, dtype=np.int64)
     keys = np.broadcast_to(keys, value.shape)
-    pending = np.ones(value.shape, dtype=bool)
-    while pending.any():
-        value[pending] = _feistel(value[pending], keys[pending], half)
-        pending = value >= size
-    return value.astype(np.int64)
+    outside = np.ones(value.shape, dtype=bool)
+    while outside.any():
+        value[outside] = _shuffle_cells(value[outside], height, width, keys[outside])
+        outside = value >= size
+    return value
 
 
-def _feistel(value: NDArray[np.uint64], keys: NDArray[np.uint64], half: np.uint64) -> NDArray[np.uint64]:
-    low_bits = (np.uint64(1) << half) - np.uint64(1)
-    left, right = value >> half, value & low_bits
-    for turn in range(4):
-        turn_keys = draw_bits(keys, turn)
-        left, right = right, left ^ (_mix(turn_keys + right * _GOLDEN) & low_bits)
-    return (left << half) | right
+def _shuffle_cells(value: NDArray[np.int64], height: int, width: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Six half-rounds: row and column are shifted in turn by an amount that only the other one decides."""
+    row, column = np.divmod(value, width)
+    for turn in range(0, 6, 2):
+        row = (row + below(draw_bits(draw_bits(keys, turn), column), height)) % height
+        column = (column + below(draw_bits(draw_bits(keys, turn + 1), row), width)) % width
+    return row * width + column

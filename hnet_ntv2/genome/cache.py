@@ -8,6 +8,7 @@ into being by one rename, so a killed build never leaves something that looks fi
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -17,7 +18,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -131,7 +131,7 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
     (folder / "index.json").write_text(json.dumps(index))
 
 
-def _write(file: BinaryIO, data: memoryview) -> None:
+def _write(file: io.BufferedIOBase, data: memoryview) -> None:
     file.write(data)
 
 

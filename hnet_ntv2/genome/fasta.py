@@ -1,9 +1,10 @@
 """Read a genome file (FASTA plain, gzip, bgzip; .2bit) as a stream of encoded blocks; never a chromosome at once."""
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +101,7 @@ def _fasta_blocks(path: Path, progress: Progress | None, block_size: int) -> Ite
         yield from parser.finish()
 
 
-def _chunks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def _chunks(stream: io.BufferedIOBase, size: int) -> Iterator[bytes]:
     while chunk := stream.read(size):
         yield chunk
 

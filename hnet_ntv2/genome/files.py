@@ -1,12 +1,12 @@
 """Opening the files a user names: plain or gzipped, with every failure told as a GenomeError."""
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from ..errors import GenomeError
 
@@ -34,7 +34,7 @@ def check_readable(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def open_sequence_file(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def open_sequence_file(path: str | os.PathLike[str]) -> Iterator[tuple[io.BufferedIOBase, io.BufferedIOBase]]:
     """Open a plain, gzip or bgzip file for reading.
 
     Yields:
@@ -52,7 +52,7 @@ def open_sequence_file(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO,
             return
         _check_bgzf_end(path, raw, magic)
         with gzip.GzipFile(fileobj=raw) as stream:
-            yield cast(BinaryIO, stream), raw
+            yield stream, raw
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def _damage_as_genome_error(path: Path) -> Iterator[None]:
         raise GenomeError(f"{path} is damaged: {error}; fetch or compress it again") from error
 
 
-def _check_bgzf_end(path: Path, raw: BinaryIO, magic: bytes) -> None:
+def _check_bgzf_end(path: Path, raw: io.BufferedIOBase, magic: bytes) -> None:
     is_bgzf = len(magic) >= 16 and magic[3] & 4 and magic[12:14] == b"BC"
     if not is_bgzf:
         return

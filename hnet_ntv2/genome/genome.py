@@ -82,7 +82,8 @@ class Genome:
     def _load_index(self) -> dict:
         try:
             index = json.loads((self._folder / "index.json").read_text())
-            self._bases = np.memmap(self._folder / "genome.u8", dtype=np.uint8, mode="r")
+            # A plain array over the map: slicing a np.memmap costs more than reading a short window.
+            self._bases = np.asarray(np.memmap(self._folder / "genome.u8", dtype=np.uint8, mode="r"))
             self.n_runs = SpanIndex(*np.load(self._folder / "n_runs.npy"))
         except (FileNotFoundError, ValueError, EOFError) as error:
             raise GenomeError(f"the genome cache {self._folder} is incomplete: {error}") from error

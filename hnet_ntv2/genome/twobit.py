@@ -115,7 +115,7 @@ class TwoBitFile:
         return SpanIndex(starts, starts + sizes), offset + 4 + 8 * count
 
     def _integers(self, offset: int, count: int) -> NDArray[np.uint32]:
-        return self._take(offset, 4 * count).view(self._uint32)
+        return self._take(offset, 4 * count).view(self._uint32).astype(np.uint32)
 
     def _take(self, offset: int, count: int) -> NDArray[np.uint8]:
         taken = self._bytes[offset : offset + count]

@@ -1,0 +1,54 @@
+"""Our .2bit reader and writer against py2bit, and broken files."""
+
+import numpy as np
+import py2bit
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hnet_ntv2.errors import GenomeError
+from hnet_ntv2.genome import TwoBitFile, decode, encode, write_twobit
+
+
+@given(sequences=st.lists(st.text("ACGTNacgt", min_size=1, max_size=70), min_size=1, max_size=4))
+def test_py2bit_reads_what_we_write_and_so_do_we(tmp_path_factory, sequences):
+    # No masked N: py2bit shows it in upper case.
+    path = tmp_path_factory.mktemp("twobit") / "some.2bit"
+    contigs = {f"contig{number}": text for number, text in enumerate(sequences)}
+    write_twobit(path, {name: encode(text.encode()) for name, text in contigs.items()})
+    with py2bit.open(str(path), True) as reference:
+        assert reference.chroms() == {name: len(text) for name, text in contigs.items()}
+        assert {name: reference.sequence(name) for name in contigs} == contigs
+    ours = TwoBitFile(path)
+    assert ours.lengths == {name: len(text) for name, text in contigs.items()}
+    for name, text in contigs.items():
+        assert decode(np.concatenate(list(ours.blocks(name, 8)))).decode() == text
+
+
+def test_the_other_byte_order_is_read(tmp_path):
+    header = np.array([0x1A412743, 0, 1, 0], dtype=">u4").tobytes()
+    name = b"\x02c1" + np.array([23], dtype=">u4").tobytes()
+    record = np.array([5, 1, 1, 2, 0, 0], dtype=">u4").tobytes() + bytes([0b10000011, 0b01000000])
+    (tmp_path / "big.2bit").write_bytes(header + name + record)
+    file = TwoBitFile(tmp_path / "big.2bit")
+    assert decode(next(file.blocks("c1", 100))) == b"ANNGC"
+
+
+@pytest.mark.parametrize("kept", [4, 15, 20, 30, 60, 75])
+def test_a_truncated_file_is_refused(tmp_path, kept):
+    path = tmp_path / "some.2bit"
+    write_twobit(path, {"c1": encode(b"ACGTNNNNacgt" * 9)})
+    content = path.read_bytes()
+    assert kept < len(content)
+    path.write_bytes(content[:kept])
+    with pytest.raises(GenomeError, match="truncated"):
+        TwoBitFile(path)
+
+
+def test_an_unknown_version_and_an_empty_contig_are_refused(tmp_path):
+    path = tmp_path / "some.2bit"
+    path.write_bytes(np.array([0x1A412743, 7, 0, 0], dtype="<u4").tobytes())
+    with pytest.raises(GenomeError, match="version"):
+        TwoBitFile(path)
+    with pytest.raises(GenomeError, match="cannot be stored"):
+        write_twobit(path, {"c1": encode(b"")})
