@@ -83,8 +83,7 @@ class NTv2Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         _require_known(set(kwargs))
-        for name, annotation in NTv2Config.__annotations__.items():
-            self._check_type(name, annotation)
+        _check_types({name: getattr(self, name) for name in _own_names()})
         for name, value in _IMPLEMENTED.items():
             if getattr(self, name) != value:
                 raise ConfigError(
@@ -116,6 +115,7 @@ class NTv2Config(PreTrainedConfig):
             raise ConfigError(f"{json_file} lacks {', '.join(missing)}; is it the config.json of an NTv2 model?")
         own = {name: value for name, value in settings.items() if name not in _TOOL_KEYS}
         _require_known(set(own) - _BASE_FIELDS)
+        _check_types(own)
         return cls(**own)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -123,13 +123,6 @@ class NTv2Config(PreTrainedConfig):
         written, everything = super().to_diff_dict(), self.to_dict()
         written.update({name: everything[name] for name in _own_names()})
         return written
-
-    def _check_type(self, name: str, annotation: Any) -> None:
-        value = getattr(self, name)
-        accepted = int | float if annotation is float else annotation
-        is_bool_by_mistake = isinstance(value, bool) and annotation is not bool
-        if is_bool_by_mistake or not isinstance(value, accepted):
-            raise ConfigError(f"NTv2 setting {name}={value!r} must be {getattr(annotation, '__name__', annotation)}")
 
 
 _BASE_FIELDS = frozenset(field.name for field in dataclasses.fields(PreTrainedConfig))
@@ -143,3 +136,12 @@ def _require_known(names: set[str]) -> None:
 
 def _own_names() -> list[str]:
     return sorted(name for name in NTv2Config.__annotations__ if name != "model_type")
+
+
+def _check_types(settings: dict[str, Any]) -> None:
+    for name in set(settings) & set(_own_names()):
+        value, annotation = settings[name], NTv2Config.__annotations__[name]
+        accepted = int | float if annotation is float else annotation
+        is_bool_by_mistake = isinstance(value, bool) and annotation is not bool
+        if is_bool_by_mistake or not isinstance(value, accepted):
+            raise ConfigError(f"NTv2 setting {name}={value!r} must be {getattr(annotation, '__name__', annotation)}")

@@ -127,7 +127,7 @@ class NTv2ForMaskedLM(PreTrainedModel):
     def forward(
         self,
         input_ids: Int[Tensor, "batch length"],
-        attention_mask: Shaped[Tensor, "batch length"] | None = None,
+        attention_mask: Shaped[Tensor, "..."] | None = None,
         output_hidden_states: bool = False,
     ) -> NTv2MaskedLMOutput:
         """Score every token at every position.
