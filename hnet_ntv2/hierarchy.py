@@ -172,6 +172,8 @@ class ChunkStage(nn.Module):
         self.limits = ChunkLimits(least, greatest, config.max_chunk_length)
         self.gates_skip = config.residual_gating
         self.encoder = _local_layers(config, dim, config.layers_per_stage(config.n_enc_layer)[stage])
+        for block in self.encoder.blocks:
+            block.zero_output_projections()
         self.router = Router(dim)
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
         self.main = main

@@ -16,7 +16,6 @@ from transformers import (
 )
 from transformers.utils.generic import ModelOutput
 
-from .backbone import LocalBlock
 from .chunking import Router, mean_free_probability, ratio_loss
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
@@ -35,7 +34,6 @@ from .kmers import (
     source_token_ids,
 )
 from .shapes import Bool, Float, Int, Shaped, Tensor
-from .upsampling import Upsampler
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +117,7 @@ class BaseEmbeddings(nn.Module):
         super().__init__()
         self.kmer_size = config.kmer_size
         self.base = nn.Embedding(config.vocab_size, config.d_model)
+        self.base.starts_at_zero = True
         self.kmer = nn.Embedding(config.kmer_vocab_size, config.d_model)
 
     def forward(
@@ -208,8 +207,14 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
     _no_split_modules = ["NTv2Block", "LocalBlock"]  # noqa: RUF012  (the base class declares a plain list)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Random weights; encoders, skips and base embedding start at zero, routers at the identity."""
-        if isinstance(module, nn.Linear):
+        """Random weights, but what is marked ``starts_at_zero`` (encoder outputs, skips, base embedding) starts at zero.
+
+        The base class calls this only for modules that own parameters, children first.
+        """
+        if getattr(module, "starts_at_zero", False):
+            for parameter in module.parameters(recurse=False):
+                nn.init.zeros_(parameter)
+        elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.initializer_gain * module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -220,18 +225,10 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
         elif isinstance(module, Router):
             module.reset_parameters()
-        elif isinstance(module, Upsampler):
-            nn.init.zeros_(module.skip.weight)
-        elif isinstance(module, BaseEmbeddings):
-            nn.init.zeros_(module.base.weight)
         elif isinstance(module, SourceHead):
             nn.init.zeros_(module.bias)
-        elif isinstance(module, ChunkStage):
-            for block in module.encoder.modules():
-                if isinstance(block, LocalBlock):
-                    block.zero_output_projections()
-            if module.widening is not None:
-                nn.init.zeros_(module.widening)
+        elif isinstance(module, ChunkStage) and module.widening is not None:
+            nn.init.zeros_(module.widening)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
@@ -467,11 +464,10 @@ def final_chunk_of(stages: tuple[StageOutput, ...]) -> Int[Tensor, "batch length
 
 def final_boundaries(stages: tuple[StageOutput, ...]) -> Bool[Tensor, "batch length"]:
     """Whether each base begins a chunk of the last stage."""
-    is_boundary = stages[0].is_boundary
+    is_boundary, position = stages[0].is_boundary, stages[0].chunk_of
     for stage in stages[1:]:
-        # `chunk_of` of the stage outside is the position here of each base.
-        outer = final_chunk_of(stages[: stages.index(stage)])
-        is_boundary = is_boundary & stage.is_boundary.gather(1, outer)
+        is_boundary = is_boundary & stage.is_boundary.gather(1, position)
+        position = stage.chunk_of.gather(1, position)
     return is_boundary
 
 

@@ -125,6 +125,7 @@ class Upsampler(nn.Module):
     def __init__(self, dim: int, num_offsets: int = 0, use_smoothing: bool = True, forced_probability: str = "one"):
         super().__init__()
         self.skip = nn.Linear(dim, dim)
+        self.skip.starts_at_zero = True
         self.offset = nn.Embedding(num_offsets, dim) if num_offsets else None
         self.use_smoothing = use_smoothing
         self.forced_probability = forced_probability
