@@ -92,19 +92,19 @@ def summarise(
     model: HNetNTV2ForMaskedLM,
     datamodule: HG38DataModule,
     output_dir: Path,
-    logs: Path | None = None,
+    history: Mapping[str, Path] | None = None,
     paths: Mapping[str, Path] | None = None,
 ) -> Summary:
     """Measure a model on the validation windows of a run, beside count tables fitted on its training bases.
 
     Every bit is taken on bases shown as [MASK], the same ones for each predictor; the model averages both strands if
-    its configuration says so. Writes ``summary.json`` and, with logs, ``curves.png`` into ``output_dir``.
+    its configuration says so. Writes ``summary.json`` and, with a history, ``curves.png`` into ``output_dir``.
 
     Args:
         model: The trained model; its mode is put back afterwards.
         datamodule: The run's data.
         output_dir: Folder to write to.
-        logs: The run's folder with ``train.csv`` and ``validation.csv``.
+        history: The run's logs as CSV files, by "train" and "validation".
         paths: Further files of the run to name in the summary.
 
     Raises:
@@ -119,9 +119,9 @@ def summarise(
     chunks = chunk_text(bases, _segment(model, bases[None]))
     paths = {**(paths or {}), "summary": output_dir / "summary.json"}
     output_dir.mkdir(parents=True, exist_ok=True)
-    if logs is not None:
+    if history is not None:
         paths["curves"] = output_dir / "curves.png"
-        _draw(logs, paths["curves"], model, bits)
+        _draw(history, paths["curves"], model, bits)
     summary = Summary(
         bits=bits,
         num_targets=sum(int((labels >= 0).sum()) for _, labels in batches),
@@ -265,12 +265,8 @@ def _millions(model: HNetNTV2ForMaskedLM) -> str:
     return f"{model.num_parameters() / 1e6:.3g} M"
 
 
-def _draw(logs: Path, path: Path, model: HNetNTV2ForMaskedLM, bits: Mapping[str, float]) -> None:
-    curves = {
-        f"{part}/{name}": curve
-        for part in ("train", "validation")
-        for name, curve in read_history(logs / f"{part}.csv").items()
-    }
+def _draw(history: Mapping[str, Path], path: Path, model: HNetNTV2ForMaskedLM, bits: Mapping[str, float]) -> None:
+    curves = {f"{part}/{name}": curve for part, file in history.items() for name, curve in read_history(file).items()}
     ratios = {}
     for stage in range(1, model.config.num_stages + 1):
         ratios[f"train/stage{stage}/ratio"] = f"stage {stage}, training"

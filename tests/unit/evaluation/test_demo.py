@@ -107,7 +107,8 @@ def test_curves_come_from_the_csv_logs(datamodule, model, tmp_path):
         "bits": ([1, 2], [2.01, 1.99]),
         "stage1/ratio": ([1, 2, 3], [0.4, 0.35, 0.3]),
     }
-    summary = summarise(model, datamodule, tmp_path / "out", logs=tmp_path)
+    history = {part: tmp_path / f"{part}.csv" for part in ("train", "validation")}
+    summary = summarise(model, datamodule, tmp_path / "out", history)
     image = (tmp_path / "out" / "curves.png").read_bytes()
     assert image.startswith(b"\x89PNG")
     assert len(image) > 5000
