@@ -9,7 +9,9 @@ import math
 from enum import IntEnum
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+Integers = int | NDArray[np.int64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
@@ -35,11 +37,11 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return value ^ (value >> np.uint64(31))
 
 
-def _as_uint64(values: ArrayLike) -> NDArray[np.uint64]:
+def _as_uint64(values: Integers) -> NDArray[np.uint64]:
     return np.atleast_1d(np.asarray(values, dtype=np.int64)).view(np.uint64)
 
 
-def window_keys(seed: int, stream: int, epoch: ArrayLike, window: ArrayLike) -> NDArray[np.uint64]:
+def window_keys(seed: int, stream: int, epoch: Integers, window: Integers) -> NDArray[np.uint64]:
     """One key per window, for ``draw_bits``.
 
     Args:
@@ -54,7 +56,7 @@ def window_keys(seed: int, stream: int, epoch: ArrayLike, window: ArrayLike) -> 
     return key
 
 
-def draw_bits(keys: NDArray[np.uint64], draw: ArrayLike) -> NDArray[np.uint64]:
+def draw_bits(keys: NDArray[np.uint64], draw: Integers) -> NDArray[np.uint64]:
     """64 random bits for each (key, draw number); the two broadcast against each other."""
     return _mix(keys + (_as_uint64(draw) + np.uint64(1)) * _GOLDEN)
 
@@ -64,7 +66,7 @@ def unit_interval(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def below(bits: NDArray[np.uint64], bound: ArrayLike) -> NDArray[np.int64]:
+def below(bits: NDArray[np.uint64], bound: Integers) -> NDArray[np.int64]:
     """Random bits as integers in [0, bound), for bounds up to 2**31 (the bias is below bound / 2**32)."""
     return (((bits >> np.uint64(32)) * _as_uint64(bound)) >> np.uint64(32)).astype(np.int64)
 

@@ -1,11 +1,14 @@
 """Coordinates as types: one interval, and a sorted set of spans that answers questions about windows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..errors import IntervalError
+
+Positions = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class SpanIndex:
         ends: Position after the last of each span.
     """
 
-    def __init__(self, starts: ArrayLike, ends: ArrayLike) -> None:
+    def __init__(self, starts: Positions, ends: Positions) -> None:
         self.starts, self.ends = _merge(np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64))
         self._covered_before = np.concatenate(([0], np.cumsum(self.ends - self.starts)))
 
@@ -70,7 +73,7 @@ class SpanIndex:
         change[np.minimum(self.ends[first:last], end) - start] -= 1
         return np.cumsum(change[:-1], dtype=np.int8).view(np.bool_)
 
-    def count(self, starts: ArrayLike, ends: ArrayLike) -> NDArray[np.int64]:
+    def count(self, starts: Positions, ends: Positions) -> NDArray[np.int64]:
         """How many positions of each window [start, end) lie in a span; takes arrays of windows."""
         return self._covered_up_to(np.asarray(ends)) - self._covered_up_to(np.asarray(starts))
 

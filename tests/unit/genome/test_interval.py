@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnet_ntv2.errors import IntervalError
@@ -34,6 +34,7 @@ def test_overlap_is_half_open_and_per_contig(other, expected):
     assert other.overlaps(interval) is expected
 
 
+@settings(deadline=None, max_examples=100)
 @given(
     spans=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 15)), max_size=12),
     start=st.integers(0, 70),

@@ -3,13 +3,14 @@
 import numpy as np
 import py2bit
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnet_ntv2.errors import GenomeError
 from hnet_ntv2.genome import TwoBitFile, decode, encode, write_twobit
 
 
+@settings(deadline=None, max_examples=100)
 @given(sequences=st.lists(st.text("ACGTNacgt", min_size=1, max_size=70), min_size=1, max_size=4))
 def test_py2bit_reads_what_we_write_and_so_do_we(tmp_path_factory, sequences):
     # No masked N: py2bit shows it in upper case.
