@@ -139,6 +139,7 @@ class PretrainingModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch; its sums are added to the step's."""
         self.report = None
+        batch = widened(batch)
         try:
             output = self.forward_batch(
                 batch,
@@ -260,7 +261,7 @@ class PretrainingModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch of validation windows."""
         assert self._validation is not None
-        self._validation.add(batch, self.forward_batch)
+        self._validation.add(widened(batch), self.forward_batch)
 
     def on_validation_epoch_end(self) -> None:
         """Make the report of the pass from the sums of all ranks."""
@@ -324,3 +325,8 @@ class PretrainingModule(L.LightningModule):
 
 def _group_of(name: str) -> str:
     return parameter_group(name)
+
+
+def widened(batch: Batch) -> dict[str, torch.Tensor]:
+    """Ids and labels, which travel to the device in bytes, as the model wants them."""
+    return {name: value.long() if name in ("input_ids", "labels") else value for name, value in batch.items()}

@@ -43,6 +43,12 @@ class MetricLog(StepCallback):
         """Start the clock."""
         self._clock = time.monotonic()
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """No validation inside an accumulation."""
+        trainer.val_check_batch = NEVER
+
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
         """Log the step, and let Lightning validate after it if it is time to."""
         now = time.monotonic()
@@ -53,8 +59,8 @@ class MetricLog(StepCallback):
         if step % self.every == 0 or step == 1 or is_last or report.problem is not None:
             self._log(trainer, "train", self.last_step)
         is_due = is_last or (self.validate_every is not None and step % self.validate_every == 0)
-        # Lightning validates after micro-batches whose number this divides; only steps count here.
-        trainer.val_check_batch = 1 if is_due else NEVER
+        if is_due:  # Lightning validates after micro-batches whose number this divides
+            trainer.val_check_batch = 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the report; the time that validation took is not training time."""
@@ -86,7 +92,7 @@ class ProgressDisplay(StepCallback):
 
     def __init__(self, max_steps: int, log: MetricLog, bar: bool, every: int, console: Console | None = None):
         self.max_steps = max_steps
-        self.log = log
+        self.metric_log = log
         self.every = every
         self.console = console or Console(stderr=True)
         self.wants_bar = bar and self.console.is_terminal
@@ -105,7 +111,7 @@ class ProgressDisplay(StepCallback):
         """Move on by one step."""
         if not trainer.is_global_zero:
             return
-        step, line = trainer.global_step, progress_line(report, self.log.bases_per_second)
+        step, line = trainer.global_step, progress_line(report, self.metric_log.bases_per_second)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step, description=line)
         elif step % self.every == 0 or step in (1, self.max_steps):

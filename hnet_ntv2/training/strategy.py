@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..backbone import LocalBlock, NTv2Block
@@ -30,26 +30,28 @@ def device_type(settings: TrainerSettings) -> str:
     return kind
 
 
-def build_strategy(settings: TrainerSettings, kind: str) -> Strategy:
-    """The strategy for a number of devices; each writes checkpoints through :class:`SafetensorsCheckpointIO`.
+def build_strategy(settings: TrainerSettings, kind: str) -> Strategy | str:
+    """The strategy for a number of devices.
 
     Raises:
         ConfigError: FSDP without CUDA.
     """
-    io = SafetensorsCheckpointIO()
     if settings.strategy == "fsdp":
         if kind != "cuda":
             raise ConfigError("trainer.strategy=fsdp needs CUDA devices; use auto")
-        return ShardedStrategy(checkpoint_io=io, auto_wrap_policy={NTv2Block, LocalBlock})
+        return ShardedStrategy(auto_wrap_policy={NTv2Block, LocalBlock})
     if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
         # All parameters get a gradient in every step, and every rank computes the same buffers.
-        return DDPStrategy(checkpoint_io=io, find_unused_parameters=False, broadcast_buffers=False)
-    return SingleDeviceStrategy(device=torch.device("cuda:0" if kind == "cuda" else "cpu"), checkpoint_io=io)
+        return DDPStrategy(find_unused_parameters=False, broadcast_buffers=False)
+    return "auto"
 
 
-def environment_plugins() -> list[Any]:
-    """SLURM without Lightning's own requeueing, which would save in the middle of a step; signals are ours."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+def build_plugins() -> list[Any]:
+    """Our checkpoints, and SLURM without Lightning's own requeueing, which would save in the middle of a step."""
+    plugins: list[Any] = [SafetensorsCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
 
 
 def local_rank() -> int:

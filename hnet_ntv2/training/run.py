@@ -1,0 +1,488 @@
+"""One pre-training run from its settings to its summary: everything is checked, built, told, trained and written."""
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from omegaconf import OmegaConf
+
+from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..data.datamodule import HG38DataModule
+from ..data.demo import demo_paths
+from ..errors import CheckpointError, ConfigError, DataError
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from .batching import BatchPlan, plan_batch, plan_batch_up_to
+from .checkpoint_io import read_checkpoint, read_structure
+from .checkpoints import BEST, LAST, CheckpointKeeper, clear_checkpoints, find_checkpoint
+from .fitting import measure_micro_batch
+from .history import TRAIN, VALIDATION, HistoryLogger, build_loggers
+from .module import PretrainingModule
+from .precision import Precision, resolve_precision
+from .progress import NEVER, MetricLog, ProgressDisplay
+from .provenance import check_identity, describe_environment, write_environment
+from .settings import PretrainSettings
+from .stopping import CollapseGuard, SignalStop
+from .strategy import build_plugins, build_strategy, device_type, local_rank
+
+logger = logging.getLogger(__name__)
+
+FINISHED = "finished"
+
+# Lightning's remarks about things that are so on purpose here, or that a user can do nothing about.
+_EXPECTED_WARNINGS = (
+    r".*does not have many workers.*",
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*The `srun` command is available on your system but is not used.*",
+    r".*`training_step` returned `None`.*",
+)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run ended.
+
+    Attributes:
+        status: "finished", or "stopped by SIGTERM" and the like.
+        step: Finished optimiser steps.
+        max_steps: Optimiser steps of the whole run.
+        seconds: Wall clock of the training, validations included.
+        bases_per_second: Of the last step.
+        precision: Lightning's name of the arithmetic.
+        batch: How the global batch was split.
+        parameters: Parameters per part of the model.
+        train: Metrics of the last step.
+        validation: The last validation report; empty if there was none.
+        best_bits: Least validation bits per base so far; NaN without validation.
+        paths: Files and folders that were written, by what they are.
+    """
+
+    status: str
+    step: int
+    max_steps: int
+    seconds: float
+    bases_per_second: float
+    precision: str
+    batch: str
+    parameters: dict[str, int]
+    train: dict[str, float]
+    validation: dict[str, float]
+    best_bits: float
+    paths: dict[str, str]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status == FINISHED
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """A run's summary, its model on the CPU in evaluation mode, and its data.
+
+    Attributes:
+        summary: How it ended.
+        model: The trained model.
+        datamodule: The windows it was trained on.
+        history: ``train.csv`` and ``validation.csv`` by "train" and "validation".
+        is_main_process: False in the helper processes of a run on several devices, which should stay silent.
+    """
+
+    summary: RunSummary
+    model: HNetNTV2ForMaskedLM
+    datamodule: HG38DataModule
+    history: dict[str, Path]
+    is_main_process: bool
+
+
+@dataclass
+class _Parts:
+    """Everything a run consists of."""
+
+    module: PretrainingModule
+    datamodule: HG38DataModule
+    trainer: L.Trainer
+    keeper: CheckpointKeeper
+    log: MetricLog
+    stop: SignalStop
+    plan: BatchPlan
+    precision: Precision
+
+
+def pretrain(settings: PretrainSettings) -> PretrainResult:
+    """Pre-train a model, or go on with it.
+
+    Args:
+        settings: The whole run.
+
+    Raises:
+        ConfigError: A setting that cannot be.
+        DataError: No data, or data of which nothing can be drawn.
+        CheckpointError: Nothing to resume from, or a checkpoint of another run.
+        TrainingStopped: The loss became NaN or a chunk ratio collapsed; the state was saved.
+    """
+    check_ready(settings)
+    resume_from = None if settings.resume is None else find_checkpoint(settings.resume, settings.folder / "checkpoints")
+    with _without_expected_warnings():
+        parts = _build(settings, resume_from)
+        _write_provenance(settings, parts)
+        started = time.monotonic()
+        with parts.stop.installed():
+            parts.trainer.fit(parts.module, datamodule=parts.datamodule, ckpt_path=resume_from, weights_only=False)
+        return _finish(settings, parts, time.monotonic() - started)
+
+
+def check_ready(settings: PretrainSettings) -> None:
+    """Everything that can be known to be wrong before anything heavy begins.
+
+    Raises:
+        ConfigError: The output folder cannot be written, or holds another run.
+        DataError: There is no data.
+    """
+    data = settings.data
+    if not data.bundled and data.fasta is None:
+        raise DataError("no genome: give --data FASTA (hg38 as .fa, .fa.gz or .2bit), or try --demo, which needs none")
+    for option, value in {"--data": data.fasta, "--intervals": data.intervals, "--init": settings.init}.items():
+        if value is not None and not Path(value).exists():
+            raise DataError(f"{option} {value}: there is no such file or folder")
+    folder = settings.folder
+    try:
+        for name in ("checkpoints", "logs", "configs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        probe = folder / "checkpoints" / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
+    if settings.resume is None and local_rank() == 0:
+        _make_way(settings, folder / "checkpoints")
+
+
+def _make_way(settings: PretrainSettings, folder: Path) -> None:
+    if not (folder / LAST).exists():
+        return
+    if not settings.overwrite:
+        raise ConfigError(
+            f"{folder} holds the checkpoints of an earlier run: --resume goes on with it, another --output-dir starts "
+            "beside it, `-- overwrite=true` deletes it"
+        )
+    clear_checkpoints(folder)
+
+
+def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
+    """A model with random weights from the seed, or the one in the folder that ``init`` names.
+
+    Raises:
+        ConfigError: A model setting that disagrees with the folder's.
+    """
+    if settings.init is None:
+        config = HNetNTV2Config(**settings.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            return HNetNTV2ForMaskedLM(config)
+    model = HNetNTV2ForMaskedLM.from_pretrained(settings.init)
+    asked = HNetNTV2Config(**settings.model)
+    for name in settings.model:
+        wanted, found = getattr(asked, name), getattr(model.config, name)
+        if _plain(wanted) != _plain(found):
+            raise ConfigError(f"model.{name}={wanted!r}, but the model in --init {settings.init} has {found!r}")
+    return model
+
+
+def build_datamodule(settings: PretrainSettings, micro_batch_size: int) -> HG38DataModule:
+    """The windows that the settings describe."""
+    data = settings.data
+    fasta, intervals = demo_paths() if data.bundled else (data.fasta, data.intervals)
+    assert fasta is not None
+    return HG38DataModule(
+        fasta,
+        intervals,
+        seq_length=data.seq_length,
+        micro_batch_size=micro_batch_size,
+        num_workers=data.num_workers,
+        seed=settings.seed,
+        mask_rate=data.mask.rate,
+        mask_span=data.mask.span,
+        mask_share=data.mask.mask_share,
+        random_share=data.mask.random_share,
+        repeat_weight=data.repeat_weight,
+        repeats=data.repeats,
+        cache_dir=data.cache_dir,
+        valid_windows=settings.validation.windows,
+        max_n_share=data.max_n_share,
+    )
+
+
+def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
+    kind = device_type(settings.trainer)
+    precision = resolve_precision(settings.trainer.precision, kind)
+    model = build_model(settings)
+    if settings.trainer.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    plan = _plan(settings, model, precision, kind)
+    datamodule = build_datamodule(settings, plan.micro_batch_size)
+    datamodule.prepare_data()
+    datamodule.setup()
+    identity = run_identity(settings, model.config, datamodule)
+    resume_step = None
+    if resume_from is not None:
+        resume_step = _check_resume(settings, resume_from, identity)
+        datamodule.set_position(resume_step * plan.global_batch_size)
+    module = PretrainingModule(
+        model,
+        settings.optimizer,
+        settings.scheduler,
+        settings.validation,
+        max_steps=settings.trainer.max_steps,
+        seq_length=settings.data.seq_length,
+        mask_rate=settings.data.mask.rate,
+        gradient_clip=settings.trainer.gradient_clip,
+        router_gradients_every=settings.callbacks.router_gradients_every,
+        identity=identity,
+    )
+    _tell(settings, module, plan, precision)
+    if settings.trainer.compile:
+        model.compile(dynamic=True)
+    return _assemble(settings, module, datamodule, plan, precision, kind, resume_step)
+
+
+def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
+    batch, trainer = settings.batch, settings.trainer
+    world = (trainer.devices, trainer.num_nodes)
+    if batch.micro_batch_size is not None:
+        return plan_batch(batch.global_size, batch.micro_batch_size, *world)
+    most = batch.cpu_micro_batch_size
+    if kind == "cuda":
+        device = torch.device("cuda", local_rank())
+        most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
+    return plan_batch_up_to(batch.global_size, most, *world)
+
+
+def run_identity(settings: PretrainSettings, config: HNetNTV2Config, datamodule: HG38DataModule) -> dict[str, Any]:
+    """What a run must have in common with a checkpoint to go on from it, as plain values."""
+    return {
+        "max_steps": settings.trainer.max_steps,
+        "batch_size": settings.batch.global_size,
+        "seq_length": settings.data.seq_length,
+        "seed": settings.seed,
+        "gradient_clip": settings.trainer.gradient_clip,
+        "model": {name: _plain(getattr(config, name)) for name in own_field_names()},
+        "mask": dataclasses.asdict(settings.data.mask),
+        "repeat_weight": settings.data.repeat_weight,
+        "optimizer": dataclasses.asdict(settings.optimizer),
+        "scheduler": dataclasses.asdict(settings.scheduler),
+        "data": dict(datamodule.fingerprint()),
+    }
+
+
+def _check_resume(settings: PretrainSettings, path: Path, identity: dict[str, Any]) -> int:
+    """Compare the checkpoint with this run and return its step."""
+    structure = read_structure(path)
+    if "run" not in structure or "global_step" not in structure:
+        raise CheckpointError(f"checkpoint {path} is not of a pre-training run")
+    check_identity(structure["run"], identity, path, settings.allow_changed_max_steps)
+    step = int(structure["global_step"])
+    if step >= settings.trainer.max_steps:
+        raise CheckpointError(
+            f"checkpoint {path} has {step} steps and the run ends after {settings.trainer.max_steps}: it is finished"
+        )
+    logger.info("resuming from %s after step %d", path, step)
+    return step
+
+
+def _tell(settings: PretrainSettings, module: PretrainingModule, plan: BatchPlan, precision: Precision) -> None:
+    counts = module.model.count_parameters()
+    rows = [f"  {part:<22} {count:>13,}" for part, count in [*counts.items(), ("total", sum(counts.values()))]]
+    logger.info("parameters:\n%s", "\n".join(rows))
+    logger.info("precision: %s", precision.explanation)
+    logger.info("batch: %s", plan)
+    logger.info("learning rates:\n%s", module.group_table())
+    logger.info("output: %s", settings.folder)
+
+
+def _assemble(
+    settings: PretrainSettings,
+    module: PretrainingModule,
+    datamodule: HG38DataModule,
+    plan: BatchPlan,
+    precision: Precision,
+    kind: str,
+    resume_step: int | None,
+) -> _Parts:
+    options, trainer = settings.callbacks, settings.trainer
+    keeper = CheckpointKeeper(
+        settings.folder / "checkpoints", options.checkpoint_every, options.keep_checkpoints, plan.global_batch_size
+    )
+    log = MetricLog(options.log_every, settings.validation.every)
+    stop = SignalStop()
+    targets = module.model.config.target_ratios
+    callbacks: list[L.Callback] = [
+        log,
+        ProgressDisplay(trainer.max_steps, log, options.progress_bar, options.plain_log_every),
+        stop,
+        CollapseGuard(targets, options.collapse_patience, options.collapse_factor, keeper),
+        keeper,
+    ]
+    hyperparameters = dataclasses.asdict(settings)
+    loggers = build_loggers(
+        settings.folder / "logs", settings.logger, settings.experiment_name, hyperparameters, resume_step
+    )
+    return _Parts(
+        module,
+        datamodule,
+        L.Trainer(
+            accelerator=kind,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=build_strategy(trainer, kind),
+            plugins=build_plugins(),
+            precision=precision.lightning,  # pyright: ignore[reportArgumentType]
+            max_steps=trainer.max_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=plan.accumulation,
+            logger=loggers,
+            callbacks=callbacks,
+            default_root_dir=settings.folder,
+            deterministic=trainer.deterministic,
+            enable_checkpointing=False,  # CheckpointKeeper does it
+            enable_progress_bar=False,  # ProgressDisplay does it
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # the data module deals out the ranks' shares
+            num_sanity_val_steps=0,
+            val_check_interval=NEVER,  # MetricLog says when
+            check_val_every_n_epoch=None,
+            log_every_n_steps=options.log_every,
+        ),
+        keeper,
+        log,
+        stop,
+        plan,
+        precision,
+    )
+
+
+def _write_provenance(settings: PretrainSettings, parts: _Parts) -> None:
+    if not parts.trainer.is_global_zero:
+        return
+    folder = settings.folder / "configs"
+    OmegaConf.save(OmegaConf.create(dataclasses.asdict(settings)), folder / "config.yaml")
+    environment = describe_environment(parts.datamodule.describe())
+    write_environment(folder, {**environment, "precision": parts.precision.lightning, "batch": str(parts.plan)})
+
+
+def _finish(settings: PretrainSettings, parts: _Parts, seconds: float) -> PretrainResult:
+    trainer, module = parts.trainer, parts.module
+    model = module.model.to("cpu").eval()
+    is_finished = trainer.global_step >= settings.trainer.max_steps
+    status = FINISHED if is_finished else f"stopped by {_signal_name(parts.stop.stopped_by)}"
+    paths = _written_paths(settings)
+    if trainer.is_global_zero:
+        if settings.trainer.strategy == "fsdp":
+            model = _model_of_checkpoint(model.config, settings.folder / "checkpoints" / LAST)
+        if is_finished:
+            paths["model"] = str(export_model(model, settings.folder / "checkpoints" / "hf"))
+    history = next(each for each in trainer.loggers if isinstance(each, HistoryLogger))
+    summary = RunSummary(
+        status=status,
+        step=trainer.global_step,
+        max_steps=settings.trainer.max_steps,
+        seconds=seconds,
+        bases_per_second=parts.log.bases_per_second,
+        precision=parts.precision.lightning,
+        batch=str(parts.plan),
+        parameters=model.count_parameters(),
+        train=parts.log.last_step,
+        validation=parts.log.last_validation,
+        best_bits=parts.keeper.best_value if math.isfinite(parts.keeper.best_value) else math.nan,
+        paths=paths,
+    )
+    if trainer.is_global_zero:
+        _write_summary(settings.folder / "logs" / "summary.json", summary)
+    files = {part: history.path(part) for part in (TRAIN, VALIDATION)}
+    return PretrainResult(summary, model, parts.datamodule, files, trainer.is_global_zero)
+
+
+def export_model(model: HNetNTV2ForMaskedLM, folder: Path) -> Path:
+    """Write a folder that ``from_pretrained`` reads, tokenizer included; an older one is replaced when it is complete.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer
+
+    temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        model.save_pretrained(temporary)
+        HNetNTV2Tokenizer().save_pretrained(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"model folder {folder} could not be saved: {error}; the checkpoints are complete"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _model_of_checkpoint(config: HNetNTV2Config, path: Path) -> HNetNTV2ForMaskedLM:
+    """The whole model from a checkpoint, where every process holds a shard only."""
+    state = read_checkpoint(path)["state_dict"]
+    model = HNetNTV2ForMaskedLM(config)
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+    return model.eval()
+
+
+def _written_paths(settings: PretrainSettings) -> dict[str, str]:
+    folder = settings.folder
+    candidates = {
+        "last checkpoint": folder / "checkpoints" / LAST,
+        "best checkpoint": folder / "checkpoints" / BEST,
+        "training log": folder / "logs" / "train.csv",
+        "validation log": folder / "logs" / "validation.csv",
+        "tensorboard": folder / "logs" / "tensorboard",
+        "config": folder / "configs" / "config.yaml",
+        "environment": folder / "configs" / "environment.json",
+    }
+    return {name: str(path) for name, path in candidates.items() if path.exists()}
+
+
+def _write_summary(path: Path, summary: RunSummary) -> None:
+    plain = dataclasses.asdict(summary)
+    text = json.dumps(_without_nan(plain), indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    return signal.Signals(number).name if number else "the trainer"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@contextmanager
+def _without_expected_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
