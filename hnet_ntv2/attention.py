@@ -105,14 +105,15 @@ def attend_rows(
 
     Left out of compiled graphs: the lengths are data, and a graph per set of lengths would be compiled otherwise.
     """
-    return select_row_attention(query.device.type, query.dtype, layout)(query, key, value, layout)
+    kernel = select_row_attention(query.device.type, query.dtype, query.shape[-1], layout)
+    return kernel(query, key, value, layout)
 
 
-def select_row_attention(device_type: str, dtype: torch.dtype, layout: RowLayout) -> RowAttention:
-    """The one door to row attention kernels: the fastest that the device, the dtype and the rows allow."""
+def select_row_attention(device_type: str, dtype: torch.dtype, head_dim: int, layout: RowLayout) -> RowAttention:
+    """The one door to row attention kernels: the fastest that device, dtype, head width and rows allow."""
     if device_type == "cuda":
-        is_half = dtype in (torch.float16, torch.bfloat16)
-        return _attend_varlen if is_half and torch.cuda.get_device_capability() >= (8, 0) else _attend_padded
+        fits_flash = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
+        return _attend_varlen if fits_flash and torch.cuda.get_device_capability() >= (8, 0) else _attend_padded
     if len(layout.lengths) >= _MANY_ROWS and layout.longest <= _SHORT_ROW:
         return _attend_padded
     return _attend_each_row
