@@ -314,7 +314,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "batch length"],
+        input_ids: Shaped[Tensor, "batch length"],
         attention_mask: Shaped[Tensor, "batch length"] | None = None,
         *,
         on_grid: Bool[Tensor, "batch length"] | bool | None = None,
@@ -355,7 +355,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
 
     def run_strands(
         self,
-        input_ids: Int[Tensor, "batch length"],
+        input_ids: Shaped[Tensor, "batch length"],
         attention_mask: Shaped[Tensor, "batch length"] | None,
         on_grid: Bool[Tensor, "batch length"] | bool | None,
         anchors: Bool[Tensor, "batch length"] | bool | None,
@@ -496,7 +496,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "batch length"],
+        input_ids: Shaped[Tensor, "batch length"],
         attention_mask: Shaped[Tensor, "batch length"] | None = None,
         labels: Shaped[Tensor, "batch length"] | None = None,
         loss_weights: Float[Tensor, "batch length"] | None = None,
@@ -602,7 +602,7 @@ class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "batch length"],
+        input_ids: Shaped[Tensor, "batch length"],
         attention_mask: Shaped[Tensor, "batch length"] | None = None,
         labels: Shaped[Tensor, "batch ..."] | None = None,
         *,
