@@ -18,9 +18,9 @@ hnet_say() {
 # Runs a Python and prints "X.Y"; fails when it is not there, does not start, or is not 3.11 to 3.13.
 # A name on PATH proves nothing: version managers leave commands there that only print an error.
 hnet_supported_version() {
-  "$1" -I -c 'import sys
-if not (3, 11) <= sys.version_info[:2] <= (3, 13): raise SystemExit(1)
-print(f"{sys.version_info[0]}.{sys.version_info[1]}")' 2>/dev/null </dev/null
+  local version
+  version="$("$1" -I -c 'import sys; print(".".join(map(str, sys.version_info[:2])))' 2>/dev/null </dev/null)" || return 1
+  case "$version" in 3.11 | 3.12 | 3.13) printf '%s\n' "$version" ;; *) return 1 ;; esac
 }
 
 # Prints the first usable Python on PATH. Every occurrence of every name is tried, since the first may be broken.

@@ -110,7 +110,7 @@ def summarise(
     Raises:
         DataError: if no validation window has a target.
     """
-    batches = [_as_arrays(batch) for batch in datamodule.val_dataloader()]
+    batches = [arrays for arrays in map(_as_arrays, datamodule.val_dataloader()) if len(arrays[0])]
     training, num_training_bases = training_bases(datamodule)
     bits = baseline_bits(training, batches, datamodule.mask.span)
     measured = _measure(model, batches)
@@ -125,7 +125,7 @@ def summarise(
     summary = Summary(
         bits=bits,
         num_targets=sum(int((labels >= 0).sum()) for _, labels in batches),
-        num_windows=sum(int((labels >= 0).any(axis=1).sum()) for _, labels in batches),
+        num_windows=sum(len(labels) for _, labels in batches),
         num_parameters=model.num_parameters(),
         num_training_bases=num_training_bases,
         ratios=measured.ratios,
@@ -258,7 +258,9 @@ def _cut(interval: Interval, length: int) -> list[Interval]:
 
 
 def _as_arrays(batch: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    return batch["input_ids"].numpy(), batch["labels"].numpy()
+    """Ids and labels of the batch's windows, without those that only fill it up."""
+    is_real = batch["window_index"] >= 0
+    return batch["input_ids"][is_real].numpy(), batch["labels"][is_real].numpy()
 
 
 def _millions(model: HNetNTV2ForMaskedLM) -> str:
