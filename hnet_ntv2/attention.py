@@ -94,7 +94,7 @@ def unpack_rows(
     return padded.masked_scatter(is_valid.unsqueeze(-1), packed)
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 def attend_rows(
     query: Float[Tensor, "total heads head_dim"],
     key: Float[Tensor, "total heads head_dim"],

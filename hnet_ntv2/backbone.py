@@ -201,9 +201,9 @@ class LocalBlock(GradientCheckpointingLayer):
         return hidden + self.mlp_output(F.gelu(self.mlp_input(self.mlp_norm(hidden))))
 
     def zero_output_projections(self) -> None:
-        """Make the block the identity: both residual branches end in a zero matrix and a zero bias, marked to stay so."""
+        """Make the block the identity: both branches end in a zero matrix and a zero bias, marked to stay so."""
         for layer in (self.attention_output, self.mlp_output):
-            layer.starts_at_zero = True
+            layer.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from .attention import pack_rows, rotary_cos_sin, unpack_rows
 from .backbone import NTv2Block, run_blocks
@@ -61,12 +61,13 @@ class _Encoder(nn.Module):
     def __init__(self, config: NTv2Config):
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
-        self.layer = nn.ModuleList(
+        blocks = [
             NTv2Block(width, heads, config.intermediate_size, config.layer_norm_eps)
             for _ in range(config.num_hidden_layers)
-        )
-        for block in self.layer:
+        ]
+        for block in blocks:
             block.attention.self.add_module("rotary_embeddings", _StoredFrequencies(width // heads))
+        self.layer = nn.ModuleList(blocks)
         self.emb_layer_norm_after = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
 
@@ -168,7 +169,7 @@ class NTv2ForMaskedLM(PreTrainedModel):
         return attention_mask != 0
 
     @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def from_pretrained(
         cls, directory: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
     ) -> "NTv2ForMaskedLM":
         """Load ``config.json`` and ``model.safetensors`` (or its shards) from a directory, in eval mode.

@@ -157,7 +157,7 @@ class NTv2Tokenizer(_SequenceTokenizer):
     ) -> list[int]:
         if token_ids_1 is not None:
             raise InputError("NTv2 takes one sequence at a time; encode the two sequences of a pair separately")
-        return [self.cls_token_id, *token_ids_0]
+        return [self._ids[str(self.cls_token)], *token_ids_0]
 
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
