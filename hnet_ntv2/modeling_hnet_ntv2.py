@@ -42,6 +42,9 @@ Strands = Literal["forward", "both"]
 # Value of all output columns but A, C, G, T: as good as minus infinity, yet finite in every float type.
 EXCLUDED_LOGIT = -1e4
 
+# Tensors of task heads, which another task's model may leave behind.
+_HEAD_TENSORS = ("head.", "router_shares", "classifier.")
+
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
 
 
@@ -251,7 +254,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         )
         problems = {
             "missing": [name for name in info["missing_keys"] if not name.startswith("classifier.")],
-            "superfluous": [name for name in info["unexpected_keys"] if not name.startswith(("head.", "classifier."))],
+            "superfluous": [name for name in info["unexpected_keys"] if not name.startswith(_HEAD_TENSORS)],
             "misshapen": [str(entry) for entry in info["mismatched_keys"]],
         }
         found = [f"{kind}: {', '.join(sorted(names)[:5])}" for kind, names in problems.items() if names]
@@ -533,7 +536,13 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             letters = self._join_letters((source + residual).log_softmax(-1), run)
         stages, reverse_stages = run.strand_stages()
         ratio_losses = self.ratio_losses(run.stages)
+        loss = task_loss = None
+        if labels is not None:
+            task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
+            loss = task_loss + self.config.ratio_loss_weight * ratio_losses.sum()
         output = HNetNTV2MaskedLMOutput(
+            loss=loss,
+            task_loss=task_loss,
             ratio_loss=ratio_losses.sum(),
             ratio_losses=ratio_losses,
             logits=self._widen_logits(letters),
@@ -541,9 +550,6 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             stages=stages,
             reverse_stages=reverse_stages,
         )
-        if labels is not None:
-            output.task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
-            output.loss = output.task_loss + self.config.ratio_loss_weight * output.ratio_loss
         return output if self.model._wants_dict(return_dict) else output.to_tuple()
 
     def ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:

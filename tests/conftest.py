@@ -7,7 +7,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from jaxtyping import install_import_hook
 
-_HOOK = install_import_hook("hnet_ntv2", "beartype.beartype")
+# Not the configurations: they check their own values, with messages for users, and must be tested doing so.
+_CHECKED = (
+    *("attention", "backbone", "chunking", "forced_boundaries", "hierarchy", "kmers", "upsampling"),
+    *("modeling_hnet_ntv2", "modeling_ntv2"),
+    *("conversion", "data", "evaluation", "segmentation", "training"),
+)
+_HOOK = install_import_hook([f"hnet_ntv2.{module}" for module in _CHECKED], "beartype.beartype")
 
 import pytest
 import torch

@@ -81,9 +81,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("letters", "mode"), [(letters, mode) for letters, modes in CASES.values() for mode in modes]
-)
+@pytest.mark.parametrize(("letters", "mode"), [(letters, mode) for letters, modes in CASES.values() for mode in modes])
 def test_trunk_input_and_every_layer_equal_ntv2(source, letters, mode):
     model = graft(source, position_mode=mode)
     row = ids(letters)
@@ -135,7 +133,9 @@ def test_narrow_base_layers_keep_the_identity(source):
 def _graft_any_depth(source: NTv2ForMaskedLM, changes: dict) -> HNetNTV2ForMaskedLM:
     """Graft at two stages, then move the trunk into a model with another number of stages."""
     donor = graft(source)
-    settings = {name: getattr(donor.config, name) for name in ("d_model", "n_head", "intermediate_size", "n_main_layer")}
+    settings = {
+        name: getattr(donor.config, name) for name in ("d_model", "n_head", "intermediate_size", "n_main_layer")
+    }
     config = HNetNTV2Config(
         **(settings | {"kmer_size": K, "layer_norm_eps": donor.config.layer_norm_eps, "window": 16} | changes)
     )

@@ -1,0 +1,1 @@
+"""From source weights to a model that can start training, and routers that start sensibly."""

@@ -1,0 +1,71 @@
+"""Set each router's offset so that the share of boundaries on real sequence starts at its target."""
+
+import logging
+
+import torch
+
+from ..chunking import Router
+from ..errors import DataError
+from ..modeling_hnet_ntv2 import HNetNTV2Model
+from ..shapes import Float, Int, Tensor
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]]) -> tuple[float, ...]:
+    """Set ``beta`` of every router, outermost first, from its own probabilities on these sequences.
+
+    The offset puts the threshold 0.5 midway between the two attained values that enclose the wanted quantile. A stage is
+    calibrated with the stages around it already set, because its input depends on them. Forward strand, no masks
+    needed, anchors and grid off; only positions that the router decides count.
+
+    Args:
+        model: Changed in place.
+        batches: Character ids of real sequence.
+
+    Returns:
+        The offsets, outermost stage first.
+
+    Raises:
+        DataError: if no position is the router's to decide.
+    """
+    was_training = model.training
+    model.eval()
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    targets = model.config.target_ratios
+    offsets = []
+    for stage, (router, target) in enumerate(zip(_outermost_first(routers, model), targets, strict=True)):
+        router.beta.zero_()
+        values = torch.cat([_free_probabilities(model, batch, stage) for batch in batches])
+        if len(values) == 0:
+            raise DataError(f"stage {stage + 1}: the given sequences leave the router nothing to decide; give longer ones")
+        router.beta.fill_(0.5 - _threshold(values, target))
+        offsets.append(float(router.beta))
+    logger.info("calibrated router offsets: %s", ", ".join(f"{offset:+.4f}" for offset in offsets))
+    model.train(was_training)
+    return tuple(offsets)
+
+
+def _outermost_first(routers: list[Router], model: HNetNTV2Model) -> list[Router]:
+    ordered, network = [], model.hierarchy
+    while hasattr(network, "router"):
+        ordered.append(network.router)
+        network = network.main
+    assert len(ordered) == len(routers)
+    return ordered
+
+
+def _free_probabilities(model: HNetNTV2Model, input_ids: Tensor, stage: int) -> Float[Tensor, " free"]:
+    output = model(input_ids, strands="forward", anchors=False, on_grid=False).stages[stage]
+    return output.probability[output.is_free]
+
+
+def _threshold(values: Float[Tensor, " free"], target: float) -> float:
+    """The value that a share ``target`` of the values exceeds, midway between neighbouring attained values."""
+    ordered = values.double().unique()
+    counts_above = len(values) - torch.searchsorted(values.double().sort().values, ordered, right=True)
+    wanted = target * len(values)
+    best = int((counts_above.double() - wanted).abs().argmin())
+    upper = ordered[best + 1] if best + 1 < len(ordered) else ordered[best] + 1e-6
+    return float((ordered[best] + upper) / 2)
