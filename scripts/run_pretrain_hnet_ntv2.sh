@@ -86,7 +86,7 @@ check_arguments() {
     esac
     case "$option" in
       --help) usage; exit 0 ;;
-      --demo | --data | --config-path | --resume) has_source=yes ;;
+      --demo | --data | --config-path) has_source=yes ;;
     esac
     if [ "$kind" = flag ]; then
       [ "$1" = "$option" ] || reject "$option takes no value"
@@ -106,7 +106,7 @@ check_overrides() {
   local override
   for override in "$@"; do
     case "$override" in
-      data.fasta=?*) has_source=yes ;;
+      data.fasta=?* | data.bundled=true | data=?* | experiment=?*) has_source=yes ;;
       *=* | '~'*) ;;
       *) reject "after -- come Hydra overrides such as model.n_main_layer=12, not '$override'" ;;
     esac
@@ -122,4 +122,4 @@ if [ "$has_source" = no ]; then
 fi
 hnet_prepare run
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
-exec "$HNET_PYTHON" -m hnet_ntv2.cli.main pretrain "$@"
+exec "$HNET_PYTHON" -P -m hnet_ntv2.cli.main pretrain "$@"

@@ -7,15 +7,14 @@ Verb modules import only the standard library and typer at their top, so that ``
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from ..errors import HNetNTV2Error
 
-# Each verb is the function of the same name in the module of the same name.
-VERBS = ("pretrain", "repeats", "bench")
+# Each verb is the function of the same name in the module of the same name, which may bring a COMMAND_CLASS.
+VERBS = ("pretrain", "repeats")
 
 app = typer.Typer(
     name="hnet-ntv2",
@@ -47,8 +46,8 @@ def _options(
 
 def _register_verbs() -> None:
     for verb in VERBS:
-        if find_spec(f"hnet_ntv2.cli.{verb}") is not None:
-            app.command(verb)(getattr(import_module(f"hnet_ntv2.cli.{verb}"), verb))
+        module = import_module(f"{__package__}.{verb}")
+        app.command(verb, cls=getattr(module, "COMMAND_CLASS", None))(getattr(module, verb))
 
 
 _register_verbs()

@@ -84,7 +84,8 @@ class Summary:
             self.chunks,
             "",
         ]
-        lines += ["Files", *(f"  {name:<14}{path}" for name, path in self.paths.items())]
+        width = max(map(len, self.paths)) + 2
+        lines += ["Files", *(f"  {name:<{width}}{path}" for name, path in self.paths.items())]
         return "\n".join(lines)
 
 
