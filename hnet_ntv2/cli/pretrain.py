@@ -127,15 +127,16 @@ def _run(settings: "PretrainSettings", demo: bool) -> None:
     result = run_pretraining(settings)
     if not result.is_main_process:
         return
-    typer.echo(_ending(result))
-    if demo and result.summary.is_finished:
+    shows_summary = demo and result.summary.is_finished
+    typer.echo(_ending(result, names_paths=not shows_summary))
+    if shows_summary:
         from ..evaluation.demo import summarise
 
         paths = {name: Path(path) for name, path in result.summary.paths.items()}
         typer.echo(summarise(result.model, result.datamodule, settings.folder, result.history, paths).render())
 
 
-def _ending(result: "PretrainResult") -> str:
+def _ending(result: "PretrainResult", names_paths: bool) -> str:
     """What a user reads at the end of any run."""
     summary = result.summary
     lines = ["", f"Run {summary.status} after step {summary.step:,} of {summary.max_steps:,}"]
@@ -145,14 +146,19 @@ def _ending(result: "PretrainResult") -> str:
     if summary.validation:
         bits, best = summary.validation["bits"], summary.best_bits
         lines.append(f"Validation: {bits:.4f} bits per masked base, best so far {best:.4f}")
-    lines += [f"  {name:<16} {path}" for name, path in summary.paths.items()]
+    if names_paths:
+        lines += [f"  {name:<12} {path}" for name, path in summary.paths.items()]
     if not summary.is_finished:
         lines.append("Go on with the same options and --resume")
     return "\n".join(lines)
 
 
 def _start_logging() -> None:
-    """The package's own messages on standard error; Lightning's only from warnings on."""
+    """The package's own messages on standard error; Lightning's and transformers' only from warnings on."""
+    import lightning  # noqa: F401  (sets its own levels when it is imported)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

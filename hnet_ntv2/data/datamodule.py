@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,7 @@ class HG38DataModule(LightningDataModule):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_main_process,
         )
 
     def _collator(self, split: str) -> MaskingCollator:
@@ -312,3 +314,9 @@ class HG38DataModule(LightningDataModule):
                     f"the run to resume was trained with {name} {self._expected[name]}, now it is {now[name]}: its "
                     "data order cannot be continued; use the same data, or start a new run from its weights"
                 )
+
+
+def _leave_signals_to_main_process(worker: int) -> None:
+    """A signal to the whole process group (Ctrl-C, SLURM) must not kill a loader while the last step is finished."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -447,10 +447,10 @@ def _model_of_checkpoint(config: HNetNTV2Config, path: Path) -> HNetNTV2ForMaske
 def _written_paths(settings: PretrainSettings) -> dict[str, str]:
     folder = settings.folder
     candidates = {
-        "last checkpoint": folder / "checkpoints" / LAST,
-        "best checkpoint": folder / "checkpoints" / BEST,
-        "training log": folder / "logs" / "train.csv",
-        "validation log": folder / "logs" / "validation.csv",
+        "last": folder / "checkpoints" / LAST,
+        "best": folder / "checkpoints" / BEST,
+        "train log": folder / "logs" / "train.csv",
+        "valid log": folder / "logs" / "validation.csv",
         "tensorboard": folder / "logs" / "tensorboard",
         "config": folder / "configs" / "config.yaml",
         "environment": folder / "configs" / "environment.json",

@@ -63,7 +63,9 @@ def comparable_history(result, part: str) -> list[dict[str, float]]:
 
 
 # Two micro-batches make a step: 20 is the last one of step 10, 19 the first one, inside the accumulation.
-@pytest.mark.parametrize(("micro_batch", "signum"), [(20, signal.SIGTERM), (19, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("micro_batch", "signum"), [(19, signal.SIGINT), pytest.param(20, signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_the_weights_are_those_of_an_uninterrupted_run(folder, monkeypatch, uninterrupted, micro_batch, signum):
     stopped, resumed = stop_and_resume(folder, monkeypatch, f"stopped{micro_batch}", micro_batch, signum)
     assert stopped.summary.status == f"stopped by {signum.name}"

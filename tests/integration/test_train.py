@@ -82,7 +82,7 @@ def test_checkpoints_and_records(finished):
     assert environment["data"]["fingerprint"]["fasta"]
     assert "max_steps: 6" in (folder / "configs" / "config.yaml").read_text()
     assert list((folder / "logs" / "tensorboard").glob("events*"))
-    assert {"last checkpoint", "best checkpoint", "training log", "model", "config"} <= set(result.summary.paths)
+    assert {"last", "best", "train log", "valid log", "model", "config"} <= set(result.summary.paths)
     assert all(Path(path).exists() for path in result.summary.paths.values())
 
 
