@@ -10,7 +10,21 @@ from .errors import ConfigError
 
 # Settings of the base class that Hugging Face tools pass through every config.
 _INHERITED_KEYS = frozenset(
-    ["_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "output_attentions", "name_or_path", "auto_map", "model_type", "num_labels", "torch_dtype", "transformers_version", "_output_attentions", "_experts_implementation"]
+    [
+        "_name_or_path",
+        "_commit_hash",
+        "_attn_implementation",
+        "attn_implementation",
+        "output_attentions",
+        "name_or_path",
+        "auto_map",
+        "model_type",
+        "num_labels",
+        "torch_dtype",
+        "transformers_version",
+        "_output_attentions",
+        "_experts_implementation",
+    ]
 )
 
 
@@ -52,7 +66,7 @@ class HNetNTV2Config(PreTrainedConfig):
         residual_gating: Zero the skip path where a chunk holds a mask.
         smoothing: Smooth chunk vectors over their neighbours (H-Net's EMA, both directions).
         forced_probability: P of a forced boundary in the smoothing: "one", or "router" for the router's own p.
-        initializer_range: Standard deviation of random embeddings.
+        initializer_range: Standard deviation of random embeddings; at 0.02 the routers collapse (docs/decisions).
         initializer_gain: Random matrices have the standard deviation gain / sqrt(inputs): 0.02 at 1,024 inputs, and small
             models pass their signals on as large ones do.
     """
@@ -98,7 +112,7 @@ class HNetNTV2Config(PreTrainedConfig):
     residual_gating: bool = True
     smoothing: bool = True
     forced_probability: Literal["one", "router"] = "one"
-    initializer_range: float = 0.02
+    initializer_range: float = 0.5
     initializer_gain: float = 0.64
     tie_word_embeddings: bool = False
 
@@ -165,7 +179,15 @@ class HNetNTV2Config(PreTrainedConfig):
             if not holds:
                 raise ConfigError(message)
 
-        for name in ["d_model", "n_head", "intermediate_size", "n_main_layer", "kmer_size", "window", "max_trunk_positions"]:
+        for name in [
+            "d_model",
+            "n_head",
+            "intermediate_size",
+            "n_main_layer",
+            "kmer_size",
+            "window",
+            "max_trunk_positions",
+        ]:
             require(getattr(self, name) > 0, f"model setting {name}={getattr(self, name)} must be positive")
         for name in ("n_enc_layer", "n_dec_layer"):
             require(getattr(self, name) >= 0, f"model setting {name}={getattr(self, name)} must not be negative")

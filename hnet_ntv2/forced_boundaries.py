@@ -68,7 +68,7 @@ def force_boundaries(
         # A masked run on the grid keeps the grid's own token starts (remainder letters are chunks of one).
         protection = _Decision(mask.on, mask.off & ~(grid.on & cells.is_start))
         decision = torch.zeros_like(is_valid)
-        reason = torch.full_like(input_ids, BoundaryReason.ROUTER, dtype=torch.int8)
+        reason = torch.full_like(input_ids, BoundaryReason.ROUTER.value, dtype=torch.int8)
         for rule, code in (
             (_Decision(anchor.on, anchor.off if is_last else torch.zeros_like(anchor.off)), BoundaryReason.ANCHOR),
             (grid, BoundaryReason.GRID),
@@ -77,9 +77,9 @@ def force_boundaries(
         ):
             applies = (rule.on | rule.off) & is_valid
             decision = torch.where(applies, rule.on, decision)
-            reason = reason.masked_fill(applies, code)
+            reason = reason.masked_fill(applies, code.value)
         decisions.append(decision)
-        reasons.append(reason.masked_fill(~is_valid, BoundaryReason.PADDING))
+        reasons.append(reason.masked_fill(~is_valid, BoundaryReason.PADDING.value))
     return ForcedBoundaries(torch.stack(decisions, -1), torch.stack(reasons, -1))
 
 

@@ -39,7 +39,7 @@ def confidence(routing: Routing) -> Float[Tensor, "batch positions"]:
 
 
 def _is_overruled(routing: Routing) -> Bool[Tensor, "batch positions"]:
-    return (routing.reason != BoundaryReason.ROUTER) & (routing.reason != BoundaryReason.ROW_START)
+    return (routing.reason != BoundaryReason.ROUTER.value) & (routing.reason != BoundaryReason.ROW_START.value)
 
 
 def smooth_forward(
@@ -158,5 +158,5 @@ class Upsampler(nn.Module):
             expanded = expanded + self.offset(offset.clamp(0, self.offset.num_embeddings - 1))
         with torch.autocast(fine.device.type, enabled=False):
             skip = self.skip(fine.to(self.skip.weight.dtype))
-        is_valid = routing.reason != BoundaryReason.PADDING
+        is_valid = routing.reason != BoundaryReason.PADDING.value
         return (expanded + skip * skip_gate[..., None]) * is_valid[..., None]
