@@ -152,6 +152,7 @@ class SourceHead(nn.Module):
         final: FinalChunks,
         chunk_of: Int[Tensor, "batch length"],
         input_ids: Int[Tensor, "batch length"],
+        is_wanted: Bool[Tensor, "batch length"],
         is_valid: Bool[Tensor, "batch length"],
     ) -> Float[Tensor, "batch length 4"]:
         """Log-probabilities of A, C, G, T per base, float32.
@@ -163,26 +164,29 @@ class SourceHead(nn.Module):
             final: The trunk's output.
             chunk_of: Final chunk of each base.
             input_ids: Character ids.
+            is_wanted: Bases that need an answer; chunks without any are not computed and their bases get equal values.
             is_valid: False at padding.
         """
         k = self.kmer_size
+        holds_wanted = torch.zeros_like(final.has_chunk, dtype=torch.long)
+        holds_wanted = holds_wanted.scatter_reduce(1, chunk_of, (is_wanted & is_valid).long(), "amax") > 0
+        is_needed = final.has_chunk & holds_wanted
         first_id = input_ids.gather(1, final.first_base)
-        starts_kmer = fits_whole_kmer(input_ids, is_valid, k).gather(1, final.first_base) & final.has_chunk
-        starts_letter = (is_clean_base(first_id) | (first_id == MASK_ID)) & ~starts_kmer & final.has_chunk
+        starts_kmer = fits_whole_kmer(input_ids, is_valid, k).gather(1, final.first_base)[is_needed]
+        starts_letter = (is_clean_base(first_id) | (first_id == MASK_ID))[is_needed] & ~starts_kmer
 
-        logits = self.token_logits(final.hidden[final.has_chunk])
-        kmer_table, letter_table = kmer_marginals(logits, k), letter_log_probs(logits, k)
-        equal = letter_table.new_full((), 0.25).log()
-        table = torch.where(starts_kmer[final.has_chunk][:, None, None], kmer_table, equal)
-        use_letter = starts_letter[final.has_chunk]
-        offset_zero = torch.where(use_letter[:, None], letter_table, table[:, 0])
-        table = torch.cat([offset_zero[:, None], table[:, 1:], equal.expand(len(table), 1, 4)], dim=1)
+        logits = self.token_logits(final.hidden[is_needed])
+        equal = torch.full((len(logits), k + 1, 4), 0.25, device=logits.device).log()
+        table = torch.where(starts_kmer[:, None, None], kmer_marginals(logits, k).to(equal.dtype), equal[:, :k])
+        offset_zero = torch.where(starts_letter[:, None], letter_log_probs(logits, k).to(equal.dtype), table[:, 0])
+        # One more row per chunk for the bases beyond offset k - 1, and one chunk more for all that are not needed.
+        table = torch.cat([offset_zero[:, None], table[:, 1:], equal[:, k:]], dim=1)
+        table = torch.cat([table, table.new_full((1, k + 1, 4), 0.25).log()])
 
-        packed_index = final.has_chunk.flatten().long().cumsum(0).reshape(final.has_chunk.shape) - 1
-        row = packed_index.gather(1, chunk_of)
+        row_of_chunk = is_needed.flatten().long().cumsum(0).reshape(is_needed.shape) - 1
+        row = row_of_chunk.masked_fill(~is_needed, len(table) - 1).gather(1, chunk_of)
         offset = torch.arange(input_ids.shape[1], device=input_ids.device) - final.first_base.gather(1, chunk_of)
-        per_base = table[row.clamp(min=0), offset.clamp(0, k)] if len(table) else equal.expand(*row.shape, 4)
-        return torch.where(is_valid[..., None], per_base, equal)
+        return table[row.masked_fill(~is_valid, len(table) - 1), offset.clamp(0, k)]
 
 
 class ResidualHead(nn.Module):
@@ -505,6 +509,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         loss_weights: Float[Tensor, "batch length"] | None = None,
         *,
         loss_denominator: float | None = None,
+        only_targets: bool = False,
         on_grid: Bool[Tensor, "batch length"] | bool | None = None,
         anchors: Bool[Tensor, "batch length"] | bool | None = None,
         strands: Strands | None = None,
@@ -519,6 +524,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             labels: Ids of A, C, G, T at targets, -100 elsewhere.
             loss_weights: Weight of each target in the loss; 1 when absent.
             loss_denominator: Divides the weighted sum of cross-entropies; the number of targets when absent.
+            only_targets: Spare the source head where there is no label: logits elsewhere are not meant to be used.
             on_grid: See ``HNetNTV2Model.forward``.
             anchors: See ``HNetNTV2Model.forward``.
             strands: See ``HNetNTV2Model.forward``; log-probabilities are averaged.
@@ -530,7 +536,8 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         """
         wants_states = self.model._wants_states(output_hidden_states)
         run = self.model.run_strands(input_ids, attention_mask, on_grid, anchors, strands, wants_states)
-        source = self.head["source"](run.final, final_chunk_of(run.stages), run.input_ids, run.is_valid)
+        is_wanted = self._wanted_bases(run, labels if only_targets else None)
+        source = self.head["source"](run.final, final_chunk_of(run.stages), run.input_ids, is_wanted, run.is_valid)
         with torch.autocast(source.device.type, enabled=False):
             residual = self.head["residual"](run.hidden.to(self.head["residual"].output.weight.dtype))
             letters = self._join_letters((source + residual).log_softmax(-1), run)
@@ -551,6 +558,15 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             reverse_stages=reverse_stages,
         )
         return output if self.model._wants_dict(return_dict) else output.to_tuple()
+
+    @staticmethod
+    def _wanted_bases(run: _StrandRun, labels: Tensor | None) -> Bool[Tensor, "rows length"]:
+        if labels is None:
+            return run.is_valid
+        is_target = labels != -100
+        if run.num_strands == 2:
+            is_target = torch.cat([is_target, flip_rows(is_target, run.is_valid.chunk(2)[1])])
+        return is_target
 
     def ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
         """Mean over rows of each stage's ratio loss, with F = ``router_shares`` and G from the free positions."""

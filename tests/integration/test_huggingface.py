@@ -185,6 +185,20 @@ def test_loss_weights_and_denominator(rng):
     assert torch.allclose(weighted.task_loss, (entropies[:4].sum() + 0.1 * entropies[4:].sum()) / 3)
 
 
+@pytest.mark.parametrize("strands", ["forward", "both"])
+def test_sparing_the_source_head_changes_no_loss_and_no_target(strands, rng):
+    model = tiny_model(spread=0.05)
+    input_ids = random_dna(80, rng, batch=2)
+    input_ids[:, 20:26], labels = 3, torch.where((torch.arange(80) // 5 == 4), input_ids, -100)
+    labels[1, 60] = 9
+    full = model(input_ids, labels=labels, strands=strands)
+    spared = model(input_ids, labels=labels, strands=strands, only_targets=True)
+    is_target = labels != -100
+    assert torch.allclose(spared.loss, full.loss)
+    assert torch.allclose(spared.logits[is_target], full.logits[is_target])
+    assert not torch.allclose(spared.logits, full.logits)
+
+
 def test_labels_that_are_no_base_are_refused(rng):
     labels = torch.full((1, 20), -100)
     labels[0, 7] = 11
