@@ -1,0 +1,1 @@
+"""Chunks along a sequence."""
