@@ -35,6 +35,7 @@ def main() -> int:
 
 def write_demo(fasta: str, folder: Path, cache_dir: str | None) -> None:
     """Write ``chr20_demo.2bit`` and ``chr20_demo.bed``; the BED is in the coordinates of the piece."""
+    folder.mkdir(parents=True, exist_ok=True)
     source = Interval("chr20", SPLIT_STARTS["train"], END)
     contig = f"GRCh38_{source.contig}_{source.start}-{source.end}"
     bases = open_genome(fasta, cache_dir).read(source)

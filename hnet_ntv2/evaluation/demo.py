@@ -149,10 +149,10 @@ def training_bases(datamodule: HG38DataModule, most: int = MOST_COUNTED_BASES) -
     total = sum(len(interval) for interval in intervals)
     step = max(1, math.ceil(total / most))
     if step == 1:
-        stretches = [datamodule.genome.read(interval) & BASE_BITS for interval in intervals]
+        stretches = [datamodule.genome.read(interval) & np.uint8(BASE_BITS) for interval in intervals]
     else:
         pieces = [piece for interval in intervals for piece in _cut(interval, most // 64)]
-        stretches = [datamodule.genome.read(piece) & BASE_BITS for piece in pieces[::step]]
+        stretches = [datamodule.genome.read(piece) & np.uint8(BASE_BITS) for piece in pieces[::step]]
     return stretches, sum(len(stretch) for stretch in stretches)
 
 
@@ -250,7 +250,7 @@ def _first_window(datamodule: HG38DataModule) -> tuple[str, NDArray[np.uint8]]:
     contig = max((offset, name) for name, offset in genome.offsets.items() if offset <= start)[1]
     first = start - genome.offsets[contig]
     window = Interval(contig, first, first + index.length)
-    return str(window), genome.read(window) & BASE_BITS
+    return str(window), genome.read(window) & np.uint8(BASE_BITS)
 
 
 def _cut(interval: Interval, length: int) -> list[Interval]:

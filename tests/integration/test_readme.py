@@ -1,0 +1,146 @@
+"""Every command of README.md and scripts/README_hnet_ntv2.md runs, at a tiny size and on a tiny genome."""
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hnet_ntv2.genome import encode, write_twobit
+from tests.integration.test_scripts import table_of_options
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READMES = ("README.md", "scripts/README_hnet_ntv2.md")
+DOCUMENTS = (
+    *READMES,
+    "CONTRIBUTING.md",
+    *sorted(str(p.relative_to(REPOSITORY)) for p in REPOSITORY.glob("docs/**/*.md")),
+)
+
+TINY_MODEL = {"d_model": 32, "n_head": 2, "intermediate_size": 64, "n_main_layer": 1, "kmer_size": 4, "window": 16}
+TINY_RUN = (
+    "trainer.accelerator=cpu trainer.max_steps=2 batch.micro_batch_size=2 data.num_workers=0 validation.windows=4 "
+    "validation.every=2 callbacks.checkpoint_every=1 callbacks.progress_bar=false data.seq_length=128"
+)
+# What makes a documented command small: pattern -> replacement, applied to every command in this order.
+SMALLER = {
+    r"^\./scripts/test\.sh$": "./scripts/test.sh tests/unit/evaluation/test_context_counts.py --collect-only -q",
+    r"^\./scripts/test\.sh tests/unit -k chunking$": "./scripts/test.sh tests/unit -k chunking --collect-only -q",
+    r"--max-steps \d+": "--max-steps 2",
+    r"--batch-size \d+": "--batch-size 4",
+    r"--seq-length \d+": "--seq-length 128",
+    r"--devices \d+": "--devices 1",
+    r"--num-nodes \d+": "--num-nodes 1",
+    r"model=hnet_ntv2_fast": "model=hnet_ntv2_fast model.d_base=16",
+    r"--random-trunk": "--random-trunk --config tiny_model.yaml",
+    r"(--resume)$": r"\1 -- trainer.max_steps=4 allow_changed_max_steps=true",
+    r"\./\.venv/bin/python": f"'{sys.executable}'",
+    r"\./\.venv/bin/hnet-ntv2": f"'{sys.executable}' -m hnet_ntv2.cli.main",
+    r"(?<=[ /])scripts/(?=\w+\.(?:py|sh))": f"{REPOSITORY}/scripts/",
+    r"\./(?=/)": "",
+}
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (REPOSITORY / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(document: str) -> list[str]:
+    lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+def smaller(command: str) -> str:
+    for pattern, replacement in SMALLER.items():
+        command = re.sub(pattern, replacement, command)
+    if "run_pretrain" in command and "--help" not in command:
+        model = "" if "--init" in command else " ".join(f"model.{name}={value}" for name, value in TINY_MODEL.items())
+        own, _, overrides = command.partition(" -- ")
+        # Later overrides win: what the command itself says of the sizes above is replaced, the rest is kept.
+        given = {override.partition("=")[0] for override in overrides.split()}
+        added = [each for each in f"{TINY_RUN} {model}".split() if each.partition("=")[0] not in given]
+        command = " ".join([own, "--", *overrides.split(), *added])
+    return command
+
+
+@pytest.fixture
+def workplace(tmp_path) -> Path:
+    """The files that the documented commands name, tiny."""
+    generator = np.random.default_rng(1)
+    contigs = {"chr1": 30_000, "chr20": 5_000, "chr21": 5_000}
+    bases = {name: "".join(generator.choice(list("ACGTacgt"), length)) for name, length in contigs.items()}
+    fasta = "".join(f">{name}\n{sequence}\n" for name, sequence in bases.items())
+    with gzip.open(tmp_path / "hg38.fa.gz", "wt") as file:
+        file.write(fasta)
+    write_twobit(tmp_path / "hg38.2bit", {name: encode(sequence.encode()) for name, sequence in bases.items()})
+    (tmp_path / "human-sequences.bed").write_text(
+        "chr1\t0\t30000\ttrain\nchr21\t0\t5000\tvalid\nchr20\t0\t5000\ttest\n"
+    )
+    with gzip.open(tmp_path / "hg38.fa.out.gz", "wt") as file:
+        file.write("   SW   perc\nscore   div.\n\n 463 1.3 0.6 1.7 chr1 101 900 (1) C L1 LINE/L1 1 463 (0) 1\n")
+    chr20 = generator.choice(np.frombuffer(b"ACGT", np.uint8), 8_400_000).tobytes()
+    (tmp_path / "hg38.fa").write_bytes(b">chr20\n" + chr20 + b"\n")
+    (tmp_path / "tiny_model.yaml").write_text("".join(f"{name}: {value}\n" for name, value in TINY_MODEL.items()))
+    for yaml in blocks("scripts/README_hnet_ntv2.md", "yaml"):
+        (tmp_path / "my_experiment.yaml").write_text(yaml)
+    return tmp_path
+
+
+def environment(workplace: Path) -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HNET_NTV2_", "PYTEST_", "WANDB_"))
+    }
+    return kept | {
+        "HNET_NTV2_PYTHON": sys.executable,
+        "HNET_NTV2_CACHE": str(workplace / "cache"),
+        "PYTHONPATH": str(REPOSITORY),
+        "WANDB_MODE": "offline",
+        "HOME": str(workplace),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", READMES)
+def test_every_command_runs(document, workplace):
+    for command in commands(document):
+        result = subprocess.run(
+            ["bash", "-c", smaller(command)], cwd=workplace, env=environment(workplace), capture_output=True, text=True
+        )
+        assert result.returncode == 0, f"{command}\nran as {smaller(command)}\n{result.stdout}\n{result.stderr}"
+        if match := re.search(r"run_pretrain.*--output-dir (\S+)", command):
+            assert (workplace / match.group(1) / "checkpoints" / "hf" / "config.json").is_file(), command
+    for program in blocks(document, "python"):
+        result = subprocess.run(
+            [sys.executable, "-c", program], cwd=workplace, env=environment(workplace), capture_output=True, text=True
+        )
+        assert result.returncode == 0, f"{program}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("document", READMES)
+def test_commands_use_options_that_exist(document):
+    options = table_of_options()
+    found = commands(document)
+    assert found
+    for command in found:
+        if "run_pretrain" in command:
+            own = command.partition(" -- ")[0]
+            assert set(re.findall(r"--[a-z][a-z-]*", own)) <= set(options), command
+
+
+def test_table_has_every_option():
+    rows = re.findall(r"^\| `(--[a-z-]+)` \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(table_of_options())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    path = REPOSITORY / document
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{document} links to {target}"
