@@ -77,7 +77,7 @@ def compose_experiment(experiment: str, config_path: Path | None, overrides: Seq
         ConfigError: With Hydra's reason.
     """
     with _experiment_on_search_path(experiment, config_path) as (name, searchpath):
-        arguments = [*searchpath, f"experiment={name}", *overrides]
+        arguments = [*searchpath, f"experiment={name}", *map(_with_unlisted_model_settings, overrides)]
         try:
             with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="pretrain"):
                 config = compose("pretrain", overrides=arguments)
@@ -108,6 +108,12 @@ def read_experiment(path: Path) -> dict[str, Any]:
     build_settings(PretrainSettings, literal, str(path))
     _check_model_keys(own.get("model") or {}, str(path))
     return own
+
+
+def _with_unlisted_model_settings(override: str) -> str:
+    """Let an override set a model setting that the model's YAML leaves at its default."""
+    name = override.partition("=")[0].removeprefix("model.")
+    return f"++{override}" if override.startswith("model.") and name in own_field_names() else override
 
 
 def _reason(error: Exception) -> str:

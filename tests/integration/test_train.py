@@ -1,5 +1,6 @@
 """A whole run: it learns, tells, writes what it promises, and its model can be loaded again."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -7,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from hnet_ntv2.errors import CheckpointError, ConfigError, DataError, TrainingStopped
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.training import checkpoint_io
+from hnet_ntv2.training.checkpoint_io import read_checkpoint
 from hnet_ntv2.training.history import read_history
-from hnet_ntv2.training.run import pretrain
+from hnet_ntv2.training.module import PretrainingModule
+from hnet_ntv2.training.run import build_model, pretrain
 
-from .tiny_training import tiny_settings
+from .tiny_training import MODEL, tiny_settings
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,78 @@ def test_the_model_folder_gives_the_trained_model(finished):
     assert math.isfinite(result.summary.best_bits)
     for name, tensor in result.model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+
+def poison_step(monkeypatch, step: int) -> None:
+    """Let the targets of one step weigh NaN."""
+    original = PretrainingModule.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step == step - 1:
+            batch = {**batch, "loss_weights": torch.full_like(batch["loss_weights"], math.nan)}
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(PretrainingModule, "training_step", training_step)
+
+
+def test_a_loss_that_becomes_nan_stops_the_run_with_the_weights_of_the_step_before(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        poison_step(patch, 3)
+        with pytest.raises(TrainingStopped, match=r"stopped at step 3: the loss became nan.*step=000003\.ckpt"):
+            pretrain(tiny_settings(tmp_path))
+    state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert math.isnan(read_history(tmp_path / "run" / "logs" / "train.csv")[-1]["loss"])
+    assert pretrain(tiny_settings(tmp_path, resume="last")).summary.is_finished
+
+
+def test_a_collapsed_ratio_stops_the_run(tmp_path):
+    settings = tiny_settings(tmp_path, model={**MODEL, "target_ratio_stage1": 0.03, "guard_stage1": [0.0, 1.0]})
+    settings = dataclasses.replace(settings, callbacks=dataclasses.replace(settings.callbacks, collapse_patience=2))
+    with pytest.raises(TrainingStopped, match=r"step 2: the chunk ratio of stage 1 has collapsed.*for 2 steps"):
+        pretrain(settings)
+    assert (tmp_path / "run" / "checkpoints" / "step=000002.ckpt").is_dir()
+
+
+def test_a_model_folder_can_be_the_start(finished, tmp_path):
+    result, folder = finished
+    settings = tiny_settings(tmp_path, init=str(folder / "checkpoints" / "hf"), model={"d_model": 32})
+    started = build_model(settings)
+    assert torch.equal(started.head["residual"].output.weight, result.model.head["residual"].output.weight)
+    with pytest.raises(ConfigError, match=r"model\.n_main_layer=3, but the model in --init .* has 1"):
+        build_model(tiny_settings(tmp_path, init=str(folder / "checkpoints" / "hf"), model={"n_main_layer": 3}))
+
+
+def test_the_seed_decides_the_weights(tmp_path):
+    first, again, other = (build_model(tiny_settings(tmp_path, seed=seed)).state_dict() for seed in (1, 1, 2))
+    name = "head.residual.output.weight"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], other[name])
+
+
+def test_what_cannot_work_is_refused_before_it_starts(tmp_path):
+    with pytest.raises(DataError, match="--data FASTA"):
+        pretrain(tiny_settings(tmp_path, data__fasta=None))
+    with pytest.raises(DataError, match=r"--intervals .*nowhere\.bed: there is no such file"):
+        pretrain(tiny_settings(tmp_path, data__intervals=str(tmp_path / "nowhere.bed")))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--output-dir .*file/run cannot be written"):
+        pretrain(tiny_settings(tmp_path, "file/run"))
+    with pytest.raises(ConfigError, match="is not a multiple of 3"):
+        pretrain(tiny_settings(tmp_path, "batch", batch__micro_batch_size=3))
+
+
+def test_a_disk_that_fills_up_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    original = checkpoint_io.save_file
+
+    def save_file(tensors, path):
+        if "step=000004" in str(path):
+            raise OSError(28, "No space left on device")
+        original(tensors, path)
+
+    monkeypatch.setattr(checkpoint_io, "save_file", save_file)
+    with pytest.raises(CheckpointError, match=r"step=000004\.ckpt could not be saved.*No space left"):
+        pretrain(tiny_settings(tmp_path, callbacks__checkpoint_every=2))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert read_checkpoint(checkpoints / "last.ckpt")["global_step"] == 2
+    assert not [path for path in checkpoints.iterdir() if path.suffix == ".tmp"]

@@ -1,0 +1,158 @@
+"""Every YAML in configs/ composes; a user's own YAML works from anywhere and its mistakes are named with the file."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from hnet_ntv2.cli.experiment import config_folder, load_settings
+from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from hnet_ntv2.errors import ConfigError
+from hnet_ntv2.training.settings import PretrainSettings, build_settings, check_keys
+
+CONFIGS = config_folder()
+GROUPS = {"data", "optimizer", "scheduler", "trainer", "callbacks", "logger"}
+
+
+def names(group: str) -> list[str]:
+    return sorted(str(path.relative_to(CONFIGS / group).with_suffix("")) for path in (CONFIGS / group).rglob("*.yaml"))
+
+
+def test_no_yaml_is_left_untested():
+    tested = {f"{group}/{name}" for group in {*GROUPS, "model", "experiment"} for name in names(group)}
+    found = {str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml")}
+    assert found - tested <= {"pretrain", "evaluate"}
+    assert len(names("experiment")) >= 2
+
+
+@pytest.mark.parametrize("experiment", names("experiment"))
+def test_every_experiment_composes_and_its_model_exists(experiment):
+    settings = load_settings(experiment)
+    assert HNetNTV2Config(**settings.model).num_stages == 2
+    check_keys(
+        PretrainSettings, {k: v for k, v in read(f"experiment/{experiment}").items() if k != "defaults"}, experiment
+    )
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in sorted(GROUPS) for name in names(group)])
+def test_every_group_fills_its_settings_completely(group, name):
+    values = read(f"{group}/{name}")
+    build_settings(PretrainSettings, {group: values}, name)
+    composed = load_settings(overrides=[f"{group}={name}"])
+    assert getattr(composed, group) == getattr(build_settings(PretrainSettings, {group: values}, name), group)
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_is_complete_and_known(name):
+    values = read(f"model/{name}")
+    assert set(values) <= set(own_field_names())
+    assert load_settings(overrides=[f"model={name}"]).model == values
+    HNetNTV2Config(**values)
+
+
+def test_yaml_holds_values_only():
+    for path in CONFIGS.rglob("*.yaml"):
+        assert "${" not in path.read_text(), path
+
+
+def test_the_default_is_the_specification():
+    settings, fallback = load_settings(), PretrainSettings()
+    assert settings.trainer == fallback.trainer
+    assert settings.batch == fallback.batch
+    assert settings.optimizer == fallback.optimizer
+    assert settings.scheduler == fallback.scheduler
+    assert settings.data.mask == fallback.data.mask
+    assert (settings.seed, settings.output_dir) == (fallback.seed, fallback.output_dir)
+
+
+def read(name: str) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+
+
+def user_yaml(folder: Path, text: str) -> Path:
+    path = folder / "my own experiment.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("header", ["", "# @package _global_\n", "# my notes\n"])
+def test_a_users_yaml_may_lie_anywhere_and_choose_groups(tmp_path, header):
+    path = user_yaml(tmp_path, header + "defaults:\n  - override /model: hnet_ntv2_tiny\ntrainer:\n  max_steps: 7\n")
+    settings = load_settings(config_path=path)
+    assert settings.trainer.max_steps == 7
+    assert settings.model == read("model/hnet_ntv2_tiny")
+
+
+def test_options_beat_the_yaml_and_overrides_beat_options(tmp_path):
+    path = user_yaml(tmp_path, "trainer:\n  max_steps: 7\n  devices: 1\nseed: 1\n")
+    options = {"trainer.max_steps": 8, "seed": 2}
+    settings = load_settings(config_path=path, options=options, overrides=["trainer.max_steps=9"])
+    assert (settings.trainer.max_steps, settings.seed) == (9, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer:\n  max_stepz: 7\n", r"unknown setting 'trainer\.max_stepz' in .*my own experiment\.yaml"),
+        ("lerning_rate: 1\n", r"unknown setting 'lerning_rate' in .*my own experiment\.yaml"),
+        ("model:\n  d_modl: 7\n", r"unknown setting 'model\.d_modl' in .*my own experiment\.yaml"),
+        ('trainer:\n  compile: "true,"\n', r"trainer\.compile='true,' in .*my own experiment\.yaml must be bool"),
+        ('model:\n  bidirectional: "true,"\n', r"bidirectional='true,' must be bool .*my own experiment\.yaml"),
+        ("defaults:\n  - override /model: nothing\n", r"my own experiment\.yaml: .*'model/nothing'"),
+        ("trainer: [1\n", r"my own experiment\.yaml is not a readable YAML file"),
+        ("- 1\n", r"my own experiment\.yaml must hold settings"),
+        ("model:\n  d_model: 10\n", r"d_model=10 must be a multiple .*my own experiment\.yaml"),
+    ],
+)
+def test_mistakes_in_a_users_yaml_name_the_file(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(config_path=user_yaml(tmp_path, text))
+
+
+def test_an_override_may_set_what_the_models_yaml_does_not_list():
+    assert load_settings(overrides=["model.initializer_range=0.5"]).model["initializer_range"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_stepz=1", "max_stepz"),
+        ("nonsense", "nonsense"),
+        ("trainer.max_steps=x", r"trainer\.max_steps='x'"),
+        ("+new.key=1", r"unknown setting 'new'"),
+        ("model=nothing", "nothing"),
+    ],
+)
+def test_mistakes_in_overrides_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(overrides=[override])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"--config-path .*none\.yaml"):
+        load_settings(config_path=tmp_path / "none.yaml")
+
+
+def test_with_a_folder_to_start_from_only_chosen_model_settings_are_compared(tmp_path):
+    assert load_settings(options={"init": "folder"}).model == {}
+    assert load_settings(options={"init": "folder"}, overrides=["model.n_head=4"]).model == {"n_head": 4}
+    path = user_yaml(tmp_path, "model:\n  d_model: 64\n")
+    assert load_settings(config_path=path, options={"init": "folder"}).model == {"d_model": 64}
+    assert load_settings(options={"init": "f"}, overrides=["model=hnet_ntv2_tiny"]).model == read(
+        "model/hnet_ntv2_tiny"
+    )
+
+
+def test_no_key_of_a_file_is_given_twice():
+    class Strict(yaml.SafeLoader):
+        pass
+
+    def mapping(loader, node):
+        keys = [loader.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    for path in CONFIGS.rglob("*.yaml"):
+        yaml.load(path.read_text(), Strict)

@@ -1,0 +1,97 @@
+"""Logs survive a resume, and a logging service can never end a run."""
+
+import logging
+import math
+
+import pytest
+from lightning.pytorch.loggers import Logger
+
+from hnet_ntv2.training.history import CarefulLogger, HistoryLogger, build_loggers, read_history
+from hnet_ntv2.training.settings import LoggerSettings
+
+
+def test_rows_go_to_the_file_of_their_part_at_once(tmp_path):
+    history = HistoryLogger(tmp_path)
+    history.log_metrics({"train/loss": 0.1, "other": 3.0}, 1)
+    history.log_metrics({"validation/bits": 1.9}, 1)
+    history.log_metrics({"train/loss": math.nan}, 2)
+    assert read_history(tmp_path / "train.csv")[0] == {"step": 1.0, "loss": 0.1}
+    assert math.isnan(read_history(tmp_path / "train.csv")[1]["loss"])
+    assert read_history(tmp_path / "validation.csv") == [{"step": 1.0, "bits": 1.9}]
+
+
+def test_a_new_column_joins_the_old_rows(tmp_path):
+    history = HistoryLogger(tmp_path)
+    history.log_metrics({"train/a": 1.0}, 1)
+    history.log_metrics({"train/a": 2.0, "train/b": 5.0}, 2)
+    history.log_metrics({"train/b": 6.0}, 3)
+    assert read_history(tmp_path / "train.csv") == [
+        {"step": 1.0, "a": 1.0},
+        {"step": 2.0, "a": 2.0, "b": 5.0},
+        {"step": 3.0, "b": 6.0},
+    ]
+
+
+def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path):
+    history = HistoryLogger(tmp_path)
+    for step in range(1, 6):
+        history.log_metrics({"train/loss": step / 10}, step)
+    HistoryLogger(tmp_path, resume_step=3).log_metrics({"train/loss": 9.0}, 4)
+    assert [row["loss"] for row in read_history(tmp_path / "train.csv")] == [0.1, 0.2, 0.3, 9.0]
+    HistoryLogger(tmp_path)
+    assert read_history(tmp_path / "train.csv") == []
+
+
+class FailingLogger(Logger):
+    name = "failing"
+    version = ""
+    calls = 0
+
+    def log_metrics(self, metrics, step=None):
+        self.calls += 1
+        raise ConnectionError("no network")
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+
+def test_a_failing_service_is_told_once_and_switched_off(caplog):
+    inner = FailingLogger()
+    careful = CarefulLogger(lambda: inner, "Weights & Biases")
+    with caplog.at_level(logging.WARNING):
+        careful.log_metrics({"a": 1.0}, 1)
+        careful.log_metrics({"a": 1.0}, 2)
+        careful.finalize("success")
+    assert inner.calls == 1
+    assert not careful.is_alive
+    assert [record.message for record in caplog.records] == [
+        "Weights & Biases failed and is switched off, training goes on: ConnectionError: no network"
+    ]
+
+
+def test_a_service_that_cannot_be_started_is_told_too(caplog):
+    def build():
+        raise ImportError("No module named 'wandb'")
+
+    careful = CarefulLogger(build, "Weights & Biases")
+    assert not careful.is_alive
+    assert "No module named 'wandb'" in caplog.text
+
+
+def test_csv_and_tensorboard_always(tmp_path):
+    loggers = build_loggers(tmp_path, LoggerSettings(), "run", {})
+    assert [type(each).__name__ for each in loggers] == ["HistoryLogger", "TensorBoardLogger"]
+
+
+@pytest.mark.slow
+def test_weights_and_biases_works_offline_without_an_account(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    settings = LoggerSettings(wandb_project="test", wandb_mode="offline")
+    loggers = build_loggers(tmp_path, settings, "run", {"seed": 1})
+    assert loggers[-1].is_alive
+    loggers[-1].log_metrics({"train/loss": 1.0}, 1)
+    loggers[-1].finalize("success")
+    assert loggers[-1].is_alive
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
