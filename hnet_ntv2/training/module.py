@@ -16,7 +16,7 @@ from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2MaskedLMOutput, pa
 from . import gradients
 from .batching import OUT_OF_MEMORY_ADVICE
 from .metrics import Sums, add_sums, stage_metrics, stage_sums, target_metrics, target_sums
-from .optimizer import build_optimizer, describe_groups, parameter_groups
+from .optimizer import build_optimizer, describe_groups, parameter_groups, undecayed_names
 from .schedule import build_scheduler
 from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
 from .validation import ValidationRun
@@ -104,6 +104,7 @@ class PretrainingModule(L.LightningModule):
         self.report: StepReport | None = None
         self.validation_report: dict[str, float] = {}
         self.stop_signal = 0
+        self._without_decay = undecayed_names(model)  # shards of FSDP have lost their shapes
         self._step = _Step()
         self._validation: ValidationRun | None = None
 
@@ -122,7 +123,12 @@ class PretrainingModule(L.LightningModule):
         """The optimizer's parameter groups."""
         settings = self.optimizer_settings
         return parameter_groups(
-            self.model, _group_of, settings.learning_rate, settings.weight_decay, settings.multipliers
+            self.model,
+            parameter_group,
+            settings.learning_rate,
+            settings.weight_decay,
+            settings.multipliers,
+            self._without_decay,
         )
 
     def group_table(self) -> str:
@@ -321,10 +327,6 @@ class PretrainingModule(L.LightningModule):
 
     def _sum_over_shards(self, tensor: torch.Tensor) -> torch.Tensor:
         return self._reduce_tensor(tensor) if self._is_sharded else tensor
-
-
-def _group_of(name: str) -> str:
-    return parameter_group(name)
 
 
 def widened(batch: Batch) -> dict[str, torch.Tensor]:

@@ -8,6 +8,8 @@ from torch.optim import AdamW
 
 from ..errors import ConfigError
 
+_FSDP_PART = "_fsdp_wrapped_module."
+
 ParameterGroups = list[dict[str, Any]]
 
 
@@ -17,6 +19,7 @@ def parameter_groups(
     learning_rate: float,
     weight_decay: float,
     multipliers: Mapping[str, float],
+    without_decay: frozenset[str] | None = None,
 ) -> ParameterGroups:
     """Sort every parameter into exactly one group, such as "trunk" with decay and "trunk" without.
 
@@ -26,6 +29,8 @@ def parameter_groups(
         learning_rate: Peak learning rate, before the multiplier.
         weight_decay: For matrices; norms, biases and embeddings have none.
         multipliers: Factor of the learning rate per group.
+        without_decay: Names of the parameters that weight decay leaves alone; None finds them by shape, which needs
+            whole parameters. Names are compared without the parts that FSDP inserts.
 
     Returns:
         Groups as :class:`torch.optim.AdamW` takes them, with ``name`` and ``group`` besides, in a fixed order.
@@ -33,9 +38,10 @@ def parameter_groups(
     Raises:
         ConfigError: A group of the model has no multiplier, or a multiplier names no group.
     """
-    without_decay = undecayed_names(model)
+    without_decay = undecayed_names(model) if without_decay is None else without_decay
     sorted_out: dict[tuple[str, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for wrapped_name, parameter in model.named_parameters():
+        name = wrapped_name.replace(_FSDP_PART, "")
         sorted_out.setdefault((group_of(name), name not in without_decay), []).append(parameter)
     _require_known({group for group, _ in sorted_out}, multipliers)
     order = list(multipliers)

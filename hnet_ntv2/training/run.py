@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
@@ -250,7 +251,8 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
         router_gradients_every=settings.callbacks.router_gradients_every,
         identity=identity,
     )
-    _tell(settings, module, plan, precision)
+    if rank_zero_only.rank == 0:
+        _tell(settings, module, plan, precision)
     if settings.trainer.compile:
         model.compile(dynamic=True)
     return _assemble(settings, module, datamodule, plan, precision, kind, resume_step)
@@ -372,7 +374,7 @@ def _assemble(
 
 
 def _write_provenance(settings: PretrainSettings, parts: _Parts) -> None:
-    if not parts.trainer.is_global_zero:
+    if rank_zero_only.rank != 0:
         return
     folder = settings.folder / "configs"
     OmegaConf.save(OmegaConf.create(dataclasses.asdict(settings)), folder / "config.yaml")
@@ -382,15 +384,15 @@ def _write_provenance(settings: PretrainSettings, parts: _Parts) -> None:
 
 def _finish(settings: PretrainSettings, parts: _Parts, seconds: float) -> PretrainResult:
     trainer, module = parts.trainer, parts.module
-    model = module.model.to("cpu").eval()
+    if settings.trainer.strategy == "fsdp":
+        model = _model_of_checkpoint(module.model.config, settings.folder / "checkpoints" / LAST)
+    else:
+        model = module.model.to("cpu").eval()
     is_finished = trainer.global_step >= settings.trainer.max_steps
     status = FINISHED if is_finished else f"stopped by {_signal_name(parts.stop.stopped_by)}"
     paths = _written_paths(settings)
-    if trainer.is_global_zero:
-        if settings.trainer.strategy == "fsdp":
-            model = _model_of_checkpoint(model.config, settings.folder / "checkpoints" / LAST)
-        if is_finished:
-            paths["model"] = str(export_model(model, settings.folder / "checkpoints" / "hf"))
+    if trainer.is_global_zero and is_finished:
+        paths["model"] = str(export_model(model, settings.folder / "checkpoints" / "hf"))
     history = next(each for each in trainer.loggers if isinstance(each, HistoryLogger))
     summary = RunSummary(
         status=status,
