@@ -23,8 +23,9 @@ DOCUMENTS = (
 
 TINY_MODEL = {"d_model": 32, "n_head": 2, "intermediate_size": 64, "n_main_layer": 1, "kmer_size": 4, "window": 16}
 TINY_RUN = (
-    "trainer.accelerator=cpu trainer.max_steps=2 batch.global_size=4 batch.micro_batch_size=2 data.num_workers=0 validation.windows=4 "
-    "validation.every=2 callbacks.checkpoint_every=1 callbacks.progress_bar=false data.seq_length=128"
+    "trainer.accelerator=cpu trainer.max_steps=2 batch.global_size=4 batch.micro_batch_size=2 data.num_workers=0 "
+    "data.seq_length=128 validation.windows=4 validation.every=2 callbacks.checkpoint_every=1 "
+    "callbacks.progress_bar=false"
 )
 # What makes a documented command small: pattern -> replacement, applied to every command in this order.
 SMALLER = {
@@ -136,6 +137,12 @@ def test_commands_use_options_that_exist(document):
 def test_table_has_every_option():
     rows = re.findall(r"^\| `(--[a-z-]+)` \|", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(table_of_options())
+
+
+def test_every_decision_is_in_the_list():
+    folder = REPOSITORY / "docs" / "decisions"
+    listed = re.findall(r"^\| \[\d{4}\]\((.+?)\) \|", (folder / "README.md").read_text(), re.MULTILINE)
+    assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
