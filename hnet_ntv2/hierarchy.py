@@ -79,6 +79,11 @@ class StageOutput(NamedTuple):
     first_base: Int[Tensor, "batch positions"]
     chunk_of: Int[Tensor, "batch positions"]
 
+    @property
+    def achieved_ratio(self) -> Float[Tensor, ""]:
+        """Chunks per valid position over the whole batch, forced boundaries included."""
+        return self.is_boundary.sum() / self.is_valid.sum()
+
 
 class FinalChunks(NamedTuple):
     """The trunk's output, one vector per chunk of the last stage.
