@@ -1,5 +1,6 @@
 """``hnet-ntv2 pretrain``: options to settings, the run, and what the user reads at its end."""
 
+import importlib
 import logging
 from importlib import resources
 from pathlib import Path
@@ -155,7 +156,7 @@ def _ending(result: "PretrainResult", names_paths: bool) -> str:
 
 def _start_logging() -> None:
     """The package's own messages on standard error; Lightning's and transformers' only from warnings on."""
-    import lightning  # noqa: F401  (sets its own levels when it is imported)
+    importlib.import_module("lightning")  # sets its own levels when it is imported
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

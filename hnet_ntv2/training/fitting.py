@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -28,7 +29,8 @@ def measure_micro_batch(
         device: A CUDA device.
         start: Windows to begin with.
     """
-    model.to(device).train()
+    nn.Module.to(model, device)
+    model.train()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     # Stands for the optimizer's state, which comes after the first step only.
     ballast = torch.empty(_OPTIMIZER_COPIES * num_parameters, dtype=torch.float32, device=device)
@@ -72,12 +74,12 @@ def train_once(
 @contextmanager
 def open_routers(model: nn.Module) -> Iterator[None]:
     """Let every router want a boundary everywhere, so that the guard's upper limits decide the chunk counts."""
-    routers = [module for module in model.modules() if isinstance(module, Router)]
-    before = [router.beta.clone() for router in routers]
-    for router in routers:
-        router.beta.fill_(2.0)
+    offsets = [cast(torch.Tensor, module.beta) for module in model.modules() if isinstance(module, Router)]
+    before = [offset.clone() for offset in offsets]
+    for offset in offsets:
+        offset.fill_(2.0)
     try:
         yield
     finally:
-        for router, beta in zip(routers, before, strict=True):
-            router.beta.copy_(beta)
+        for offset, value in zip(offsets, before, strict=True):
+            offset.copy_(value)

@@ -100,7 +100,7 @@ class CarefulLogger(Logger):
         title: Its name in the warning.
     """
 
-    def __init__(self, build: Callable[[], Logger], title: str):
+    def __init__(self, build: Callable[[], Logger | None], title: str):
         super().__init__()
         self.title = title
         self._inner: Logger | None = None
@@ -173,7 +173,7 @@ def build_loggers(
 
 
 @rank_zero_only
-def _wandb_logger(folder: Path, settings: LoggerSettings, name: str) -> Logger:
+def _wandb_logger(folder: Path, settings: LoggerSettings, name: str) -> Logger | None:
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 

@@ -135,6 +135,11 @@ class PretrainingModule(L.LightningModule):
         """The parameter groups as a table for the user."""
         return describe_groups(self.optimizer_groups())
 
+    @property
+    def router_shares(self) -> torch.Tensor:
+        """[stages] the share F that the ratio loss uses."""
+        return cast(torch.Tensor, self.model.router_shares)
+
     # ---- one micro-batch
 
     def forward_batch(self, batch: Batch, **options: Any) -> HNetNTV2MaskedLMOutput:
@@ -229,9 +234,9 @@ class PretrainingModule(L.LightningModule):
     def _update_router_shares(self, sums: Mapping[str, float]) -> None:
         shares = [
             sums[f"stage{i}_wanted"] / sums[f"stage{i}_free"] if sums[f"stage{i}_free"] else float(previous)
-            for i, previous in enumerate(self.model.router_shares.tolist(), start=1)
+            for i, previous in enumerate(self.router_shares.tolist(), start=1)
         ]
-        self.model.set_router_shares(torch.tensor(shares, device=self.model.router_shares.device))
+        self.model.set_router_shares(torch.tensor(shares, device=self.router_shares.device))
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]
@@ -316,7 +321,7 @@ class PretrainingModule(L.LightningModule):
     def _reduced(self, sums: Sums) -> dict[str, float]:
         """Sums over all ranks, as numbers: one transfer for all of them."""
         names = list(sums)
-        device = self.model.router_shares.device
+        device = self.router_shares.device
         stacked = torch.stack([sums[name].to(device) for name in names])
         return dict(zip(names, self._reduce_tensor(stacked).tolist(), strict=True))
 

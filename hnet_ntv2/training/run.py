@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -191,7 +191,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return HNetNTV2ForMaskedLM(config)
-    model = HNetNTV2ForMaskedLM.from_pretrained(settings.init)
+    model = cast(HNetNTV2ForMaskedLM, HNetNTV2ForMaskedLM.from_pretrained(settings.init))
     asked = HNetNTV2Config(**settings.model)
     for name in settings.model:
         wanted, found = getattr(asked, name), getattr(model.config, name)
@@ -229,7 +229,9 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     precision = resolve_precision(settings.trainer.precision, kind)
     model = build_model(settings)
     if settings.trainer.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers 5.23 renamed it
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     plan = _plan(settings, model, precision, kind)
     datamodule = build_datamodule(settings, plan.micro_batch_size)
     datamodule.prepare_data()
@@ -387,12 +389,14 @@ def _finish(settings: PretrainSettings, parts: _Parts, seconds: float) -> Pretra
     if settings.trainer.strategy == "fsdp":
         model = _model_of_checkpoint(module.model.config, settings.folder / "checkpoints" / LAST)
     else:
-        model = module.model.to("cpu").eval()
+        model = module.model.eval()
+        torch.nn.Module.to(model, "cpu")
     is_finished = trainer.global_step >= settings.trainer.max_steps
     status = FINISHED if is_finished else f"stopped by {_signal_name(parts.stop.stopped_by)}"
     paths = _written_paths(settings)
     if trainer.is_global_zero and is_finished:
         paths["model"] = str(export_model(model, settings.folder / "checkpoints" / "hf"))
+    parts.datamodule.trainer = None  # from here on its loaders serve whole splits, not one rank's share
     history = next(each for each in trainer.loggers if isinstance(each, HistoryLogger))
     summary = RunSummary(
         status=status,

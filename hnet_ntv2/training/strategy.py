@@ -41,8 +41,7 @@ def build_strategy(settings: TrainerSettings, kind: str) -> Strategy | str:
             raise ConfigError("trainer.strategy=fsdp needs CUDA devices; use auto")
         return ShardedStrategy(auto_wrap_policy={NTv2Block, LocalBlock})
     if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
-        # All parameters get a gradient in every step, and every rank computes the same buffers.
-        return DDPStrategy(find_unused_parameters=False, broadcast_buffers=False)
+        return DDPStrategy(find_unused_parameters=False)  # every parameter gets a gradient in every step
     return "auto"
 
 
