@@ -78,6 +78,8 @@ class Router(nn.Module):
     Both matrices start at the identity; ``beta`` is 0 unless it was calibrated on data. H-Net, routing module.
     """
 
+    beta: Tensor
+
     def __init__(self, dim: int):
         super().__init__()
         self.query = nn.Linear(dim, dim, bias=False)
@@ -113,7 +115,7 @@ def _ones(hidden: Float[Tensor, "batch positions dim"]) -> Float[Tensor, "batch 
     return torch.ones(hidden.shape[:2], dtype=dtype, device=hidden.device)
 
 
-@torch.compiler.disable
+@torch.compiler.disable()
 @torch.no_grad()
 def decide_boundaries(
     probability: Float[Tensor, "batch positions"],

@@ -52,7 +52,7 @@ class HNetNTV2Config(PreTrainedConfig):
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
         rope_theta: Rotary base of the trunk and of the local layers.
-        rope_scaling_factor: Divides the trunk's rotary positions (linear interpolation) for sequences beyond NTv2's 2,048.
+        rope_scaling_factor: Divides the trunk's rotary positions (linear interpolation), for long sequences.
         max_trunk_positions: Longest rotary position that the source model saw; beyond it the model warns.
         window: Local attention sees this many positions on each side.
         layer_norm_eps: Of every layer norm; NTv2's published files say 1e-12.
@@ -67,12 +67,12 @@ class HNetNTV2Config(PreTrainedConfig):
         smoothing: Smooth chunk vectors over their neighbours (H-Net's EMA, both directions).
         forced_probability: P of a forced boundary in the smoothing: "one", or "router" for the router's own p.
         initializer_range: Standard deviation of random embeddings; at 0.02 the routers collapse (docs/decisions).
-        initializer_gain: Random matrices have the standard deviation gain / sqrt(inputs): 0.02 at 1,024 inputs, and small
-            models pass their signals on as large ones do.
+        initializer_gain: Random matrices have the standard deviation gain / sqrt(inputs): 0.02 at 1,024 inputs, and
+            small models pass their signals on as large ones do.
     """
 
     model_type = "hnet_ntv2"
-    attribute_map = {
+    attribute_map = {  # noqa: RUF012  (the base class annotates it)
         "hidden_size": "d_model",
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_main_layer",
@@ -154,7 +154,7 @@ class HNetNTV2Config(PreTrainedConfig):
         return 4**self.kmer_size + 11
 
     def layers_per_stage(self, total: int) -> tuple[int, ...]:
-        """Share ``total`` encoder or decoder layers out over the stages, the base-resolution stage first to get fewer."""
+        """Share ``total`` encoder or decoder layers out over the stages; the base resolution is first to get fewer."""
         share, rest = divmod(total, self.num_stages)
         return tuple(share + (stage >= self.num_stages - rest) for stage in range(self.num_stages))
 

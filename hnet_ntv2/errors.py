@@ -17,7 +17,7 @@ class GenomeError(HNetNTV2Error, ValueError):
     """A sequence or annotation file that cannot be read as what it claims to be."""
 
 
-class ContigNotFound(GenomeError, KeyError):
+class ContigNotFound(GenomeError, KeyError):  # noqa: N818
     """A contig name that the genome does not know."""
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
@@ -40,5 +40,5 @@ class CheckpointError(HNetNTV2Error, RuntimeError):
     """A training checkpoint that is truncated, foreign, or does not fit the run that wants to resume it."""
 
 
-class TrainingStopped(HNetNTV2Error, RuntimeError):
+class TrainingStopped(HNetNTV2Error, RuntimeError):  # noqa: N818
     """Training cannot go on (NaN loss, collapsed chunk ratio); the last state was saved first."""

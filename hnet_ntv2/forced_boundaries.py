@@ -50,7 +50,7 @@ def force_boundaries(
         k: Length of the source model's k-mers.
         num_stages: Stages of chunking; a boundary of the last stage is a boundary in every stage.
         on_grid: Bases whose whole grid cell is forced (the value at the cell's first base counts), or all or none.
-        anchors: Whether masked runs have anchors (the value at the masked base next to the flank counts), or all or none.
+        anchors: Whether masked runs have anchors (the masked base next to the flank decides), or all or none.
         protect_masks: Force boundaries around masked runs and every k bases inside them.
     """
     is_masked = (input_ids == MASK_ID) & is_valid
@@ -107,7 +107,7 @@ def _mask_rule(is_masked: Bool[Tensor, "batch length"], k: int) -> _Decision:
 
 
 def _grid_rule(cells: GridCells, on_grid: Bool[Tensor, "batch length"], keep_middles: bool) -> _Decision:
-    """Whole cells are on the grid or free; a forced cell also ends with a boundary. Stage 1 adds the k-mers' middles."""
+    """Whole cells are on the grid or free; a forced cell also ends with a boundary. Stage 1 adds k-mers' middles."""
     is_forced = on_grid.gather(1, cells.first)
     on = cells.is_start & (is_forced | _shift_right(is_forced, 1))
     if keep_middles:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .attention import pack_rows, unpack_rows
-from .backbone import LocalLayers, Trunk
+from .backbone import LocalBlock, LocalLayers, Trunk
 from .chunking import (
     ChunkIndex,
     ChunkLimits,
@@ -178,6 +178,7 @@ class ChunkStage(nn.Module):
         self.gates_skip = config.residual_gating
         self.encoder = _local_layers(config, dim, config.layers_per_stage(config.n_enc_layer)[stage])
         for block in self.encoder.blocks:
+            assert isinstance(block, LocalBlock)
             block.zero_output_projections()
         self.router = Router(dim)
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None

@@ -68,8 +68,8 @@ def source_token_ids(
 ) -> Int[Tensor, "batch length"]:
     """The source token whose embedding each base carries.
 
-    It is the k-mer that starts at the base; ``<mask>`` if one of its k bases is [MASK]; the single-letter token where no
-    whole k-mer fits; N for N, ``<mask>`` for a masked remainder letter, ``<unk>`` for any other special id.
+    It is the k-mer that starts at the base; ``<mask>`` if one of its k bases is [MASK]; the single-letter token where
+    no whole k-mer fits; N for N, ``<mask>`` for a masked remainder letter, ``<unk>`` for any other special id.
 
     Args:
         input_ids: Character ids.

@@ -1,7 +1,6 @@
 """The Hugging Face classes: embeddings, heads, strands, losses and typed outputs around the hierarchy."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -55,8 +54,8 @@ class HNetNTV2ModelOutput(ModelOutput):
     Attributes:
         last_hidden_state: [batch, length, d_base] one vector per base; the mean over strands in the forward frame.
         hidden_states: Named states of the forward strand, from outside in and back, if asked for: ``embeddings`` and
-            ``stage1_encoder`` per base, ``stage2_encoder`` per stage-1 chunk, ``trunk_0`` .. ``trunk_n`` per final chunk
-            with ``<cls>`` in front (the last one before the final norm), ``stage2_decoder``, ``stage1_decoder``.
+            ``stage1_encoder`` per base, ``stage2_encoder`` per stage-1 chunk, ``trunk_0`` .. ``trunk_n`` per final
+            chunk with ``<cls>`` in front (the last one before the final norm), ``stage2_decoder``, ``stage1_decoder``.
         stages: Chunking of the forward strand, outermost stage first.
         reverse_stages: Chunking of the reverse-complement strand in that strand's own frame, if it was run.
         final_chunks: The trunk's vectors of the forward strand.
@@ -120,7 +119,7 @@ class BaseEmbeddings(nn.Module):
         super().__init__()
         self.kmer_size = config.kmer_size
         self.base = nn.Embedding(config.vocab_size, config.d_model)
-        self.base.starts_at_zero = True
+        self.base.starts_at_zero = True  # pyright: ignore[reportArgumentType]
         self.kmer = nn.Embedding(config.kmer_vocab_size, config.d_model)
 
     def forward(
@@ -203,6 +202,15 @@ class ResidualHead(nn.Module):
         return self.output(nn.functional.gelu(self.dense(self.layer_norm(hidden))))
 
 
+class Heads(nn.Module):
+    """The two heads of the masked language model."""
+
+    def __init__(self, config: HNetNTV2Config):
+        super().__init__()
+        self.source = SourceHead(config)
+        self.residual = ResidualHead(config)
+
+
 class HNetNTV2PreTrainedModel(PreTrainedModel):
     """Initialisation and strict loading for all HNet-NTv2 models."""
 
@@ -214,7 +222,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
     _no_split_modules = ["NTv2Block", "LocalBlock"]  # noqa: RUF012  (the base class declares a plain list)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Random weights, but what is marked ``starts_at_zero`` (encoder outputs, skips, base embedding) starts at zero.
+        """Random weights; what is marked ``starts_at_zero`` (encoder outputs, skips, base embedding) starts at zero.
 
         The base class calls this only for modules that own parameters, children first.
         """
@@ -253,9 +261,10 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         if folder.is_dir() and not list(folder.glob("*.safetensors")):
             raise WeightsError(f"{folder} holds no .safetensors file; pickled weights are never loaded")
         kwargs["ignore_mismatched_sizes"] = True  # so that the names come back and can be reported
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         problems = {
             "missing": [name for name in info["missing_keys"] if not name.startswith("classifier.")],
             "superfluous": [name for name in info["unexpected_keys"] if not name.startswith(_HEAD_TENSORS)],
@@ -292,15 +301,14 @@ class _StrandRun(NamedTuple):
         halves = [tuple(StageOutput(*(field.chunk(2)[i] for field in stage)) for stage in self.stages) for i in (0, 1)]
         return halves[0], halves[1]
 
-    def forward_strand(self, values):
-        """The forward strand's share of a tensor, a named tuple or a mapping of tensors."""
-        if self.num_strands == 1:
-            return values
-        if isinstance(values, Mapping):
-            return {name: value.chunk(2)[0] for name, value in values.items()}
-        if isinstance(values, FinalChunks):
-            return FinalChunks(*(field.chunk(2)[0] for field in values))
-        return values.chunk(2)[0]
+    def forward_states(self) -> dict[str, Tensor] | None:
+        """The named states of the forward strand, if they were asked for."""
+        states = {name: state.chunk(self.num_strands)[0] for name, state in self.hidden_states.items()}
+        return states or None
+
+    def forward_chunks(self) -> FinalChunks:
+        """The trunk's output for the forward strand."""
+        return FinalChunks(*(field.chunk(self.num_strands)[0] for field in self.final))
 
 
 class HNetNTV2Model(HNetNTV2PreTrainedModel):
@@ -317,6 +325,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         return self.embeddings.base
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
         self.embeddings.base = value
 
     def forward(
@@ -347,10 +356,10 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         stages, reverse_stages = run.strand_stages()
         output = HNetNTV2ModelOutput(
             last_hidden_state=run.join(run.hidden),
-            hidden_states=run.forward_strand(run.hidden_states) or None,
+            hidden_states=run.forward_states(),
             stages=stages,
             reverse_stages=reverse_stages,
-            final_chunks=run.forward_strand(run.final),
+            final_chunks=run.forward_chunks(),
         )
         return output if self._wants_dict(return_dict) else output.to_tuple()
 
@@ -481,10 +490,12 @@ def final_boundaries(stages: tuple[StageOutput, ...]) -> Bool[Tensor, "batch len
 class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
     """Masked language model: NTv2's head, marginalised to bases, plus what the decoders add."""
 
+    router_shares: Tensor
+
     def __init__(self, config: HNetNTV2Config):
         super().__init__(config)
         self.model = HNetNTV2Model(config)
-        self.head = nn.ModuleDict({"source": SourceHead(config), "residual": ResidualHead(config)})
+        self.head = Heads(config)
         # F of the ratio loss: the router's share of boundaries over the previous step's global batch.
         self.register_buffer("router_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
         self.post_init()
@@ -537,9 +548,9 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         wants_states = self.model._wants_states(output_hidden_states)
         run = self.model.run_strands(input_ids, attention_mask, on_grid, anchors, strands, wants_states)
         is_wanted = self._wanted_bases(run, labels if only_targets else None)
-        source = self.head["source"](run.final, final_chunk_of(run.stages), run.input_ids, is_wanted, run.is_valid)
+        source = self.head.source(run.final, final_chunk_of(run.stages), run.input_ids, is_wanted, run.is_valid)
         with torch.autocast(source.device.type, enabled=False):
-            residual = self.head["residual"](run.hidden.to(self.head["residual"].output.weight.dtype))
+            residual = self.head.residual(run.hidden.to(self.head.residual.output.weight.dtype))
             letters = self._join_letters((source + residual).log_softmax(-1), run)
         stages, reverse_stages = run.strand_stages()
         ratio_losses = self.ratio_losses(run.stages)
@@ -553,7 +564,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             ratio_loss=ratio_losses.sum(),
             ratio_losses=ratio_losses,
             logits=self._widen_logits(letters),
-            hidden_states=run.forward_strand(run.hidden_states) or None,
+            hidden_states=run.forward_states(),
             stages=stages,
             reverse_stages=reverse_stages,
         )
@@ -578,7 +589,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
 
     @staticmethod
     def _join_letters(log_probs: Float[Tensor, "rows length 4"], run: _StrandRun) -> Float[Tensor, "batch length 4"]:
-        """Average log-probabilities over strands; A, C, G, T of the reverse strand are T, G, C, A of the forward one."""
+        """Average log-probabilities over strands; A C G T of the reverse strand are T G C A of the forward one."""
         if run.num_strands == 1:
             return log_probs
         forward, reverse = log_probs.chunk(2)
@@ -615,10 +626,11 @@ class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
 
     def __init__(self, config: HNetNTV2Config):
         super().__init__(config)
+        assert config.num_labels is not None
         self.num_labels = config.num_labels
         self.model = HNetNTV2Model(config)
         self.classifier = nn.Sequential(
-            nn.LayerNorm(config.base_dim, eps=config.layer_norm_eps), nn.Linear(config.base_dim, config.num_labels)
+            nn.LayerNorm(config.base_dim, eps=config.layer_norm_eps), nn.Linear(config.base_dim, self.num_labels)
         )
         self.post_init()
 
@@ -652,7 +664,7 @@ class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
         output = HNetNTV2ClassifierOutput(
             loss=None if labels is None else self._loss(logits.float(), labels),
             logits=logits,
-            hidden_states=run.forward_strand(run.hidden_states) or None,
+            hidden_states=run.forward_states(),
             stages=stages,
             reverse_stages=reverse_stages,
         )

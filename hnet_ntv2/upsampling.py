@@ -32,7 +32,7 @@ def boundary_weights(
 
 
 def confidence(routing: Routing) -> Float[Tensor, "batch positions"]:
-    """1 in the forward pass; backward, p where there is a boundary and 1 - p where there is none, if the router chose."""
+    """1 in the forward pass; backward, p at a boundary and 1 - p where there is none, if the router chose."""
     chosen = torch.where(routing.is_boundary, routing.probability, 1 - routing.probability)
     chosen = torch.where(_is_overruled(routing), chosen.detach(), chosen)
     return 1 + (chosen - chosen.detach())
@@ -65,7 +65,7 @@ def smooth(
     weight: Float[Tensor, "batch chunks"],
     has_chunk: Bool[Tensor, "batch chunks"],
 ) -> Float[Tensor, "batch chunks dim"]:
-    """Mean of the forward and the backward smoothing, in float32 (float64 for float64 input), whatever autocast says."""
+    """Mean of the forward and the backward smoothing, in float32 (or the float64 of its input), despite autocast."""
     with torch.autocast(chunks.device.type, enabled=False):
         wide = torch.float64 if torch.float64 in (chunks.dtype, weight.dtype) else torch.float32
         # Unused slots may hold anything, NaN too: they must not enter a sum even with weight 0.
@@ -84,7 +84,7 @@ def _log_one_minus(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def _linear_scan(
     log_decay: Float[Tensor, "batch steps"], inputs: Float[Tensor, "batch steps dim"]
 ) -> Float[Tensor, "batch steps dim"]:
-    """h_k = exp(log_decay_k) h_{k-1} + inputs_k, as triangular matrices over blocks; block ends are scanned recursively.
+    """h_k = exp(log_decay_k) h_{k-1} + inputs_k, as triangular matrices over blocks; their ends recurse.
 
     Decays within a block are sums of the logarithms between two steps (never differences of running sums, whose
     rounding errors reach the gradients).
@@ -125,7 +125,7 @@ class Upsampler(nn.Module):
     def __init__(self, dim: int, num_offsets: int = 0, use_smoothing: bool = True, forced_probability: str = "one"):
         super().__init__()
         self.skip = nn.Linear(dim, dim)
-        self.skip.starts_at_zero = True
+        self.skip.starts_at_zero = True  # pyright: ignore[reportArgumentType]
         self.offset = nn.Embedding(num_offsets, dim) if num_offsets else None
         self.use_smoothing = use_smoothing
         self.forced_probability = forced_probability

@@ -15,8 +15,8 @@ _CHECKED = (
 )
 _HOOK = install_import_hook([f"hnet_ntv2.{module}" for module in _CHECKED], "beartype.beartype")
 
-import pytest
-import torch
+import pytest  # noqa: E402  (what it imports must be checked)
+import torch  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -6,6 +6,7 @@ import torch
 
 from ..chunking import Router
 from ..errors import DataError
+from ..hierarchy import ChunkStage
 from ..modeling_hnet_ntv2 import HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 
@@ -16,8 +17,8 @@ logger = logging.getLogger(__name__)
 def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]]) -> tuple[float, ...]:
     """Set ``beta`` of every router, outermost first, from its own probabilities on these sequences.
 
-    The offset puts the threshold 0.5 midway between the two attained values that enclose the wanted quantile. A stage is
-    calibrated with the stages around it already set, because its input depends on them. Forward strand, no masks
+    The offset puts the threshold 0.5 midway between the two attained values that enclose the wanted quantile. A stage
+    is calibrated with the stages around it already set, because its input depends on them. Forward strand, no masks
     needed, anchors and grid off; only positions that the router decides count.
 
     Args:
@@ -32,14 +33,12 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     """
     was_training = model.training
     model.eval()
-    routers = [module for module in model.modules() if isinstance(module, Router)]
-    targets = model.config.target_ratios
     offsets = []
-    for stage, (router, target) in enumerate(zip(_outermost_first(routers, model), targets, strict=True)):
+    for stage, (router, target) in enumerate(zip(_routers(model), model.config.target_ratios, strict=True)):
         router.beta.zero_()
         values = torch.cat([_free_probabilities(model, batch, stage) for batch in batches])
         if len(values) == 0:
-            raise DataError(f"stage {stage + 1}: the given sequences leave the router nothing to decide; give longer ones")
+            raise DataError(f"stage {stage + 1}: the sequences leave the router nothing to decide; give longer ones")
         router.beta.fill_(0.5 - _threshold(values, target))
         offsets.append(float(router.beta))
     logger.info("calibrated router offsets: %s", ", ".join(f"{offset:+.4f}" for offset in offsets))
@@ -47,18 +46,18 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     return tuple(offsets)
 
 
-def _outermost_first(routers: list[Router], model: HNetNTV2Model) -> list[Router]:
-    ordered, network = [], model.hierarchy
-    while hasattr(network, "router"):
-        ordered.append(network.router)
+def _routers(model: HNetNTV2Model) -> list[Router]:
+    """The routers, outermost stage first."""
+    routers, network = [], model.hierarchy
+    while isinstance(network, ChunkStage):
+        routers.append(network.router)
         network = network.main
-    assert len(ordered) == len(routers)
-    return ordered
+    return routers
 
 
 def _free_probabilities(model: HNetNTV2Model, input_ids: Tensor, stage: int) -> Float[Tensor, " free"]:
-    output = model(input_ids, strands="forward", anchors=False, on_grid=False).stages[stage]
-    return output.probability[output.is_free]
+    stages = model(input_ids, strands="forward", anchors=False, on_grid=False).stages
+    return stages[stage].probability[stages[stage].is_free]
 
 
 def _threshold(values: Float[Tensor, " free"], target: float) -> float:

@@ -118,7 +118,9 @@ def contestants(config: HNetNTV2Config, source: NTv2Config, num_windowed: int = 
     """The model, its source on k-mers, and a single-nucleotide transformer of similar depth."""
 
     def build_model(depth: int) -> nn.Module:
-        return HNetNTV2ForMaskedLM(HNetNTV2Config(**(_own_settings(config) | {"n_main_layer": depth})))
+        shallow = copy.deepcopy(config)
+        shallow.n_main_layer = depth
+        return HNetNTV2ForMaskedLM(shallow)
 
     def calibrate(model: nn.Module) -> None:
         assert isinstance(model, HNetNTV2ForMaskedLM)
@@ -146,10 +148,6 @@ def contestants(config: HNetNTV2Config, source: NTv2Config, num_windowed: int = 
 
 def _forward_strand_logits(model: nn.Module, bases: Tensor) -> Tensor:
     return model(bases, strands="forward").logits
-
-
-def _own_settings(config: HNetNTV2Config) -> dict:
-    return {name: getattr(config, name) for name in HNetNTV2Config.__annotations__}
 
 
 def random_bases(length: int, seed: int = 0) -> Int[Tensor, "1 length"]:

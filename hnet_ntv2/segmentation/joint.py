@@ -13,8 +13,8 @@ def joint_boundary_probability(
 ) -> Float[Tensor, "batch length"]:
     """Mean of both strands' p at each junction (t-1|t), in the forward frame.
 
-    Going backward, the junction between bases t-1 and t is crossed when base t-1 is reached: in the reverse frame of a row
-    of n bases that is position n - t.
+    Going backward, the junction between bases t-1 and t is crossed when base t-1 is reached: in the reverse frame of a
+    row of n bases that is position n - t.
 
     Args:
         forward: p of the forward strand's first stage.

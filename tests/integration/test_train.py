@@ -134,7 +134,7 @@ def test_a_model_folder_can_be_the_start(finished, tmp_path):
     result, folder = finished
     settings = tiny_settings(tmp_path, init=str(folder / "checkpoints" / "hf"), model={"d_model": 32})
     started = build_model(settings)
-    assert torch.equal(started.head["residual"].output.weight, result.model.head["residual"].output.weight)
+    assert torch.equal(started.head.residual.output.weight, result.model.head.residual.output.weight)
     with pytest.raises(ConfigError, match=r"model\.n_main_layer=3, but the model in --init .* has 1"):
         build_model(tiny_settings(tmp_path, init=str(folder / "checkpoints" / "hf"), model={"n_main_layer": 3}))
 

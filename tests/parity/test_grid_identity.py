@@ -43,10 +43,10 @@ def graft(source: NTv2ForMaskedLM, **changes) -> HNetNTV2ForMaskedLM:
         block.load_state_dict({name: weights[prefix + name] for name in block.state_dict()})
     norm = "esm.encoder.emb_layer_norm_after."
     trunk.final_norm.load_state_dict({name: weights[norm + name] for name in ("weight", "bias")})
-    head = model.head["source"]
+    head = model.head.source
     head.load_state_dict({name: weights[f"lm_head.{name}"] for name in head.state_dict()})
     model.model.embeddings.kmer.weight.data.copy_(weights["esm.embeddings.word_embeddings.weight"])
-    torch.nn.init.zeros_(model.head["residual"].output.weight)
+    torch.nn.init.zeros_(model.head.residual.output.weight)
     return model
 
 

@@ -34,7 +34,7 @@ def relative_router_gradients(model) -> dict[str, float]:
 
 def zero_residual_output(model) -> None:
     """As a graft starts: the source head alone speaks."""
-    torch.nn.init.zeros_(model.head["residual"].output.weight)
+    torch.nn.init.zeros_(model.head.residual.output.weight)
 
 
 @pytest.mark.parametrize("seed", range(3))

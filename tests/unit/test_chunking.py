@@ -71,7 +71,7 @@ def test_cap_equals_the_walking_oracle(seed):
     probability = (torch.rand(3, 80, generator=generator) < 0.1).float()
     routing = decide(probability, ChunkLimits(max_length=9), first_base=first_base, num_bases=lengths.sum(1))
     for row in range(3):
-        wanted = [True] + (probability[row, 1:] > 0.5).tolist()
+        wanted = [True, *(probability[row, 1:] > 0.5).tolist()]
         expected = cap_row(wanted, first_base[row].tolist(), int(lengths[row].sum()), 9)
         assert routing.is_boundary[row].tolist() == expected
 
