@@ -139,8 +139,8 @@ def kmer_marginals(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Tenso
     wide = logits if logits.dtype == torch.float64 else logits.float()
     probability = wide[:, NUM_SOURCE_SPECIALS : NUM_SOURCE_SPECIALS + 4**k].softmax(-1)
     marginals = []
-    for _ in range(k):
-        by_letter = probability.reshape(len(logits), 4, -1)
+    for offset in range(k):
+        by_letter = probability.reshape(len(logits), 4, 4 ** (k - 1 - offset))
         marginals.append(by_letter.sum(-1))
         probability = by_letter.sum(1)
     joint = torch.stack(marginals, dim=1)[:, :, list(_ACGT_IN_ATCG)]

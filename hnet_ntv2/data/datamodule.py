@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -23,6 +24,8 @@ from ..genome import (
     read_repeats,
     read_split_intervals,
 )
+from ..genome.alphabet import BASE_BITS
+from ..shapes import Tensor, UInt8
 from .collate import Batch, MaskingCollator
 from .dataset import EvaluationSampler, FixedWindows, TrainingSampler, TrainingWindows
 from .masking import MaskConfig
@@ -182,6 +185,11 @@ class HG38DataModule(LightningDataModule):
         if split not in self._indices:
             raise DataError(f"the intervals have no split {split!r}; they have {', '.join(self._indices)}")
         return self._indices[split]
+
+    def plain_windows(self, split: str, count: int | None = None) -> UInt8[Tensor, "windows length"]:
+        """Character ids of tiles of a split as they are, without masks: all, or ``count`` spread evenly."""
+        places = self.window_index(split).fixed(self.window_index(split).evenly_spread(count))
+        return torch.from_numpy(self.genome.gather(places.start, self.seq_length) & BASE_BITS)
 
     @property
     def samples_per_epoch(self) -> int:

@@ -157,6 +157,7 @@ class PretrainingModule(L.LightningModule):
                 labels=batch["labels"],
                 loss_weights=batch["loss_weights"],
                 loss_denominator=self.targets_per_window * len(batch["input_ids"]),
+                only_targets=True,
             )
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"out of memory: {OUT_OF_MEMORY_ADVICE}") from error

@@ -12,24 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
-from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..data.datamodule import HG38DataModule
-from ..data.demo import demo_paths
-from ..errors import CheckpointError, ConfigError, DataError
+from ..errors import CheckpointError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from .batching import BatchPlan, plan_batch, plan_batch_up_to
 from .checkpoint_io import read_checkpoint, read_structure
-from .checkpoints import BEST, LAST, CheckpointKeeper, clear_checkpoints, find_checkpoint
+from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint
 from .fitting import measure_micro_batch
 from .history import TRAIN, VALIDATION, HistoryLogger, build_loggers
 from .module import PretrainingModule
+from .parts import build_datamodule, build_model, calibrate, check_ready, run_identity
 from .precision import Precision, resolve_precision
 from .progress import NEVER, MetricLog, ProgressDisplay
 from .provenance import check_identity, describe_environment, write_environment
@@ -143,87 +143,6 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
         return _finish(settings, parts, time.monotonic() - started)
 
 
-def check_ready(settings: PretrainSettings) -> None:
-    """Everything that can be known to be wrong before anything heavy begins.
-
-    Raises:
-        ConfigError: The output folder cannot be written, or holds another run.
-        DataError: There is no data.
-    """
-    data = settings.data
-    if not data.bundled and data.fasta is None:
-        raise DataError("no genome: give --data FASTA (hg38 as .fa, .fa.gz or .2bit), or try --demo, which needs none")
-    for option, value in {"--data": data.fasta, "--intervals": data.intervals, "--init": settings.init}.items():
-        if value is not None and not Path(value).exists():
-            raise DataError(f"{option} {value}: there is no such file or folder")
-    folder = settings.folder
-    try:
-        for name in ("checkpoints", "logs", "configs"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        probe = folder / "checkpoints" / f".writable.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
-    if settings.resume is None and local_rank() == 0:
-        _make_way(settings, folder / "checkpoints")
-
-
-def _make_way(settings: PretrainSettings, folder: Path) -> None:
-    if not (folder / LAST).exists():
-        return
-    if not settings.overwrite:
-        raise ConfigError(
-            f"{folder} holds the checkpoints of an earlier run: --resume goes on with it, another --output-dir starts "
-            "beside it, `-- overwrite=true` deletes it"
-        )
-    clear_checkpoints(folder)
-
-
-def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
-    """A model with random weights from the seed, or the one in the folder that ``init`` names.
-
-    Raises:
-        ConfigError: A model setting that disagrees with the folder's.
-    """
-    if settings.init is None:
-        config = HNetNTV2Config(**settings.model)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            return HNetNTV2ForMaskedLM(config)
-    model = cast(HNetNTV2ForMaskedLM, HNetNTV2ForMaskedLM.from_pretrained(settings.init))
-    asked = HNetNTV2Config(**settings.model)
-    for name in settings.model:
-        wanted, found = getattr(asked, name), getattr(model.config, name)
-        if _plain(wanted) != _plain(found):
-            raise ConfigError(f"model.{name}={wanted!r}, but the model in --init {settings.init} has {found!r}")
-    return model
-
-
-def build_datamodule(settings: PretrainSettings, micro_batch_size: int) -> HG38DataModule:
-    """The windows that the settings describe."""
-    data = settings.data
-    fasta, intervals = demo_paths() if data.bundled else (data.fasta, data.intervals)
-    assert fasta is not None
-    return HG38DataModule(
-        fasta,
-        intervals,
-        seq_length=data.seq_length,
-        micro_batch_size=micro_batch_size,
-        num_workers=data.num_workers,
-        seed=settings.seed,
-        mask_rate=data.mask.rate,
-        mask_span=data.mask.span,
-        mask_share=data.mask.mask_share,
-        random_share=data.mask.random_share,
-        repeat_weight=data.repeat_weight,
-        repeats=data.repeats,
-        cache_dir=data.cache_dir,
-        valid_windows=settings.validation.windows,
-        max_n_share=data.max_n_share,
-    )
-
-
 def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     kind = device_type(settings.trainer)
     precision = resolve_precision(settings.trainer.precision, kind)
@@ -241,6 +160,8 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     if resume_from is not None:
         resume_step = _check_resume(settings, resume_from, identity)
         datamodule.set_position(resume_step * plan.global_batch_size)
+    else:
+        calibrate(settings, model, datamodule)
     module = PretrainingModule(
         model,
         settings.optimizer,
@@ -270,23 +191,6 @@ def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Pre
         device = torch.device("cuda", local_rank())
         most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
     return plan_batch_up_to(batch.global_size, most, *world)
-
-
-def run_identity(settings: PretrainSettings, config: HNetNTV2Config, datamodule: HG38DataModule) -> dict[str, Any]:
-    """What a run must have in common with a checkpoint to go on from it, as plain values."""
-    return {
-        "max_steps": settings.trainer.max_steps,
-        "batch_size": settings.batch.global_size,
-        "seq_length": settings.data.seq_length,
-        "seed": settings.seed,
-        "gradient_clip": settings.trainer.gradient_clip,
-        "model": {name: _plain(getattr(config, name)) for name in own_field_names()},
-        "mask": dataclasses.asdict(settings.data.mask),
-        "repeat_weight": settings.data.repeat_weight,
-        "optimizer": dataclasses.asdict(settings.optimizer),
-        "scheduler": dataclasses.asdict(settings.scheduler),
-        "data": dict(datamodule.fingerprint()),
-    }
 
 
 def _check_resume(settings: PretrainSettings, path: Path, identity: dict[str, Any]) -> int:
@@ -480,10 +384,6 @@ def _signal_name(number: int) -> str:
     import signal
 
     return signal.Signals(number).name if number else "the trainer"
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 @contextmanager

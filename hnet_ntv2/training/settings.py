@@ -198,6 +198,7 @@ class PretrainSettings:
         allow_changed_max_steps: Resume although ``trainer.max_steps`` differs (the schedule then differs too).
         overwrite: Start anew in a folder that holds the checkpoints of another run, and delete those.
         init: Folder of a saved model to start from.
+        calibration_windows: Training windows on which the routers of random weights are set to their targets; 0: none.
         model: Settings of ``HNetNTV2Config``.
         data: See :class:`DataSettings`.
         batch: See :class:`BatchSettings`.
@@ -216,6 +217,7 @@ class PretrainSettings:
     allow_changed_max_steps: bool = False
     overwrite: bool = False
     init: str | None = None
+    calibration_windows: int = 32
     model: dict[str, Any] = field(default_factory=dict)
     data: DataSettings = field(default_factory=DataSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
@@ -231,6 +233,8 @@ class PretrainSettings:
         _require_choice("trainer.strategy", self.trainer.strategy, ("auto", "ddp", "fsdp"))
         _require_choice("validation.strands", self.validation.strands, (None, "forward", "both"))
         _require_choice("logger.wandb_mode", self.logger.wandb_mode, (None, "online", "offline"))
+        if self.calibration_windows < 0:
+            raise ConfigError(f"calibration_windows is {self.calibration_windows}; it must not be negative")
         positive = {
             "trainer.max_steps": self.trainer.max_steps,
             "data.seq_length": self.data.seq_length,

@@ -41,8 +41,7 @@ SMALLER = {
     r"(--resume)$": r"\1 -- trainer.max_steps=4 allow_changed_max_steps=true",
     r"\./\.venv/bin/python": f"'{sys.executable}'",
     r"\./\.venv/bin/hnet-ntv2": f"'{sys.executable}' -m hnet_ntv2.cli.main",
-    r"(?<=[ /])scripts/(?=\w+\.(?:py|sh))": f"{REPOSITORY}/scripts/",
-    r"\./(?=/)": "",
+    r"(?:\./|(?<= ))scripts/(?=\w+\.(?:py|sh))": f"'{REPOSITORY}'/scripts/",
 }
 
 

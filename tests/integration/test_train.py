@@ -14,7 +14,8 @@ from hnet_ntv2.training import checkpoint_io
 from hnet_ntv2.training.checkpoint_io import read_checkpoint
 from hnet_ntv2.training.history import read_history
 from hnet_ntv2.training.module import PretrainingModule
-from hnet_ntv2.training.run import build_model, pretrain
+from hnet_ntv2.training.parts import build_model
+from hnet_ntv2.training.run import pretrain
 
 from .tiny_training import MODEL, tiny_settings
 

@@ -1,0 +1,137 @@
+"""What a pre-training run starts from: a writable folder, the model, calibrated routers, the data, its identity."""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..conversion.calibrate import calibrate_routers
+from ..data.datamodule import HG38DataModule
+from ..data.demo import demo_paths
+from ..errors import ConfigError, DataError
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from .checkpoints import LAST, clear_checkpoints
+from .settings import PretrainSettings
+from .strategy import local_rank
+
+logger = logging.getLogger(__name__)
+
+# Windows that pass through the model at once during calibration.
+_CALIBRATION_BATCH = 8
+
+
+def check_ready(settings: PretrainSettings) -> None:
+    """Everything that can be known to be wrong before anything heavy begins.
+
+    Raises:
+        ConfigError: The output folder cannot be written, or holds another run.
+        DataError: There is no data.
+    """
+    data = settings.data
+    if not data.bundled and data.fasta is None:
+        raise DataError("no genome: give --data FASTA (hg38 as .fa, .fa.gz or .2bit), or try --demo, which needs none")
+    for option, value in {"--data": data.fasta, "--intervals": data.intervals, "--init": settings.init}.items():
+        if value is not None and not Path(value).exists():
+            raise DataError(f"{option} {value}: there is no such file or folder")
+    folder = settings.folder
+    try:
+        for name in ("checkpoints", "logs", "configs"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        probe = folder / "checkpoints" / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
+    if settings.resume is None and local_rank() == 0:
+        _make_way(settings, folder / "checkpoints")
+
+
+def _make_way(settings: PretrainSettings, folder: Path) -> None:
+    if not (folder / LAST).exists():
+        return
+    if not settings.overwrite:
+        raise ConfigError(
+            f"{folder} holds the checkpoints of an earlier run: --resume goes on with it, another --output-dir starts "
+            "beside it, `-- overwrite=true` deletes it"
+        )
+    clear_checkpoints(folder)
+
+
+def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
+    """A model with random weights from the seed, or the one in the folder that ``init`` names.
+
+    Raises:
+        ConfigError: A model setting that disagrees with the folder's.
+    """
+    if settings.init is None:
+        config = HNetNTV2Config(**settings.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            return HNetNTV2ForMaskedLM(config)
+    model = cast(HNetNTV2ForMaskedLM, HNetNTV2ForMaskedLM.from_pretrained(settings.init))
+    asked = HNetNTV2Config(**settings.model)
+    for name in settings.model:
+        wanted, found = getattr(asked, name), getattr(model.config, name)
+        if plain(wanted) != plain(found):
+            raise ConfigError(f"model.{name}={wanted!r}, but the model in --init {settings.init} has {found!r}")
+    return model
+
+
+def build_datamodule(settings: PretrainSettings, micro_batch_size: int) -> HG38DataModule:
+    """The windows that the settings describe."""
+    data = settings.data
+    fasta, intervals = demo_paths() if data.bundled else (data.fasta, data.intervals)
+    assert fasta is not None
+    return HG38DataModule(
+        fasta,
+        intervals,
+        seq_length=data.seq_length,
+        micro_batch_size=micro_batch_size,
+        num_workers=data.num_workers,
+        seed=settings.seed,
+        mask_rate=data.mask.rate,
+        mask_span=data.mask.span,
+        mask_share=data.mask.mask_share,
+        random_share=data.mask.random_share,
+        repeat_weight=data.repeat_weight,
+        repeats=data.repeats,
+        cache_dir=data.cache_dir,
+        valid_windows=settings.validation.windows,
+        max_n_share=data.max_n_share,
+    )
+
+
+def calibrate(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, datamodule: HG38DataModule) -> None:
+    """Set the routers of a model with random weights to their target ratios on training windows (docs/decisions/0003).
+
+    A model from ``init`` keeps its own offsets. Every rank sees the same windows and gets the same offsets.
+    """
+    if settings.calibration_windows == 0 or settings.init is not None:
+        return
+    windows = datamodule.plain_windows("train", settings.calibration_windows).long()
+    calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))
+
+
+def run_identity(settings: PretrainSettings, config: HNetNTV2Config, datamodule: HG38DataModule) -> dict[str, Any]:
+    """What a run must have in common with a checkpoint to go on from it, as plain values."""
+    return {
+        "max_steps": settings.trainer.max_steps,
+        "batch_size": settings.batch.global_size,
+        "seq_length": settings.data.seq_length,
+        "seed": settings.seed,
+        "gradient_clip": settings.trainer.gradient_clip,
+        "model": {name: plain(getattr(config, name)) for name in own_field_names()},
+        "mask": dataclasses.asdict(settings.data.mask),
+        "repeat_weight": settings.data.repeat_weight,
+        "optimizer": dataclasses.asdict(settings.optimizer),
+        "scheduler": dataclasses.asdict(settings.scheduler),
+        "data": dict(datamodule.fingerprint()),
+    }
+
+
+def plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
