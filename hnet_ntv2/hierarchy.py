@@ -85,6 +85,23 @@ class StageOutput(NamedTuple):
         return self.is_boundary.sum() / self.is_valid.sum()
 
 
+def final_chunk_of(stages: tuple[StageOutput, ...]) -> Int[Tensor, "batch length"]:
+    """Index of the last stage's chunk that each base belongs to."""
+    chunk_of = stages[0].chunk_of
+    for stage in stages[1:]:
+        chunk_of = stage.chunk_of.gather(1, chunk_of)
+    return chunk_of
+
+
+def final_boundaries(stages: tuple[StageOutput, ...]) -> Bool[Tensor, "batch length"]:
+    """Whether each base begins a chunk of the last stage."""
+    is_boundary, position = stages[0].is_boundary, stages[0].chunk_of
+    for stage in stages[1:]:
+        is_boundary = is_boundary & stage.is_boundary.gather(1, position)
+        position = stage.chunk_of.gather(1, position)
+    return is_boundary
+
+
 class FinalChunks(NamedTuple):
     """The trunk's output, one vector per chunk of the last stage.
 

@@ -1,7 +1,6 @@
 """The Hugging Face classes: embeddings, heads, strands, losses and typed outputs around the hierarchy."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,25 +12,22 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
-from transformers.utils.generic import ModelOutput
 
 from .chunking import Router, mean_free_probability, ratio_loss
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
-from .hierarchy import ChunkStage, FinalChunks, Level, StageOutput, build_hierarchy
+from .heads import Heads, SourceHead
+from .hierarchy import ChunkStage, FinalChunks, Level, StageOutput, build_hierarchy, final_chunk_of
 from .kmers import (
     BASE_IDS,
-    MASK_ID,
     SOURCE_CLS,
-    fits_whole_kmer,
     flip_rows,
-    is_clean_base,
-    kmer_marginals,
-    letter_log_probs,
     reverse_complement,
     source_token_ids,
 )
+from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
+from .parameter_names import parameter_part
 from .shapes import Bool, Float, Int, Shaped, Tensor
 
 logger = logging.getLogger(__name__)
@@ -45,71 +41,6 @@ EXCLUDED_LOGIT = -1e4
 _HEAD_TENSORS = ("head.", "router_shares", "classifier.")
 
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
-
-
-@dataclass
-class HNetNTV2ModelOutput(ModelOutput):
-    """Output of ``HNetNTV2Model``.
-
-    Attributes:
-        last_hidden_state: [batch, length, d_base] one vector per base; the mean over strands in the forward frame.
-        hidden_states: Named states of the forward strand, from outside in and back, if asked for: ``embeddings`` and
-            ``stage1_encoder`` per base, ``stage2_encoder`` per stage-1 chunk, ``trunk_0`` .. ``trunk_n`` per final
-            chunk with ``<cls>`` in front (the last one before the final norm), ``stage2_decoder``, ``stage1_decoder``.
-        stages: Chunking of the forward strand, outermost stage first.
-        reverse_stages: Chunking of the reverse-complement strand in that strand's own frame, if it was run.
-        final_chunks: The trunk's vectors of the forward strand.
-    """
-
-    last_hidden_state: Tensor | None = None
-    hidden_states: dict[str, Tensor] | None = None
-    stages: tuple[StageOutput, ...] | None = None
-    reverse_stages: tuple[StageOutput, ...] | None = None
-    final_chunks: FinalChunks | None = None
-
-
-@dataclass
-class HNetNTV2MaskedLMOutput(ModelOutput):
-    """Output of ``HNetNTV2ForMaskedLM``.
-
-    Attributes:
-        loss: ``task_loss + ratio_loss_weight x ratio_loss``, if labels were given.
-        task_loss: Weighted cross-entropy in nats over A, C, G, T.
-        ratio_loss: Sum over stages of the mean ratio loss per row; 1 per stage at its target.
-        ratio_losses: [stages] the addends of ``ratio_loss``.
-        logits: [batch, length, vocab] float32; only the columns of A, C, G, T are not excluded.
-        hidden_states: See ``HNetNTV2ModelOutput``.
-        stages: See ``HNetNTV2ModelOutput``.
-        reverse_stages: See ``HNetNTV2ModelOutput``.
-    """
-
-    loss: Tensor | None = None
-    task_loss: Tensor | None = None
-    ratio_loss: Tensor | None = None
-    ratio_losses: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: dict[str, Tensor] | None = None
-    stages: tuple[StageOutput, ...] | None = None
-    reverse_stages: tuple[StageOutput, ...] | None = None
-
-
-@dataclass
-class HNetNTV2ClassifierOutput(ModelOutput):
-    """Output of ``HNetNTV2ForSequenceClassification``.
-
-    Attributes:
-        loss: Cross-entropy (or the loss of ``config.problem_type``), if labels were given.
-        logits: [batch, num_labels], the mean over strands.
-        hidden_states: See ``HNetNTV2ModelOutput``.
-        stages: See ``HNetNTV2ModelOutput``.
-        reverse_stages: See ``HNetNTV2ModelOutput``.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    hidden_states: dict[str, Tensor] | None = None
-    stages: tuple[StageOutput, ...] | None = None
-    reverse_stages: tuple[StageOutput, ...] | None = None
 
 
 class BaseEmbeddings(nn.Module):
@@ -129,86 +60,6 @@ class BaseEmbeddings(nn.Module):
         tokens = source_token_ids(input_ids, is_valid, self.kmer_size)
         cls_vector = self.kmer(torch.full((1,), SOURCE_CLS, device=input_ids.device))[0]
         return self.base(input_ids) + self.kmer(tokens), cls_vector
-
-
-class SourceHead(nn.Module):
-    """NTv2's masked language model head over chunks, read out as letters per base (keys as in its ``lm_head``)."""
-
-    def __init__(self, config: HNetNTV2Config):
-        super().__init__()
-        self.kmer_size = config.kmer_size
-        self.dense = nn.Linear(config.d_model, config.d_model)
-        self.layer_norm = nn.LayerNorm(config.d_model, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.d_model, config.kmer_vocab_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(config.kmer_vocab_size))
-
-    def token_logits(self, hidden: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks vocab"]:
-        """Logits over the source vocabulary, one row per chunk."""
-        return self.decoder(self.layer_norm(nn.functional.gelu(self.dense(hidden)))) + self.bias
-
-    def forward(
-        self,
-        final: FinalChunks,
-        chunk_of: Int[Tensor, "batch length"],
-        input_ids: Int[Tensor, "batch length"],
-        is_wanted: Bool[Tensor, "batch length"],
-        is_valid: Bool[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length 4"]:
-        """Log-probabilities of A, C, G, T per base, float32.
-
-        A chunk that starts with a whole k-mer gives the k-mers' marginals at offsets 0..k-1; one that starts at a
-        remainder letter the four letter tokens at offset 0. All other bases get equal values.
-
-        Args:
-            final: The trunk's output.
-            chunk_of: Final chunk of each base.
-            input_ids: Character ids.
-            is_wanted: Bases that need an answer; chunks without any are not computed and their bases get equal values.
-            is_valid: False at padding.
-        """
-        k = self.kmer_size
-        holds_wanted = torch.zeros_like(final.has_chunk, dtype=torch.long)
-        holds_wanted = holds_wanted.scatter_reduce(1, chunk_of, (is_wanted & is_valid).long(), "amax") > 0
-        is_needed = final.has_chunk & holds_wanted
-        first_id = input_ids.gather(1, final.first_base)
-        starts_kmer = fits_whole_kmer(input_ids, is_valid, k).gather(1, final.first_base)[is_needed]
-        starts_letter = (is_clean_base(first_id) | (first_id == MASK_ID))[is_needed] & ~starts_kmer
-
-        logits = self.token_logits(final.hidden[is_needed])
-        equal = torch.full((len(logits), k + 1, 4), 0.25, device=logits.device).log()
-        table = torch.where(starts_kmer[:, None, None], kmer_marginals(logits, k).to(equal.dtype), equal[:, :k])
-        offset_zero = torch.where(starts_letter[:, None], letter_log_probs(logits, k).to(equal.dtype), table[:, 0])
-        # One more row per chunk for the bases beyond offset k - 1, and one chunk more for all that are not needed.
-        table = torch.cat([offset_zero[:, None], table[:, 1:], equal[:, k:]], dim=1)
-        table = torch.cat([table, table.new_full((1, k + 1, 4), 0.25).log()])
-
-        row_of_chunk = is_needed.flatten().long().cumsum(0).reshape(is_needed.shape) - 1
-        row = row_of_chunk.masked_fill(~is_needed, len(table) - 1).gather(1, chunk_of)
-        offset = torch.arange(input_ids.shape[1], device=input_ids.device) - final.first_base.gather(1, chunk_of)
-        return table[row.masked_fill(~is_valid, len(table) - 1), offset.clamp(0, k)]
-
-
-class ResidualHead(nn.Module):
-    """What the decoders add to the source head: four values per base."""
-
-    def __init__(self, config: HNetNTV2Config):
-        super().__init__()
-        self.layer_norm = nn.LayerNorm(config.base_dim, eps=config.layer_norm_eps)
-        self.dense = nn.Linear(config.base_dim, config.base_dim)
-        self.output = nn.Linear(config.base_dim, len(BASE_IDS))
-
-    def forward(self, hidden: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length 4"]:
-        """Values to be added to the log-probabilities of A, C, G, T."""
-        return self.output(nn.functional.gelu(self.dense(self.layer_norm(hidden))))
-
-
-class Heads(nn.Module):
-    """The two heads of the masked language model."""
-
-    def __init__(self, config: HNetNTV2Config):
-        super().__init__()
-        self.source = SourceHead(config)
-        self.residual = ResidualHead(config)
 
 
 class HNetNTV2PreTrainedModel(PreTrainedModel):
@@ -470,23 +321,6 @@ def _both_strands(flag: Shaped[Tensor, "batch length"] | bool, is_valid: Bool[Te
     return flag if isinstance(flag, bool) else torch.cat([flag, flip_rows(flag, is_valid)])
 
 
-def final_chunk_of(stages: tuple[StageOutput, ...]) -> Int[Tensor, "batch length"]:
-    """Index of the last stage's chunk that each base belongs to."""
-    chunk_of = stages[0].chunk_of
-    for stage in stages[1:]:
-        chunk_of = stage.chunk_of.gather(1, chunk_of)
-    return chunk_of
-
-
-def final_boundaries(stages: tuple[StageOutput, ...]) -> Bool[Tensor, "batch length"]:
-    """Whether each base begins a chunk of the last stage."""
-    is_boundary, position = stages[0].is_boundary, stages[0].chunk_of
-    for stage in stages[1:]:
-        is_boundary = is_boundary & stage.is_boundary.gather(1, position)
-        position = stage.chunk_of.gather(1, position)
-    return is_boundary
-
-
 class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
     """Masked language model: NTv2's head, marginalised to bases, plus what the decoders add."""
 
@@ -679,34 +513,6 @@ class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
         if problem == "multi_label_classification":
             return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
         return nn.functional.cross_entropy(logits, labels.long())
-
-
-def parameter_group(name: str) -> str:
-    """Learning-rate group of a parameter of ``HNetNTV2ForMaskedLM`` by its name.
-
-    "base" for base-resolution parts and the residual head, "stage1" for the layers over stage-1 chunks (and "stage2"
-    where there are three stages), "trunk" for NTv2's blocks, "source" for its k-mer embeddings and head.
-    """
-    if name.startswith(("model.embeddings.kmer.", "head.source.")):
-        return "source"
-    depth = name.removeprefix("model.hierarchy.").count("main.")
-    if ".layers.blocks." in name or ".layers.final_norm." in name:
-        return "trunk"
-    return f"stage{depth}" if depth else "base"
-
-
-def parameter_part(name: str) -> str:
-    """Readable part of the model that a parameter of ``HNetNTV2ForMaskedLM`` belongs to."""
-    if not name.startswith("model.hierarchy."):
-        return {"model.embeddings.base": "base embedding", "model.embeddings.kmer": "k-mer embedding"}.get(
-            name.rsplit(".", 1)[0], "source head" if name.startswith("head.source.") else "residual head"
-        )
-    group = parameter_group(name)
-    if group == "trunk":
-        return "trunk"
-    depth = name.removeprefix("model.hierarchy.").count("main.")
-    part = name.removeprefix("model.hierarchy.").replace("main.", "").split(".")[0]
-    return f"stage {depth + 1} {part}"
 
 
 for _auto, _model in (

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 # Not the configurations: they check their own values, with messages for users, and must be tested doing so.
 _CHECKED = (
     *("attention", "backbone", "chunking", "forced_boundaries", "hierarchy", "kmers", "upsampling"),
-    *("modeling_hnet_ntv2", "modeling_ntv2"),
+    *("heads", "outputs", "modeling_hnet_ntv2", "modeling_ntv2"),
     *("conversion", "data", "evaluation", "segmentation", "training"),
 )
 _HOOK = install_import_hook([f"hnet_ntv2.{module}" for module in _CHECKED], "beartype.beartype")

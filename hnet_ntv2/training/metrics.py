@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import torch
 
 from ..chunking import BoundaryReason
-from ..modeling_hnet_ntv2 import HNetNTV2MaskedLMOutput, final_chunk_of
+from ..hierarchy import final_chunk_of
+from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Shaped, Tensor
 
 Sums = dict[str, torch.Tensor]

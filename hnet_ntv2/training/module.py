@@ -12,7 +12,9 @@ from torch import nn
 
 from ..chunking import Router
 from ..errors import ConfigError
-from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2MaskedLMOutput, parameter_group
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..outputs import HNetNTV2MaskedLMOutput
+from ..parameter_names import parameter_group
 from . import gradients
 from .batching import OUT_OF_MEMORY_ADVICE
 from .metrics import Sums, add_sums, stage_metrics, stage_sums, target_metrics, target_sums

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
-from ..modeling_hnet_ntv2 import HNetNTV2MaskedLMOutput
+from ..outputs import HNetNTV2MaskedLMOutput
 from .metrics import (
     Sums,
     add_sums,

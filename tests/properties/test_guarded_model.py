@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hnet_ntv2.chunking import BoundaryReason
-from hnet_ntv2.modeling_hnet_ntv2 import final_boundaries, final_chunk_of
+from hnet_ntv2.hierarchy import final_boundaries, final_chunk_of
 from tests.builders import random_dna, tiny_model
 
 

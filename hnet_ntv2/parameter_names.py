@@ -1,0 +1,29 @@
+"""Which part of the model, and which learning-rate group, a parameter belongs to; told by its name."""
+
+
+def parameter_group(name: str) -> str:
+    """Learning-rate group of a parameter of ``HNetNTV2ForMaskedLM`` by its name.
+
+    "base" for base-resolution parts and the residual head, "stage1" for the layers over stage-1 chunks (and "stage2"
+    where there are three stages), "trunk" for NTv2's blocks, "source" for its k-mer embeddings and head.
+    """
+    if name.startswith(("model.embeddings.kmer.", "head.source.")):
+        return "source"
+    depth = name.removeprefix("model.hierarchy.").count("main.")
+    if ".layers.blocks." in name or ".layers.final_norm." in name:
+        return "trunk"
+    return f"stage{depth}" if depth else "base"
+
+
+def parameter_part(name: str) -> str:
+    """Readable part of the model that a parameter of ``HNetNTV2ForMaskedLM`` belongs to."""
+    if not name.startswith("model.hierarchy."):
+        return {"model.embeddings.base": "base embedding", "model.embeddings.kmer": "k-mer embedding"}.get(
+            name.rsplit(".", 1)[0], "source head" if name.startswith("head.source.") else "residual head"
+        )
+    group = parameter_group(name)
+    if group == "trunk":
+        return "trunk"
+    depth = name.removeprefix("model.hierarchy.").count("main.")
+    part = name.removeprefix("model.hierarchy.").replace("main.", "").split(".")[0]
+    return f"stage {depth + 1} {part}"
