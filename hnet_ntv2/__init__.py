@@ -62,6 +62,7 @@ def register_auto_classes() -> None:
     AutoTokenizer.register(HNetNTV2Config, slow_tokenizer_class=HNetNTV2Tokenizer, exist_ok=True)
 
 
-# The command line imports what a verb needs when it runs: `hnet-ntv2 --help` must not wait seconds for torch.
-if Path(sys.argv[0]).name != "hnet-ntv2":
+# The command line imports what a verb needs when it runs: `hnet-ntv2 --help` must not wait seconds for torch. While
+# `python -m hnet_ntv2.cli.main` imports the package, the program's name is "-m".
+if Path(sys.argv[0]).name not in ("hnet-ntv2", "-m"):
     register_auto_classes()

@@ -21,6 +21,7 @@ from .heads import Heads, SourceHead
 from .hierarchy import ChunkStage, FinalChunks, Level, StageOutput, build_hierarchy, final_chunk_of
 from .kmers import (
     BASE_IDS,
+    NUM_SOURCE_SPECIALS,
     SOURCE_CLS,
     flip_rows,
     reverse_complement,
@@ -43,6 +44,30 @@ _HEAD_TENSORS = ("head.", "router_shares", "classifier.")
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
 
 
+class KmerEmbedding(nn.Embedding):
+    """The source model's embedding table; random ones are composed of their letters (docs/decisions/0003).
+
+    A random k-mer is the sum of k random letter vectors, one table per offset, so that k-mers that share letters start
+    alike. Specials and N are independent, a single letter is the first letter of a k-mer.
+    """
+
+    def __init__(self, k: int, dim: int, std: float):
+        self.k, self.std = k, std
+        super().__init__(4**k + NUM_SOURCE_SPECIALS + 5, dim)
+
+    def reset_parameters(self) -> None:
+        """Random vectors of standard deviation ``std``."""
+        nn.init.normal_(self.weight, std=self.std)
+        letters = torch.empty(self.k, 4, self.embedding_dim, device=self.weight.device)
+        nn.init.normal_(letters, std=self.std * self.k**-0.5)
+        code = torch.arange(4**self.k, device=self.weight.device)
+        kmers = sum(letters[offset][code // 4 ** (self.k - 1 - offset) % 4] for offset in range(self.k))
+        first_letter = NUM_SOURCE_SPECIALS + 4**self.k
+        with torch.no_grad():
+            self.weight[NUM_SOURCE_SPECIALS:first_letter] = kmers
+            self.weight[first_letter : first_letter + 4] = letters[0] * self.k**0.5
+
+
 class BaseEmbeddings(nn.Module):
     """Base embedding (zero at start) plus the source model's embedding of the k-mer that starts at the base."""
 
@@ -51,7 +76,7 @@ class BaseEmbeddings(nn.Module):
         self.kmer_size = config.kmer_size
         self.base = nn.Embedding(config.vocab_size, config.d_model)
         self.base.starts_at_zero = True  # pyright: ignore[reportArgumentType]
-        self.kmer = nn.Embedding(config.kmer_vocab_size, config.d_model)
+        self.kmer = KmerEmbedding(config.kmer_size, config.d_model, config.initializer_range)
 
     def forward(
         self, input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
@@ -80,6 +105,8 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         if getattr(module, "starts_at_zero", False):
             for parameter in module.parameters(recurse=False):
                 nn.init.zeros_(parameter)
+        elif isinstance(module, Router | KmerEmbedding):
+            module.reset_parameters()
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.initializer_gain * module.in_features**-0.5)
             if module.bias is not None:
@@ -89,8 +116,6 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, Router):
-            module.reset_parameters()
         elif isinstance(module, SourceHead):
             nn.init.zeros_(module.bias)
         elif isinstance(module, ChunkStage) and module.widening is not None:
