@@ -27,6 +27,7 @@ OPTIONS = {
     "validation__windows": 3,
     "callbacks__router_gradients_every": 0,
     "data__max_n_share": 0.9,
+    "model__guard_stage1": [0.01, 0.95],  # so that chunk counts are not those of the guard
 }
 
 _WORKER = """

@@ -14,7 +14,6 @@ MODEL = {
     "n_main_layer": 1,
     "kmer_size": 4,
     "window": 16,
-    "initializer_range": 0.1,
 }
 
 

@@ -2,6 +2,7 @@
 
 import torch
 
+from hnet_ntv2.conversion.calibrate import calibrate_routers
 from hnet_ntv2.kmers import reverse_complement
 from hnet_ntv2.segmentation.joint import joint_boundaries, joint_boundary_probability
 from tests.builders import ids, random_dna, tiny_model, valid
@@ -20,6 +21,7 @@ def test_both_strands_of_a_sequence_are_cut_alike(rng):
     rows = ids("A" * 70, "A" * 50)
     rows[0], rows[1, :50] = random_dna(70, rng)[0], random_dna(50, rng)[0]
     is_valid = valid(rows)
+    calibrate_routers(model.model, [rows])
 
     def cuts(input_ids):
         output = model(input_ids)
