@@ -1,1 +1,4 @@
 """From source weights to a model that can start training, and routers that start sensibly."""
+
+DEFAULT_SOURCE = "InstaDeepAI/nucleotide-transformer-v2-500m-multi-species"
+DEFAULT_SEED = 2222
