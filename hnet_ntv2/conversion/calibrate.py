@@ -15,7 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]]) -> tuple[float, ...]:
+def calibrate_routers(
+    model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]], *, count_forced: bool = False
+) -> tuple[float, ...]:
     """Set ``beta`` of every router, outermost first, from its own probabilities on these sequences.
 
     The offset puts the threshold 0.5 midway between the two attained values that enclose the wanted quantile. A stage
@@ -25,6 +27,8 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     Args:
         model: Changed in place.
         batches: Character ids of real sequence.
+        count_forced: Put the target midway between the router's share and the chunks per position that come of it,
+            which the cap raises; otherwise the router's share alone is at the target.
 
     Returns:
         The offsets, outermost stage first.
@@ -41,6 +45,10 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
         if len(values) == 0:
             raise DataError(f"stage {stage + 1}: the sequences leave the router nothing to decide; give longer ones")
         router.beta.fill_(0.5 - _threshold(values, target))
+        if count_forced:
+            rates = boundary_rates(model, batches)
+            excess = rates.achieved[stage] - rates.router[stage]
+            router.beta.fill_(0.5 - _threshold(values, target - excess / 2))
         offsets.append(float(router.beta))
     logger.info("calibrated router offsets: %s", ", ".join(f"{offset:+.4f}" for offset in offsets))
     model.train(was_training)

@@ -219,7 +219,7 @@ def _calibrate(
     generator = torch.Generator().manual_seed(seed)
     masked = mask_cells(sequence.held_out, config.kmer_size, config.mask_rate, generator)
     model.to(device)  # pyright: ignore[reportArgumentType]  (transformers narrows the signature)
-    offsets = calibrate_routers(model.model, _batches(sequence.calibration, device))
+    offsets = calibrate_routers(model.model, _batches(sequence.calibration, device), count_forced=True)
     rates = {
         name: boundary_rates(model.model, _batches(windows, device))._asdict()
         for name, windows in {"held_out": sequence.held_out, "held_out_masked": masked}.items()

@@ -3,6 +3,7 @@
 import textwrap
 from typing import Any
 
+from . import UNTRAINED
 from .ledger import KINDS, Ledger
 
 LICENSE_TITLE = "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 (CC BY-NC-SA 4.0)"
@@ -116,8 +117,8 @@ tags:
 
 _GRAFT_TEXT = """\
 Starting weights of HNet-NTv2, a DNA language model that reads single nucleotides, cuts them into learned chunks, and
-runs the blocks of the Nucleotide Transformer v2 on the chunks. **Not trained further**: this is what training starts
-from. On the forced grid of whole k-mers its trunk computes what the source's kept blocks compute.
+runs the blocks of the Nucleotide Transformer v2 on the chunks. {untrained}.
+On the forced grid of whole k-mers its trunk computes what the source's kept blocks compute.
 
 ## Licence and attribution
 
@@ -144,6 +145,7 @@ def _grafted_card(ledger: Ledger, source: dict[str, Any]) -> str:
         "the code is."
     )
     text = _GRAFT_TEXT.format(
+        untrained=UNTRAINED,
         licence=textwrap.fill(licence, 120),
         origin=_origin(source),
         layers=", ".join(map(str, ledger.layers["kept"])),
@@ -153,7 +155,7 @@ def _grafted_card(ledger: Ledger, source: dict[str, Any]) -> str:
 
 
 def _random_card(ledger: Ledger) -> str:
-    text = "Randomly initialised HNet-NTv2. It holds no weights of any other model and knows nothing yet."
+    text = f"Randomly initialised HNet-NTv2 without weights of any other model. {UNTRAINED}."
     return _CARD_HEAD.format(
         front="license: apache-2.0", title="HNet-NTv2, random", text=text, summary=render_summary(ledger)
     )
