@@ -2,5 +2,5 @@
 
 DEFAULT_SOURCE = "InstaDeepAI/nucleotide-transformer-v2-500m-multi-species"
 DEFAULT_SEED = 2222
-UNTRAINED = "**Not trained further**: this is what training starts from"
+UNTRAINED = "**Not trained further.**"
 """Sentence of a start's model card, which training replaces in the card of what it makes of it."""

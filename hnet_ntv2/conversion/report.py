@@ -116,9 +116,9 @@ tags:
 """
 
 _GRAFT_TEXT = """\
-Starting weights of HNet-NTv2, a DNA language model that reads single nucleotides, cuts them into learned chunks, and
-runs the blocks of the Nucleotide Transformer v2 on the chunks. {untrained}.
-On the forced grid of whole k-mers its trunk computes what the source's kept blocks compute.
+HNet-NTv2, a DNA language model that reads single nucleotides, cuts them into learned chunks, and runs blocks of the
+Nucleotide Transformer v2 on the chunks. {untrained} At the start, on the forced grid of whole
+k-mers, its trunk computes what the source's kept blocks compute.
 
 ## Licence and attribution
 
@@ -155,7 +155,7 @@ def _grafted_card(ledger: Ledger, source: dict[str, Any]) -> str:
 
 
 def _random_card(ledger: Ledger) -> str:
-    text = f"Randomly initialised HNet-NTv2 without weights of any other model. {UNTRAINED}."
+    text = f"Randomly initialised HNet-NTv2 without weights of any other model. {UNTRAINED}"
     return _CARD_HEAD.format(
         front="license: apache-2.0", title="HNet-NTv2, random", text=text, summary=render_summary(ledger)
     )

@@ -359,7 +359,7 @@ def _keep_card(start: Path, folder: Path) -> None:
     card = start / "README.md"
     if not card.is_file():
         return
-    text = card.read_text(encoding="utf-8").replace(UNTRAINED, "**Trained further** from the weights described here")
+    text = card.read_text(encoding="utf-8").replace(UNTRAINED, "**Trained further** from the weights described here.")
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -41,6 +41,7 @@ def status(*arguments: object) -> int:
     return int(end.value.code or 0)
 
 
+@pytest.mark.slow
 def test_script_makes_a_folder_that_loads(tmp_path):
     output = tmp_path / "deep" / "start"
     result = subprocess.run(
@@ -121,7 +122,11 @@ def within(rates: list[float], tolerance: float) -> bool:
     return all(abs(rate / target - 1) < tolerance for rate, target in zip(rates, (0.3, 0.5), strict=True))
 
 
-@pytest.mark.parametrize("seed", range(10))
+# The first seeds run with the fast tests.
+SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] if seed > 2 else []) for seed in range(10)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_routers_start_within_a_fifth_of_their_targets_on_held_out_dna(seed):
     config = tiny_config(d_model=64, kmer_size=6, window=32)
     calibration = random_start(config, read_sequence(), seed=seed).ledger.calibration

@@ -1,5 +1,7 @@
 """On the forced grid a grafted model computes exactly what NTv2 computes, and no longer if one step is broken."""
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,12 +28,17 @@ def source() -> NTv2ForMaskedLM:
     return NTv2ForMaskedLM.from_pretrained(SOURCE).eval()
 
 
-def graft(**changes) -> HNetNTV2ForMaskedLM:
-    """What the conversion makes of the reference, all layers kept."""
+@cache
+def _converted(**changes) -> HNetNTV2ForMaskedLM:
     files = open_source(str(SOURCE))
     model = build_model(config_for(files, {"window": 16, **changes}), seed=0)
     copy_source(model, files, tuple(range(files.config.num_hidden_layers)))
     return model
+
+
+def graft(**changes) -> HNetNTV2ForMaskedLM:
+    """What the conversion makes of the reference, all layers kept; a copy that may be broken."""
+    return deepcopy(_converted(**changes))
 
 
 def source_ids(letters: str, k: int = K) -> torch.Tensor:
