@@ -187,7 +187,7 @@ class NTv2ForMaskedLM(PreTrainedModel):
         folder = Path(directory)
         config = NTv2Config.from_json_file(_config_file(folder))
         tensors = _read_tensors(folder)
-        _require_layout(published_key_shapes(config), tensors, folder)
+        require_layout(published_key_shapes(config), tensors, folder)
         with torch.device("meta"):
             model = cls(config)
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=True, assign=True)
@@ -214,7 +214,7 @@ def _config_file(folder: Path) -> Path:
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of ``model.safetensors``, or of the shards that the index names."""
     tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  (no mapping)
@@ -223,7 +223,12 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a downloaded model: the single one, or the shards that the index names.
+
+    Raises:
+        WeightsError: If there are none, or the index cannot be used.
+    """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
@@ -244,8 +249,12 @@ def _weight_files(folder: Path) -> list[Path]:
     raise WeightsError(f"{folder} holds neither model.safetensors nor model.safetensors.index.json")
 
 
-def _require_layout(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Stop unless names and shapes are exactly those that the config implies."""
+def require_layout(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Stop unless names and shapes are exactly those that the config implies.
+
+    Raises:
+        WeightsError: With the names of tensors that are missing, superfluous, misshapen or not floating point.
+    """
     problems = {
         "missing": [name for name in expected if name not in tensors],
         "superfluous": [name for name in tensors if name not in expected],

@@ -14,7 +14,7 @@ import typer
 from ..errors import HNetNTV2Error
 
 # Each verb is the function of the same name in the module of the same name, which may bring a COMMAND_CLASS.
-VERBS = ("bench", "pretrain", "repeats")
+VERBS = ("bench", "init", "pretrain", "repeats")
 
 app = typer.Typer(
     name="hnet-ntv2",

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
+from ..conversion import UNTRAINED
 from ..data.datamodule import HG38DataModule
 from ..errors import CheckpointError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
@@ -299,7 +300,7 @@ def _finish(settings: PretrainSettings, parts: _Parts, seconds: float) -> Pretra
     status = FINISHED if is_finished else f"stopped by {_signal_name(parts.stop.stopped_by)}"
     paths = _written_paths(settings)
     if trainer.is_global_zero and is_finished:
-        paths["model"] = str(export_model(model, settings.folder / "checkpoints" / "hf"))
+        paths["model"] = str(export_model(model, settings.folder / "checkpoints" / "hf", settings.init))
     parts.datamodule.trainer = None  # from here on its loaders serve whole splits, not one rank's share
     history = next(each for each in trainer.loggers if isinstance(each, HistoryLogger))
     summary = RunSummary(
@@ -322,8 +323,13 @@ def _finish(settings: PretrainSettings, parts: _Parts, seconds: float) -> Pretra
     return PretrainResult(summary, model, parts.datamodule, files, trainer.is_global_zero)
 
 
-def export_model(model: HNetNTV2ForMaskedLM, folder: Path) -> Path:
+def export_model(model: HNetNTV2ForMaskedLM, folder: Path, started_from: str | None = None) -> Path:
     """Write a folder that ``from_pretrained`` reads, tokenizer included; an older one is replaced when it is complete.
+
+    Args:
+        model: What to write.
+        folder: Where.
+        started_from: Folder of the first weights, whose model card goes along.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -334,6 +340,8 @@ def export_model(model: HNetNTV2ForMaskedLM, folder: Path) -> Path:
     try:
         model.save_pretrained(temporary)
         HNetNTV2Tokenizer().save_pretrained(temporary)
+        if started_from is not None:
+            _keep_card(Path(started_from), temporary)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -344,6 +352,15 @@ def export_model(model: HNetNTV2ForMaskedLM, folder: Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _keep_card(start: Path, folder: Path) -> None:
+    """A descendant of a grafted model inherits its licence, so it carries the card that names it."""
+    card = start / "README.md"
+    if not card.is_file():
+        return
+    text = card.read_text(encoding="utf-8").replace(UNTRAINED, "**Trained further** from the weights described here.")
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _model_of_checkpoint(config: HNetNTV2Config, path: Path) -> HNetNTV2ForMaskedLM:

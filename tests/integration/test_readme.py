@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ SMALLER = {
     r"--num-nodes \d+": "--num-nodes 1",
     r"model=hnet_ntv2_fast": "model=hnet_ntv2_fast model.d_base=16",
     r"--random-trunk": "--random-trunk --config tiny_model.yaml",
+    r"(init_hnet_ntv2_weights\.py) --save-model": r"\1 --ntv2-model ntv2_500m --save-model",
+    r"(hnet-ntv2 init) --output-dir": r"\1 --ntv2-model ntv2_500m --output-dir",
     r"(--resume)$": r"\1 -- trainer.max_steps=4 allow_changed_max_steps=true",
     r"\./\.venv/bin/python": f"'{sys.executable}'",
     r"\./\.venv/bin/hnet-ntv2": f"'{sys.executable}' -m hnet_ntv2.cli.main",
@@ -86,6 +89,7 @@ def workplace(tmp_path) -> Path:
     chr20 = generator.choice(np.frombuffer(b"ACGT", np.uint8), 8_400_000).tobytes()
     (tmp_path / "hg38.fa").write_bytes(b">chr20\n" + chr20 + b"\n")
     (tmp_path / "tiny_model.yaml").write_text("".join(f"{name}: {value}\n" for name, value in TINY_MODEL.items()))
+    shutil.copytree(REPOSITORY / "tests" / "data" / "ntv2_tiny", tmp_path / "ntv2_500m")
     for yaml in blocks("scripts/README_hnet_ntv2.md", "yaml"):
         (tmp_path / "my_experiment.yaml").write_text(yaml)
     return tmp_path

@@ -1,0 +1,314 @@
+"""Build the model that training starts from: copy the source in, zero what must be silent, calibrate, write it down."""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from .. import __version__
+from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..errors import ConfigError, WeightsError
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..parameter_names import parameter_part
+from ..shapes import Int, Tensor
+from . import DEFAULT_SEED
+from .calibrate import boundary_rates, calibrate_routers
+from .keys import ZEROED_KEYS, copied_targets, destination
+from .layers import LayerChoice, choose_layers, parse_layers, source_states
+from .ledger import Ledger, ModelEntry, SourceEntry
+from .sequence import RealSequence, mask_cells
+from .source import ROPE_THETA, NTv2Source
+
+logger = logging.getLogger(__name__)
+
+MAX_MAIN_LAYERS = 20
+_BATCH = 4
+_SAFETENSORS_TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+class Start(NamedTuple):
+    """A model that training can start from, and its ledger."""
+
+    model: HNetNTV2ForMaskedLM
+    ledger: Ledger
+
+
+def config_for(
+    source: NTv2Source, settings: Mapping[str, Any] | None = None, num_layers: int | None = None
+) -> HNetNTV2Config:
+    """Settings of our model for a source: its shape, and otherwise the user's settings or the defaults.
+
+    Args:
+        source: The source model.
+        settings: The user's model settings; what they leave out follows the source.
+        num_layers: Blocks of the trunk where the settings do not say; min(20, those of the source) by default.
+
+    Raises:
+        ConfigError: A setting that the source contradicts, with both sides.
+    """
+    theirs = source.config
+    shape: dict[str, Any] = {
+        "d_model": theirs.hidden_size,
+        "n_head": theirs.num_attention_heads,
+        "intermediate_size": 2 * theirs.intermediate_size,
+        "kmer_size": source.kmer_size,
+        "layer_norm_eps": theirs.layer_norm_eps,
+        "rope_theta": ROPE_THETA,
+    }
+    given = dict(settings or {})
+    for name, value in shape.items():
+        if name in given and given[name] != value:
+            raise ConfigError(f"--config says {name}={given[name]!r}, the source model {source.name} has {value!r}")
+    wanted = given.get("n_main_layer", 0)
+    if isinstance(wanted, int) and wanted > theirs.num_hidden_layers:
+        raise ConfigError(
+            f"--config says n_main_layer={wanted}, the source model {source.name} has {theirs.num_hidden_layers}"
+        )
+    follows: dict[str, Any] = {
+        "n_main_layer": num_layers or min(MAX_MAIN_LAYERS, theirs.num_hidden_layers),
+        "max_trunk_positions": theirs.max_position_embeddings - 2,
+    }
+    return HNetNTV2Config(**(follows | shape | given))
+
+
+def graft(
+    source: NTv2Source,
+    sequence: RealSequence,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    layers: str = "auto",
+    seed: int = DEFAULT_SEED,
+    device: torch.device | str = "cpu",
+) -> Start:
+    """Start as NTv2: its blocks, k-mer embeddings and head copied, the rest new, the routers calibrated.
+
+    Args:
+        source: The source model.
+        sequence: Real sequence, to compare the source's blocks and to calibrate the routers.
+        settings: The user's model settings; None takes the source's shape and the defaults.
+        layers: "auto", "first", "last", "spread", or block numbers such as "0,1,5".
+        seed: Of what is random.
+        device: Where to compute; the model comes back on the CPU.
+
+    Raises:
+        ConfigError: Settings or layers that do not fit the source.
+        WeightsError: Anything about a tensor that does not fit, by name.
+    """
+    wanted, config = check_choice(source, settings, layers)
+    logger.info("comparing the %d blocks of %s on real sequence", source.config.num_hidden_layers, source.name)
+    states = source_states(source, sequence.calibration, device)
+    choice = choose_layers(wanted, config.n_main_layer, states)
+    del states
+    logger.info("copying blocks %s", ", ".join(map(str, choice.layers)))
+    model = build_model(config, seed)
+    source_entries = copy_source(model, source, choice.layers)
+    copies = copied_targets(choice.layers, config.num_stages)
+    ledger = _finish(model, sequence, device, seed, copies, source_entries, source, choice)
+    ledger.require_complete(copies, set(source.stored))
+    return Start(model, ledger)
+
+
+def random_start(
+    config: HNetNTV2Config,
+    sequence: RealSequence,
+    *,
+    seed: int = DEFAULT_SEED,
+    device: torch.device | str = "cpu",
+) -> Start:
+    """A model without a source: all weights random, the routers calibrated.
+
+    Args:
+        config: Its settings.
+        sequence: To calibrate the routers.
+        seed: Of the weights.
+        device: Where to compute.
+    """
+    model = build_model(config, seed)
+    ledger = _finish(model, sequence, device, seed)
+    ledger.require_complete({}, set())
+    return Start(model, ledger)
+
+
+def check_choice(
+    source: NTv2Source, settings: Mapping[str, Any] | None, layers: str
+) -> tuple[str | tuple[int, ...], HNetNTV2Config]:
+    """What ``layers`` means for this source, and the settings of our model.
+
+    Raises:
+        ConfigError: If settings, layers and source contradict each other.
+    """
+    wanted = parse_layers(layers, source.config.num_hidden_layers)
+    num_listed = len(wanted) if isinstance(wanted, tuple) else None
+    config = config_for(source, settings, num_listed)
+    if num_listed not in (None, config.n_main_layer):
+        raise ConfigError(f"--layers names {num_listed} blocks, --config says n_main_layer={config.n_main_layer}")
+    return wanted, config
+
+
+def build_model(config: HNetNTV2Config, seed: int) -> HNetNTV2ForMaskedLM:
+    """A model with random weights from a seed, in eval mode; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return HNetNTV2ForMaskedLM(config).eval()
+
+
+@torch.no_grad()
+def copy_source(model: HNetNTV2ForMaskedLM, source: NTv2Source, layers: tuple[int, ...]) -> tuple[SourceEntry, ...]:
+    """Copy the source into a model tensor by tensor, and silence its residual head.
+
+    Args:
+        model: Changed in place.
+        source: Read one tensor at a time.
+        layers: Source blocks that are kept, in order.
+
+    Returns:
+        One entry per source tensor.
+
+    Raises:
+        WeightsError: A tensor that is in no table, has another shape than its place, or has no place.
+    """
+    places, entries = model.state_dict(), []
+    for name, tensor in source.tensors():
+        goal = destination(name, layers, model.config.num_stages)
+        if goal.target is not None:
+            place = places.get(goal.target)
+            if place is None or place.shape != tensor.shape:
+                found = "no such tensor" if place is None else f"shape {tuple(place.shape)}"
+                raise WeightsError(f"{name} {tuple(tensor.shape)} does not fit {goal.target}: {found}")
+            place.copy_(tensor)
+        stored = source.stored[name]
+        digest = sha256_of(tensor)
+        entries.append(SourceEntry(name, stored.dtype, stored.shape, digest, goal.target, goal.reason))
+    for name in ZEROED_KEYS:
+        places[name].zero_()
+    return tuple(entries)
+
+
+def _finish(
+    model: HNetNTV2ForMaskedLM,
+    sequence: RealSequence,
+    device: torch.device | str,
+    seed: int,
+    copies: Mapping[str, str] | None = None,
+    source_entries: tuple[SourceEntry, ...] = (),
+    source: NTv2Source | None = None,
+    choice: LayerChoice | None = None,
+) -> Ledger:
+    calibration = _calibrate(model, sequence, device, seed)
+    return Ledger(
+        source=None if source is None else describe_source(source),
+        layers=None if choice is None else _describe_layers(choice),
+        calibration=calibration,
+        config={name: _plain(getattr(model.config, name)) for name in own_field_names()},
+        seed=seed,
+        version=__version__,
+        source_tensors=source_entries,
+        model_tensors=model_entries(model, copies or {}),
+    )
+
+
+def _calibrate(
+    model: HNetNTV2ForMaskedLM, sequence: RealSequence, device: torch.device | str, seed: int
+) -> dict[str, Any]:
+    """Set the routers and report what they do on held-out sequence, without masks and with."""
+    logger.info("calibrating the routers on %s", sequence.origin)
+    config = model.config
+    generator = torch.Generator().manual_seed(seed)
+    masked = mask_cells(sequence.held_out, config.kmer_size, config.mask_rate, generator)
+    model.to(device)  # pyright: ignore[reportArgumentType]  (transformers narrows the signature)
+    offsets = calibrate_routers(model.model, _batches(sequence.calibration, device), count_forced=True)
+    rates = {
+        name: boundary_rates(model.model, _batches(windows, device))._asdict()
+        for name, windows in {"held_out": sequence.held_out, "held_out_masked": masked}.items()
+    }
+    model.to("cpu")  # pyright: ignore[reportArgumentType]
+    return {
+        "sequence": sequence.origin,
+        "windows": len(sequence.calibration),
+        "length": sequence.calibration.shape[1],
+        "targets": list(config.target_ratios),
+        "offsets": list(offsets),
+        **{name: {key: list(values) for key, values in entry.items()} for name, entry in rates.items()},
+    }
+
+
+def _batches(windows: Int[Tensor, "windows length"], device: torch.device | str) -> list[Int[Tensor, "batch length"]]:
+    return [batch.to(device) for batch in windows.split(_BATCH)]
+
+
+def describe_source(source: NTv2Source) -> dict[str, Any]:
+    """What the ledger says of the source itself."""
+    return {
+        "name": source.name,
+        "revision": source.revision,
+        "is_local": source.is_local,
+        "kmer_size": source.kmer_size,
+        **{name: getattr(source.config, name) for name in _SOURCE_SETTINGS},
+    }
+
+
+_SOURCE_SETTINGS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+    "layer_norm_eps",
+)
+
+
+def _describe_layers(choice: LayerChoice) -> dict[str, Any]:
+    return {
+        "method": choice.method,
+        "kept": list(choice.layers),
+        "similarities": [dataclasses.asdict(entry) for entry in choice.similarities],
+        "run_distances": list(choice.run_distances),
+    }
+
+
+def model_entries(model: HNetNTV2ForMaskedLM, copies: Mapping[str, str]) -> tuple[ModelEntry, ...]:
+    """One entry per tensor of a finished model; what is not in ``copies`` is told by its values."""
+    parameters = dict(model.named_parameters())
+    entries = []
+    for name, tensor in model.state_dict().items():
+        is_parameter = name in parameters
+        entries.append(
+            ModelEntry(
+                name=name,
+                part=parameter_part(name) if is_parameter else "buffers",
+                kind="copied" if name in copies else _kind(name, tensor),
+                source=copies.get(name),
+                is_parameter=is_parameter,
+                dtype=_SAFETENSORS_TYPES[tensor.dtype],
+                shape=tuple(tensor.shape),
+                num_values=tensor.numel(),
+                sha256=sha256_of(tensor),
+            )
+        )
+    return tuple(entries)
+
+
+def _kind(name: str, tensor: Tensor) -> str:
+    """Where values that were not copied are from: told from the values, so that nothing can be claimed in vain."""
+    if name.endswith("router.beta"):
+        return "calibrated"
+    if name == "router_shares" or bool((tensor == 1).all()):
+        return "constant"
+    if not bool(tensor.any()):
+        return "zero"
+    is_square = tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1]
+    return "constant" if is_square and torch.equal(tensor, torch.eye(len(tensor))) else "random"
+
+
+def sha256_of(tensor: Tensor) -> str:
+    """SHA-256 of a CPU tensor's bytes, as they stand in a safetensors file."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

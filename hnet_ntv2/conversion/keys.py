@@ -1,0 +1,98 @@
+"""The key table: where each tensor of a published NTv2 file goes in our model, and why the others stay behind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import WeightsError
+
+# Below ``esm.encoder.layer.{i}.`` in the source and below ``blocks.{j}.`` in our trunk.
+BLOCK_KEYS = (
+    "attention.LayerNorm.weight",
+    "attention.LayerNorm.bias",
+    "attention.self.query.weight",
+    "attention.self.query.bias",
+    "attention.self.key.weight",
+    "attention.self.key.bias",
+    "attention.self.value.weight",
+    "attention.self.value.bias",
+    "attention.output.dense.weight",
+    "attention.output.dense.bias",
+    "LayerNorm.weight",
+    "LayerNorm.bias",
+    "intermediate.dense.weight",
+    "output.dense.weight",
+)
+
+# Outside the blocks; {trunk} is the path of our trunk, which depends on the number of stages.
+SINGLE_KEYS = {
+    "esm.embeddings.word_embeddings.weight": "model.embeddings.kmer.weight",
+    "esm.encoder.emb_layer_norm_after.weight": "{trunk}.final_norm.weight",
+    "esm.encoder.emb_layer_norm_after.bias": "{trunk}.final_norm.bias",
+    "lm_head.dense.weight": "head.source.dense.weight",
+    "lm_head.dense.bias": "head.source.dense.bias",
+    "lm_head.layer_norm.weight": "head.source.layer_norm.weight",
+    "lm_head.layer_norm.bias": "head.source.layer_norm.bias",
+    "lm_head.decoder.weight": "head.source.decoder.weight",
+    "lm_head.bias": "head.source.bias",
+}
+
+# Stored in published files and used by no forward pass; by the end of the name.
+UNUSED_KEYS = {
+    "embeddings.position_embeddings.weight": "positions are rotary; the table is stored but not used",
+    "contact_head.regression.weight": "the contact head is stored but not used",
+    "contact_head.regression.bias": "the contact head is stored but not used",
+    "rotary_embeddings.inv_freq": "a buffer that is computed; its values were compared",
+}
+
+BLOCK_PREFIX = "esm.encoder.layer."
+
+# What starts at zero in a graft although a random model gives it random weights, so that the source alone speaks.
+ZEROED_KEYS = ("head.residual.output.weight", "head.residual.output.bias")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a source tensor goes: a key of our model, or None with the reason why it is left."""
+
+    target: str | None
+    reason: str
+
+
+def trunk_path(num_stages: int) -> str:
+    """Path of the trunk's layers in ``HNetNTV2ForMaskedLM``."""
+    return "model.hierarchy" + ".main" * num_stages + ".layers"
+
+
+def destination(name: str, layers: Sequence[int], num_stages: int) -> Destination:
+    """Look one source tensor up.
+
+    Args:
+        name: Key in the source's files.
+        layers: Source blocks that are kept, in order; block ``layers[j]`` becomes block j of the trunk.
+        num_stages: Of our model.
+
+    Raises:
+        WeightsError: For a key that is not in the table.
+    """
+    for ending, reason in UNUSED_KEYS.items():
+        if name.endswith(ending):
+            return Destination(None, reason)
+    if name in SINGLE_KEYS:
+        return Destination(SINGLE_KEYS[name].format(trunk=trunk_path(num_stages)), "copied")
+    if name.startswith(BLOCK_PREFIX):
+        number, _, key = name.removeprefix(BLOCK_PREFIX).partition(".")
+        if number.isdigit() and key in BLOCK_KEYS:
+            if int(number) not in layers:
+                return Destination(None, f"block {number} is not among the chosen layers")
+            place = list(layers).index(int(number))
+            return Destination(f"{trunk_path(num_stages)}.blocks.{place}.{key}", "copied")
+    raise WeightsError(f"the source tensor {name!r} is not in the key table; is this a Nucleotide Transformer v2?")
+
+
+def copied_targets(layers: Sequence[int], num_stages: int) -> dict[str, str]:
+    """Every tensor of our model that must come from the source, with the source's key."""
+    trunk = trunk_path(num_stages)
+    targets = {target.format(trunk=trunk): name for name, target in SINGLE_KEYS.items()}
+    for place, layer in enumerate(layers):
+        targets |= {f"{trunk}.blocks.{place}.{key}": f"{BLOCK_PREFIX}{layer}.{key}" for key in BLOCK_KEYS}
+    return targets

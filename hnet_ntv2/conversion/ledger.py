@@ -1,0 +1,240 @@
+"""The ledger of a start: where every source tensor went, where every model tensor is from, and proof from the files.
+
+Nothing here needs torch: what is saved is read back as bytes, in a process that never saw the model.
+"""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import WeightsError
+from .stored import StoredTensor, read_headers
+
+LEDGER_FILE = "ntv2_graft.json"
+TABLE_FILE = "ntv2_graft.txt"
+KINDS = ("copied", "calibrated", "zero", "constant", "random")
+_ZERO_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """One tensor of the source: where it went, or why it was left.
+
+    Attributes:
+        name: Its key.
+        dtype: As safetensors calls it.
+        shape: Its shape.
+        sha256: Of its bytes in the file.
+        target: Key in our model; None if it was left.
+        reason: "copied", or why it was left.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+    target: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One tensor of our model: where its values are from.
+
+    Attributes:
+        name: Its key.
+        part: Part of the model.
+        kind: "copied", "calibrated" (from real sequence), "zero", "constant" (ones, an identity, a setting), "random".
+        source: The source's key if it was copied.
+        is_parameter: False for buffers.
+        dtype: As safetensors calls it.
+        shape: Its shape.
+        num_values: Product of the shape.
+        sha256: Of its bytes.
+    """
+
+    name: str
+    part: str
+    kind: str
+    source: str | None
+    is_parameter: bool
+    dtype: str
+    shape: tuple[int, ...]
+    num_values: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Everything about how a model's first weights came to be.
+
+    Attributes:
+        source: Name, revision, settings of the source model; None for a random trunk.
+        layers: Method, kept blocks, similarity of every block, distances of the runs; None for a random trunk.
+        calibration: Sequence, offsets and boundary rates of the routers.
+        config: Settings of our model.
+        seed: Of what is random.
+        version: Of this package.
+        source_tensors: Every tensor of the source.
+        model_tensors: Every tensor of our model.
+    """
+
+    source: dict[str, Any] | None
+    layers: dict[str, Any] | None
+    calibration: dict[str, Any]
+    config: dict[str, Any]
+    seed: int
+    version: str
+    source_tensors: tuple[SourceEntry, ...] = field(default=())
+    model_tensors: tuple[ModelEntry, ...] = field(default=())
+
+    def parameters_per_part(self) -> dict[str, dict[str, int]]:
+        """Parameters of each part by kind, and their "total"; the totals add up to the model."""
+        parts: dict[str, Counter[str]] = {}
+        for entry in self.model_tensors:
+            if entry.is_parameter:
+                parts.setdefault(entry.part, Counter()).update(
+                    {entry.kind: entry.num_values, "total": entry.num_values}
+                )
+        return {part: dict(counts) for part, counts in parts.items()}
+
+    def require_complete(self, expected_copies: dict[str, str], expected_source: set[str]) -> None:
+        """Stop unless source and model tensors account for each other without a gap.
+
+        Args:
+            expected_copies: Keys of our model that must be copied, with the source's keys.
+            expected_source: Every key of the source.
+
+        Raises:
+            WeightsError: With the names of the tensors.
+        """
+        targets = {entry.name: entry.target for entry in self.source_tensors}
+        copied = {entry.name: entry.source for entry in self.model_tensors if entry.kind == "copied"}
+        names = {entry.name for entry in self.model_tensors}
+        problems = {
+            "source tensors without an entry": sorted(expected_source - set(targets)),
+            "entries that are no source tensor": sorted(set(targets) - expected_source),
+            "left without a reason": sorted(e.name for e in self.source_tensors if not e.target and not e.reason),
+            "not copied": sorted(name for name, source in expected_copies.items() if copied.get(name) != source),
+            "copied against the table": sorted(set(copied) - set(expected_copies)),
+            "unknown targets": sorted(str(target) for target in targets.values() if target and target not in names),
+            "copied to two places": _repeated([target for target in targets.values() if target]),
+            "listed twice": _repeated([entry.name for entry in (*self.source_tensors, *self.model_tensors)]),
+            "of an unknown kind": sorted(e.name for e in self.model_tensors if e.kind not in KINDS),
+            "changed on the way": _changed(self),
+        }
+        found = [f"{kind}: {', '.join(entries[:5])}" for kind, entries in problems.items() if entries]
+        if found:
+            raise WeightsError(f"the graft is incomplete; {'; '.join(found)}")
+
+    def to_json(self) -> str:
+        """The ledger with its counts, as the text of ``ntv2_graft.json``."""
+        content = {"parameters": self.parameters_per_part(), **dataclasses.asdict(self)}
+        return json.dumps(content, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Ledger":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            WeightsError: If it is no ledger.
+        """
+        try:
+            content = json.loads(text)
+            content.pop("parameters")
+            for name, kind in (("source_tensors", SourceEntry), ("model_tensors", ModelEntry)):
+                entries = [kind(**(entry | {"shape": tuple(entry["shape"])})) for entry in content[name]]
+                content[name] = tuple(entries)
+            return cls(**content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"not a ledger of this package: {error!r}") from error
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def _changed(ledger: Ledger) -> list[str]:
+    """Copies whose shape or bytes differ from the source's (bytes only where the type is the same)."""
+    sources = {entry.name: entry for entry in ledger.source_tensors}
+    changed = []
+    for entry in ledger.model_tensors:
+        origin = sources.get(entry.source or "")
+        if entry.kind != "copied" or origin is None:
+            continue
+        same_bytes = origin.dtype != entry.dtype or origin.sha256 == entry.sha256
+        if origin.shape != entry.shape or not same_bytes:
+            changed.append(entry.name)
+    return changed
+
+
+def verify(folder: str | os.PathLike[str]) -> Ledger:
+    """Read a saved folder back and compare every tensor and setting with its ledger.
+
+    Args:
+        folder: With ``ntv2_graft.json``, ``config.json`` and safetensors.
+
+    Raises:
+        WeightsError: A file is missing, or a tensor or setting is not what the ledger says (named).
+    """
+    folder = Path(folder)
+    path = folder / LEDGER_FILE
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist; only folders that `init` saved can be verified")
+    ledger = Ledger.from_json(path.read_text(encoding="utf-8"))
+    problems = [*_wrong_tensors(ledger, _saved_tensors(folder)), *_wrong_settings(ledger, folder)]
+    problems += [f"{name} differs from its source" for name in _changed(ledger)]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise WeightsError(f"{folder} is not what its ledger says: {'; '.join(problems[:5])}{more}")
+    return ledger
+
+
+def _saved_tensors(folder: Path) -> dict[str, StoredTensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise WeightsError(f"{folder} holds no .safetensors file")
+    return read_headers(files)
+
+
+def _wrong_tensors(ledger: Ledger, saved: dict[str, StoredTensor]) -> list[str]:
+    problems = [f"{name} is not in the ledger" for name in saved if name not in {e.name for e in ledger.model_tensors}]
+    for entry in ledger.model_tensors:
+        found = saved.get(entry.name)
+        if found is None:
+            problems.append(f"{entry.name} is missing")
+        elif (found.dtype, found.shape) != (entry.dtype, entry.shape):
+            problems.append(f"{entry.name} is {found.dtype} {found.shape} instead of {entry.dtype} {entry.shape}")
+        elif found.sha256() != entry.sha256:
+            problems.append(f"the values of {entry.name} differ")
+        elif entry.kind == "zero" and not _is_zero(found):
+            problems.append(f"{entry.name} is not zero")
+    return problems
+
+
+def _is_zero(tensor: StoredTensor) -> bool:
+    with tensor.path.open("rb") as file:
+        file.seek(tensor.start)
+        left = tensor.num_bytes
+        while left:
+            block = file.read(min(left, _ZERO_BLOCK))
+            if any(block) or not block:
+                return False
+            left -= len(block)
+    return True
+
+
+def _wrong_settings(ledger: Ledger, folder: Path) -> list[str]:
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"config.json cannot be read ({error})"]
+    return [
+        f"config.json says {name}={saved.get(name)!r} instead of {value!r}"
+        for name, value in ledger.config.items()
+        if saved.get(name) != value
+    ]

@@ -1,0 +1,118 @@
+"""Write a start to its folder all at once: nothing is there until the saved files were verified by another process."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ConfigError, WeightsError
+from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer
+from .graft import Start
+from .ledger import LEDGER_FILE, TABLE_FILE
+from .report import render_card, render_table
+
+logger = logging.getLogger(__name__)
+
+# The name keeps the package from importing torch and transformers, which verification does not need.
+_VERIFY = """
+import sys
+sys.argv[0] = "hnet-ntv2"
+from hnet_ntv2.conversion.ledger import verify
+from hnet_ntv2.errors import HNetNTV2Error
+try:
+    verify(sys.argv[1])
+except HNetNTV2Error as error:
+    sys.exit(str(error))
+"""
+
+
+def require_empty(folder: Path) -> None:
+    """Stop if the output folder holds something or cannot be made.
+
+    Raises:
+        ConfigError: With what is in the way.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--output-dir {folder} exists and is not an empty folder; name another one")
+
+
+def save_start(start: Start, folder: str | os.PathLike[str]) -> None:
+    """Save model, tokenizer, ledger, table and model card; verify the files in a fresh process; then show the folder.
+
+    Args:
+        start: What to save.
+        folder: Must be empty or absent.
+
+    Raises:
+        ConfigError: The folder holds something or cannot be written.
+        WeightsError: The saved files are not what the ledger says.
+    """
+    folder = Path(folder).absolute()
+    require_empty(folder)
+    with _appearing(folder) as partial:
+        start.model.save_pretrained(partial)
+        HNetNTV2Tokenizer().save_pretrained(partial)
+        (partial / LEDGER_FILE).write_text(start.ledger.to_json(), encoding="utf-8")
+        (partial / TABLE_FILE).write_text(render_table(start.ledger), encoding="utf-8")
+        (partial / "README.md").write_text(render_card(start.ledger), encoding="utf-8")
+        verify_in_fresh_process(partial)
+    logger.info("every tensor verified from the saved files")
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the wanted one, which takes its name at the end; after an error nothing is left."""
+    made = [parent for parent in (folder.parent, *folder.parent.parents) if not parent.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    except OSError as error:
+        raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
+    is_done = False
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        partial.replace(folder)
+        is_done = True
+    except OSError as error:
+        raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
+    finally:
+        if not is_done:
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:
+                _remove_if_empty(parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def verify_in_fresh_process(folder: Path) -> None:
+    """Run ``ledger.verify`` on a folder in a process of its own.
+
+    Raises:
+        WeightsError: With what it found.
+    """
+    package_home = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(filter(None, (package_home, os.environ.get("PYTHONPATH"))))
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", _VERIFY, str(folder)],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise WeightsError(f"the saved model could not be verified: {result.stderr.strip()}")
