@@ -16,7 +16,7 @@ from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from tests.builders import random_dna, tiny_config
-from tests.unit.conversion.sources import SOME_KEY, TINY, copy_tiny, rewrite_weights
+from tests.unit.conversion.sources import SOME_KEY, TINY, copy_tiny, rewrite_weights, write_random_source
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "scripts" / "init_hnet_ntv2_weights.py"
@@ -127,11 +127,18 @@ SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] if seed > 2 else []) for se
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_routers_start_within_a_fifth_of_their_targets_on_held_out_dna(seed):
+def test_routers_start_within_a_fifth_of_their_targets_on_held_out_dna(seed, tmp_path):
+    source = open_source(str(write_random_source(tmp_path, 2, seed=seed, width=64, k=6)))
+    calibration = graft(source, read_sequence(), settings={"window": 32}, seed=seed).ledger.calibration
+    assert within(calibration["held_out"]["router"], 0.2), calibration
+    assert within(calibration["held_out"]["achieved"], 0.2), calibration
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_routers_of_random_weights_start_near_their_targets_before_the_cap(seed):
     config = tiny_config(d_model=64, kmer_size=6, window=32)
     calibration = random_start(config, read_sequence(), seed=seed).ledger.calibration
     assert within(calibration["held_out"]["router"], 0.2), calibration
-    assert within(calibration["held_out"]["achieved"], 0.2), calibration
 
 
 def test_routers_of_a_graft_start_near_their_targets_too():

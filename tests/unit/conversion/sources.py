@@ -36,11 +36,13 @@ def rewrite_config(folder: Path, **changes) -> None:
     (folder / "config.json").write_text(json.dumps(settings | changes))
 
 
-def write_random_source(folder: Path, num_layers: int, silent: tuple[int, ...] = (), seed: int = 0) -> Path:
-    """A random source of width 32 over 2-mers whose ``silent`` blocks hardly change their input."""
+def write_random_source(
+    folder: Path, num_layers: int, silent: tuple[int, ...] = (), seed: int = 0, width: int = 32, k: int = 2
+) -> Path:
+    """A random source over k-mers whose ``silent`` blocks hardly change their input."""
     config = NTv2Config(
-        vocab_size=27,
-        hidden_size=32,
+        vocab_size=4**k + 11,
+        hidden_size=width,
         num_hidden_layers=num_layers,
         num_attention_heads=2,
         intermediate_size=48,
