@@ -15,10 +15,10 @@ def bench(
     config: Annotated[Path | None, typer.Option(help="Model YAML; the default model without it.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
-    forward_layers: Annotated[float, typer.Option(help="Share of repeated layers timed forward.", min=0.05, max=1)] = 1,
+    forward_layers: Annotated[float, typer.Option(help="Share of repeated layers timed forward.", min=0.05, max=1)] = 0.25,
     backward_layers: Annotated[
         float, typer.Option(help="Share of repeated layers timed forward and backward.", min=0.05, max=1)
-    ] = 0.2,
+    ] = 0.1,
     output: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
 ) -> None:
     """Time the model, NTv2 on k-mers, and windowed layers at one token per base; one strand each."""
