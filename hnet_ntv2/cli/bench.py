@@ -15,7 +15,9 @@ def bench(
     config: Annotated[Path | None, typer.Option(help="Model YAML; the default model without it.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
-    forward_layers: Annotated[float, typer.Option(help="Share of repeated layers timed forward.", min=0.05, max=1)] = 0.25,
+    forward_layers: Annotated[
+        float, typer.Option(help="Share of repeated layers timed forward.", min=0.05, max=1)
+    ] = 0.25,
     backward_layers: Annotated[
         float, typer.Option(help="Share of repeated layers timed forward and backward.", min=0.05, max=1)
     ] = 0.1,
