@@ -209,6 +209,9 @@ def measure_speed(
             report.achieved_ratios = _achieved_ratios(models, entries[0], bases)
             flops = {entry.name: _count_flops(entry, models, timings[entry.name][kind], bases) for entry in entries}
         models.clear()
+        for entry in entries:  # told at once: whoever stops here has this part
+            rate = num_bases / timings[entry.name][kind].full_depth_seconds()
+            report_progress(f"  {entry.name}: {kind} {rate:,.0f} bases/s")
     report.matrix_gigaflops = statistics.median(rates) / 1e9
     for entry in entries:
         forward, backward = (timings[entry.name][kind].full_depth_seconds() for kind in ("forward", "backward"))
