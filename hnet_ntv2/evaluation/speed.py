@@ -120,6 +120,8 @@ def contestants(config: HNetNTV2Config, source: NTv2Config, num_windowed: int = 
     def build_model(depth: int) -> nn.Module:
         shallow = copy.deepcopy(config)
         shallow.n_main_layer = depth
+        # On random letters the cap would add boundaries; without it the calibrated ratios are the targets.
+        shallow.max_chunk_length = None
         return HNetNTV2ForMaskedLM(shallow)
 
     def calibrate(model: nn.Module) -> None:
