@@ -1,7 +1,6 @@
 """Loading NTv2: strict about every tensor and setting, safetensors only, nothing left random."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,27 +10,12 @@ from safetensors.torch import load_file, save_file
 from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.errors import ConfigError, InputError, WeightsError
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
-
-FOLDER = Path(__file__).parents[1] / "data" / "ntv2_tiny"
-SOME_KEY = "esm.encoder.layer.2.attention.self.key.bias"
+from tests.unit.conversion.sources import SOME_KEY, TINY, copy_tiny, rewrite_config, rewrite_weights
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    for name in ("config.json", "model.safetensors"):
-        shutil.copy(FOLDER / name, tmp_path / name)
-    return tmp_path
-
-
-def rewrite_weights(folder: Path, change) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
-def rewrite_config(folder: Path, **changes) -> None:
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | changes))
+    return copy_tiny(tmp_path)
 
 
 def test_loaded_tensors_are_those_of_the_file(folder):
@@ -157,7 +141,7 @@ def test_a_config_that_is_no_json_object_is_refused(folder, text):
 
 
 def test_foreign_ids_and_masks_are_refused():
-    model = NTv2ForMaskedLM.from_pretrained(FOLDER)
+    model = NTv2ForMaskedLM.from_pretrained(TINY)
     with pytest.raises(InputError, match="vocabulary of 267"):
         model(torch.tensor([[3, 4101]]))
     with pytest.raises(InputError, match="differ in shape"):
@@ -166,7 +150,7 @@ def test_foreign_ids_and_masks_are_refused():
 
 @torch.no_grad()
 def test_rows_do_not_see_each_other_nor_their_padding(rng):
-    model = NTv2ForMaskedLM.from_pretrained(FOLDER)
+    model = NTv2ForMaskedLM.from_pretrained(TINY)
     long, short = (torch.randint(6, 262, (length,), generator=rng) for length in (20, 7))
     batch = torch.ones(3, 20, dtype=torch.int64)
     batch[0], batch[1, :7] = long, short
