@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from .attention import pack_rows, rotary_cos_sin, unpack_rows
-from .backbone import NTv2Block, run_blocks
+from .backbone import NTv2Block, TrunkOutput, run_blocks
 from .configuration_ntv2 import NTv2Config
 from .errors import InputError, WeightsError
 from .shapes import Bool, Float, Int, Shaped, Tensor
@@ -141,6 +141,30 @@ class NTv2ForMaskedLM(PreTrainedModel):
         Raises:
             InputError: If ids lie outside the vocabulary, or the mask has another shape.
         """
+        encoding = self.encode(input_ids, attention_mask, output_hidden_states)
+        is_valid = self._valid_positions(input_ids, attention_mask)
+        logits = self.lm_head(encoding.last_hidden_state[is_valid])
+        return NTv2MaskedLMOutput(unpack_rows(logits, is_valid), encoding.last_hidden_state, encoding.hidden_states)
+
+    def encode(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Shaped[Tensor, "..."] | None = None,
+        output_hidden_states: bool = False,
+    ) -> TrunkOutput:
+        """The same without the head, whose matrix over all k-mers can cost more than small models' layers.
+
+        Args:
+            input_ids: Tokens, ``<cls>`` first.
+            attention_mask: See ``forward``.
+            output_hidden_states: Also return the state before each block and after the last.
+
+        Returns:
+            Padded: [batch, length, dim], 0 outside ``attention_mask``.
+
+        Raises:
+            InputError: As ``forward``.
+        """
         is_valid = self._valid_positions(input_ids, attention_mask)
         hidden, layout = pack_rows(self.esm.embeddings.word_embeddings(input_ids), is_valid)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)[is_valid].float()
@@ -148,10 +172,9 @@ class NTv2ForMaskedLM(PreTrainedModel):
         encoder = self.esm.encoder
         trunk = run_blocks(encoder.layer, encoder.emb_layer_norm_after, hidden, rotary, layout, output_hidden_states)
         states = trunk.hidden_states
-        return NTv2MaskedLMOutput(
-            logits=unpack_rows(self.lm_head(trunk.last_hidden_state), is_valid),
-            last_hidden_state=unpack_rows(trunk.last_hidden_state, is_valid),
-            hidden_states=None if states is None else tuple(unpack_rows(state, is_valid) for state in states),
+        return TrunkOutput(
+            unpack_rows(trunk.last_hidden_state, is_valid),
+            None if states is None else tuple(unpack_rows(state, is_valid) for state in states),
         )
 
     def _valid_positions(

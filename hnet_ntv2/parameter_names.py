@@ -5,10 +5,13 @@ def parameter_group(name: str) -> str:
     """Learning-rate group of a parameter of ``HNetNTV2ForMaskedLM`` by its name.
 
     "base" for base-resolution parts and the residual head, "stage1" for the layers over stage-1 chunks (and "stage2"
-    where there are three stages), "trunk" for NTv2's blocks, "source" for its k-mer embeddings and head.
+    where there are three stages), "trunk" for NTv2's blocks, "kmer_embedding" and "source_head" for what
+    else comes from it.
     """
-    if name.startswith(("model.embeddings.kmer.", "head.source.")):
-        return "source"
+    if name.startswith("model.embeddings.kmer."):
+        return "kmer_embedding"
+    if name.startswith("head.source."):
+        return "source_head"
     depth = name.removeprefix("model.hierarchy.").count("main.")
     if ".layers.blocks." in name or ".layers.final_norm." in name:
         return "trunk"

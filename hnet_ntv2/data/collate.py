@@ -1,7 +1,7 @@
 """Turn raw windows into a training batch: strand, masking, loss weights. Once per micro-batch, in bytes."""
 
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from ..genome.alphabet import BASE_BITS, SOFT_MASK, reverse_complement
 from ..shapes import Bool, Float, Int, Tensor, UInt8
 from .dataset import RawWindows
 from .masking import NO_TARGET, MaskConfig, MaskedWindows, MaskKeys, mask_windows
+from .ramps import CellShares
+from .random import Stream, draw_bits, unit_interval, window_keys
 
 
 class Batch(TypedDict):
@@ -22,6 +24,10 @@ class Batch(TypedDict):
         loss_weights: Weight of each base in the loss.
         is_repeat: Whether each base is annotated as a repeat.
         window_index: Sample counter of each window; negative for filling without targets.
+        on_grid: Bases whose grid cell is forced (the cell's first base decides); only while a warm start asks for it.
+        anchors: Masked bases whose flank becomes an anchor; likewise.
+        grid_input_ids: Validation only: the same windows with whole tokens of NTv2's grid masked.
+        grid_labels: The targets of ``grid_input_ids``.
     """
 
     input_ids: UInt8[Tensor, "batch length"]
@@ -29,6 +35,32 @@ class Batch(TypedDict):
     loss_weights: Float[Tensor, "batch length"]
     is_repeat: Bool[Tensor, "batch length"]
     window_index: Int[Tensor, " batch"]
+    on_grid: NotRequired[Bool[Tensor, "batch length"]]
+    anchors: NotRequired[Bool[Tensor, "batch length"]]
+    grid_input_ids: NotRequired[UInt8[Tensor, "batch length"]]
+    grid_labels: NotRequired[Int[Tensor, "batch length"]]
+
+
+class _Draws(NamedTuple):
+    """What a window draws for itself, by counters: the same whatever the batch, rank or restart.
+
+    Attributes:
+        masks_on_grid: [batch] the window's masks are whole tokens of NTv2's grid.
+        on_grid: [batch, length] a cell that starts at the base is forced.
+        anchors: [batch, length] a masked run that ends at the base has an anchor there.
+    """
+
+    masks_on_grid: Bool[np.ndarray, " batch"]
+    on_grid: Bool[np.ndarray, "batch length"]
+    anchors: Bool[np.ndarray, "batch length"]
+
+    @classmethod
+    def of(cls, seed: int, windows: RawWindows, length: int, shares: CellShares) -> "_Draws":
+        keys = window_keys(seed, Stream.MODEL, windows.epoch, windows.number)[:, None]
+        grid, anchors = (share[:, None] for share in shares.at(windows.counter))
+        draws = unit_interval(draw_bits(keys, np.arange(1 + 2 * length)))
+        cells, flanks = draws[:, 1 : 1 + length], draws[:, 1 + length :]
+        return cls(draws[:, 0] < grid[:, 0], cells < grid, flanks < anchors)
 
 
 @dataclass(frozen=True)
@@ -41,6 +73,8 @@ class MaskingCollator:
         repeat_weight: Loss weight of repeats.
         shown_as_mask_only: Show every target as [MASK] (validation).
         grid_aligned_until: Windows with a counter below it are masked in whole k-mer tokens of NTv2's grid.
+        cell_shares: How many cells, anchors and masks are on the grid at each sample; None for a model that is free.
+        adds_grid_view: Add ``grid_input_ids`` and ``grid_labels`` (validation).
 
     Raises:
         ConfigError: if the repeat weight is negative.
@@ -51,6 +85,8 @@ class MaskingCollator:
     repeat_weight: float = 1.0
     shown_as_mask_only: bool = False
     grid_aligned_until: int = 0
+    cell_shares: CellShares | None = None
+    adds_grid_view: bool = False
 
     def __post_init__(self) -> None:
         if self.repeat_weight < 0:
@@ -61,25 +97,40 @@ class MaskingCollator:
         if windows.is_reverse.any():
             bases = np.where(windows.is_reverse[:, None], reverse_complement(bases), bases)
         is_repeat = bases >= SOFT_MASK
-        masked = self._mask(bases & BASE_BITS, windows)
-        masked.labels[windows.counter < 0] = NO_TARGET
+        input_ids = bases & BASE_BITS
+        on_grid = (windows.counter < self.grid_aligned_until) | self.mask.grid_aligned
+        flags: dict[str, torch.Tensor] = {}
+        if self.cell_shares is not None:
+            draws = _Draws.of(self.seed, windows, input_ids.shape[1], self.cell_shares)
+            on_grid = on_grid | draws.masks_on_grid
+            flags = {"on_grid": torch.from_numpy(draws.on_grid), "anchors": torch.from_numpy(draws.anchors)}
+        masked = self._mask(input_ids, windows, on_grid)
         weights = np.where(is_repeat, np.float32(self.repeat_weight), np.float32(1.0))
-        return Batch(
+        batch = Batch(
             input_ids=torch.from_numpy(masked.input_ids),
             labels=torch.from_numpy(masked.labels),
             loss_weights=torch.from_numpy(weights),
             is_repeat=torch.from_numpy(is_repeat),
             window_index=torch.from_numpy(windows.counter),
         )
+        batch.update(flags)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if self.adds_grid_view:
+            view = self._mask(input_ids, windows, np.ones(len(input_ids), dtype=bool))
+            batch["grid_input_ids"] = torch.from_numpy(view.input_ids)
+            batch["grid_labels"] = torch.from_numpy(view.labels)
+        return batch
 
-    def _mask(self, input_ids: UInt8[np.ndarray, "batch length"], windows: RawWindows) -> MaskedWindows:
+    def _mask(
+        self, input_ids: UInt8[np.ndarray, "batch length"], windows: RawWindows, on_grid: Bool[np.ndarray, " batch"]
+    ) -> MaskedWindows:
         keys = MaskKeys.of(self.seed, windows.epoch, windows.number)
-        on_grid = (windows.counter < self.grid_aligned_until) | self.mask.grid_aligned
         if on_grid.all() or not on_grid.any():
-            return self._mask_rows(input_ids, keys, bool(on_grid.any()))
-        masked = self._mask_rows(input_ids, keys, False)
-        aligned = self._mask_rows(input_ids[on_grid], keys.rows(on_grid), True)
-        masked.input_ids[on_grid], masked.labels[on_grid] = aligned
+            masked = self._mask_rows(input_ids, keys, bool(on_grid.any()))
+        else:
+            masked = self._mask_rows(input_ids, keys, False)
+            aligned = self._mask_rows(input_ids[on_grid], keys.rows(on_grid), True)
+            masked.input_ids[on_grid], masked.labels[on_grid] = aligned
+        masked.labels[windows.counter < 0] = NO_TARGET
         return masked
 
     def _mask_rows(self, input_ids: UInt8[np.ndarray, "batch length"], keys: MaskKeys, on_grid: bool) -> MaskedWindows:

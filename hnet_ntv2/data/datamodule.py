@@ -30,6 +30,7 @@ from .collate import Batch, MaskingCollator
 from .dataset import EvaluationSampler, FixedWindows, TrainingSampler, TrainingWindows
 from .masking import MaskConfig
 from .progress import cache_progress
+from .ramps import CellShares
 from .windows import WindowIndex
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class HG38DataModule(LightningDataModule):
         random_share: Share of the spans shown as random letters in training.
         grid_aligned_samples: The first so many training samples are masked in whole k-mer tokens of NTv2's grid.
         grid_k: The k of that grid.
+        cell_shares: How many cells, masks and anchors are on the grid as training goes on; None never forces any.
+        adds_grid_view: Validation and test batches also hold the windows masked on the grid.
         repeat_weight: Loss weight of repeats in training (1 in validation and test).
         repeats: BED of repeats; None takes the genome's lower case.
         cache_dir: Where the genome cache lives; None takes ``genome.default_cache_dir()``.
@@ -87,6 +90,8 @@ class HG38DataModule(LightningDataModule):
         random_share: float = 0.1,
         grid_aligned_samples: int = 0,
         grid_k: int = 6,
+        cell_shares: CellShares | None = None,
+        adds_grid_view: bool = False,
         repeat_weight: float = 0.1,
         repeats: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -104,6 +109,7 @@ class HG38DataModule(LightningDataModule):
         self.eval_micro_batch_size = eval_micro_batch_size or micro_batch_size
         self.num_workers, self.seed, self.repeat_weight = num_workers, seed, repeat_weight
         self.grid_aligned_samples = grid_aligned_samples
+        self.cell_shares, self.adds_grid_view = cell_shares, adds_grid_view
         self.valid_windows, self.test_windows = valid_windows, test_windows
         self.show_progress = show_progress
         self._check_settings()
@@ -239,9 +245,13 @@ class HG38DataModule(LightningDataModule):
     def _collator(self, split: str) -> MaskingCollator:
         if split == "train":
             return MaskingCollator(
-                self.mask, self.seed, self.repeat_weight, grid_aligned_until=self.grid_aligned_samples
+                self.mask,
+                self.seed,
+                self.repeat_weight,
+                grid_aligned_until=self.grid_aligned_samples,
+                cell_shares=self.cell_shares,
             )
-        return MaskingCollator(self.mask, EVALUATION_SEED, shown_as_mask_only=True)
+        return MaskingCollator(self.mask, EVALUATION_SEED, shown_as_mask_only=True, adds_grid_view=self.adds_grid_view)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -19,8 +19,10 @@ from . import gradients
 from .batching import OUT_OF_MEMORY_ADVICE
 from .metrics import Sums, add_sums, stage_metrics, stage_sums, target_metrics, target_sums
 from .optimizer import build_optimizer, describe_groups, parameter_groups, undecayed_names
+from .phases import PhasePlan
 from .schedule import build_scheduler
 from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
+from .teachers import Teacher
 from .validation import ValidationRun
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class StepReport:
 class _Step:
     """What the micro-batches of the step in progress have added up to."""
 
+    number: int = 0
     sums: Sums | None = None
     gradient_norms: dict[str, float] = field(default_factory=dict)
     router_norms: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -76,6 +79,8 @@ class PretrainingModule(L.LightningModule):
         mask_rate: Share of bases that become targets.
         gradient_clip: Largest norm of the whole gradient; None for no clipping.
         router_gradients_every: Optimiser steps between measurements of the routers' gradients; 0 for never.
+        phases: The warm start; None trains in one phase.
+        teachers: What the source model teaches besides, by the name of its weight in ``phases``.
         identity: What a run must have in common with the checkpoints it resumes from.
     """
 
@@ -91,6 +96,8 @@ class PretrainingModule(L.LightningModule):
         mask_rate: float,
         gradient_clip: float | None = 0.5,
         router_gradients_every: int = 0,
+        phases: PhasePlan | None = None,
+        teachers: Mapping[str, Teacher] | None = None,
         identity: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -102,6 +109,8 @@ class PretrainingModule(L.LightningModule):
         self.targets_per_window = mask_rate * seq_length
         self.gradient_clip = gradient_clip
         self.router_gradients_every = router_gradients_every
+        self.phases = phases or PhasePlan.single(max_steps)
+        self.teachers = dict(teachers or {})
         self.identity = identity or {}
         self.report: StepReport | None = None
         self.validation_report: dict[str, float] = {}
@@ -118,7 +127,14 @@ class PretrainingModule(L.LightningModule):
         """AdamW with its groups, and the schedule stepped once per optimiser step."""
         optimizer = build_optimizer(self.optimizer_groups(), self.optimizer_settings.betas, self.optimizer_settings.eps)
         schedule = self.scheduler_settings
-        scheduler = build_scheduler(optimizer, self.max_steps, schedule.warmup_fraction, schedule.final_divisor)
+        multipliers = self.optimizer_settings.multipliers
+        scheduler = build_scheduler(
+            optimizer,
+            self.max_steps,
+            schedule.warmup_fraction,
+            schedule.final_divisor,
+            lambda step, group: self.phases.rate_factor(step, group, multipliers),
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
@@ -152,6 +168,7 @@ class PretrainingModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch; its sums are added to the step's."""
         self.report = None
+        self._step.number = self._finished_steps
         batch = widened(batch)
         try:
             output = self.forward_batch(
@@ -160,14 +177,36 @@ class PretrainingModule(L.LightningModule):
                 loss_weights=batch["loss_weights"],
                 loss_denominator=self.targets_per_window * len(batch["input_ids"]),
                 only_targets=True,
+                output_hidden_states=any(teacher.needs_hidden_states for teacher in self._active_teachers().values()),
             )
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"out of memory: {OUT_OF_MEMORY_ADVICE}") from error
-        assert output.loss is not None
+        output.loss, parts = self._total_loss(output, batch)
         if self._step.sums is None and self._measures_routers():
             self._step.router_norms = self._router_gradient_norms(output)
-        self._step.sums = add_sums(self._step.sums, self._training_sums(output, batch))
+        self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
         return output.loss
+
+    @property
+    def _finished_steps(self) -> int:
+        return 0 if self._trainer is None else self.trainer.global_step
+
+    def _active_teachers(self) -> dict[str, Teacher]:
+        weights = self.phases.at(self._finished_steps).weights
+        return {name: teacher for name, teacher in self.teachers.items() if weights[name] > 0}
+
+    def _total_loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> tuple[torch.Tensor, Sums]:
+        """Task, ratio and teachers' losses with the weights of the current step; and the teachers' for the log."""
+        assert output.task_loss is not None
+        assert output.ratio_loss is not None
+        weights = self.phases.at(self._finished_steps).weights
+        loss = output.task_loss + weights["ratio"] * self.model.config.ratio_loss_weight * output.ratio_loss
+        parts: Sums = {}
+        for name, teacher in self._active_teachers().items():
+            value = teacher.loss(output, batch)
+            loss = loss + weights[name] * value
+            parts[f"teacher_{name}"] = value.detach().double()
+        return loss, parts
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """Backpropagate; say which knob to turn if memory runs out."""
@@ -253,6 +292,8 @@ class PretrainingModule(L.LightningModule):
             **{f"gradient_norm/{name}": norm for name, norm in self._step.gradient_norms.items()},
             **{name: float(norm) for name, norm in self._step.router_norms.items()},
             **{f"learning_rate/{group['group']}": group["lr"] for group in optimizer.param_groups},
+            **{name: sums[name] / count for name in sums if name.startswith("teacher_")},
+            **self.phases.at(self._step.number).metrics(),
             "bases": sums["bases"],
         }
         loss = metrics["loss"]
@@ -314,7 +355,8 @@ class PretrainingModule(L.LightningModule):
         assert output.task_loss is not None
         assert output.ratio_loss is not None
         routers = [module for module in self.model.modules() if isinstance(module, Router)]
-        losses = {"task": output.task_loss, "ratio": self.model.config.ratio_loss_weight * output.ratio_loss}
+        weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
+        losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
         return {
             f"stage{stage}/router_gradient_{name}": gradients.norm_of_loss(loss, list(router.parameters()))
             for stage, router in enumerate(routers, start=1)
@@ -339,4 +381,4 @@ class PretrainingModule(L.LightningModule):
 
 def widened(batch: Batch) -> dict[str, torch.Tensor]:
     """Ids and labels, which travel to the device in bytes, as the model wants them."""
-    return {name: value.long() if name in ("input_ids", "labels") else value for name, value in batch.items()}
+    return {name: value.long() if name.endswith(("input_ids", "labels")) else value for name, value in batch.items()}

@@ -10,13 +10,16 @@ import torch
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
 from ..conversion.calibrate import calibrate_routers
+from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..data.datamodule import HG38DataModule
 from ..data.demo import demo_paths
 from ..errors import ConfigError, DataError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from .checkpoints import LAST, clear_checkpoints
+from .phases import PhasePlan
 from .settings import PretrainSettings
 from .strategy import local_rank
+from .teachers import Teacher, load_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +84,51 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
     return model
 
 
-def build_datamodule(settings: PretrainSettings, micro_batch_size: int) -> HG38DataModule:
-    """The windows that the settings describe."""
+def is_graft(folder: str | None) -> bool:
+    """Whether a folder of a saved model holds the ledger of a graft (``init`` with a source writes one).
+
+    Raises:
+        WeightsError: The ledger cannot be read.
+    """
+    path = None if folder is None else Path(folder) / LEDGER_FILE
+    return path is not None and path.is_file() and Ledger.from_json(path.read_text("utf-8")).source is not None
+
+
+def build_phases(settings: PretrainSettings) -> PhasePlan:
+    """The phases of the run: those of the warm start if it is one, else a single one.
+
+    Raises:
+        ConfigError: A phase that cannot be.
+    """
+    warm = settings.warm_start
+    wanted = warm.when == "always" or (warm.when == "graft" and is_graft(settings.init))
+    if not wanted:
+        return PhasePlan.single(settings.trainer.max_steps)
+    return PhasePlan.of(warm, settings.trainer.max_steps, settings.optimizer.multipliers)
+
+
+def build_teachers(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phases: PhasePlan) -> dict[str, Teacher]:
+    """The teachers whose weight is above 0 in some phase.
+
+    Raises:
+        ConfigError: They have no source, or one that the model was not grafted from.
+    """
+    wanted = phases.used_teachers()
+    if not wanted:
+        return {}
+    warm = settings.warm_start
+    if warm.teacher is None or settings.init is None:
+        raise ConfigError(
+            f"the weights of {', '.join(wanted)} are above 0: warm_start.teacher=FOLDER must name the source model and "
+            "--init the model grafted from it"
+        )
+    return load_teachers(wanted, warm.teacher, Path(settings.init), model.config, warm.teacher_layer)
+
+
+def build_datamodule(
+    settings: PretrainSettings, micro_batch_size: int, phases: PhasePlan | None = None, grid_k: int = 6
+) -> HG38DataModule:
+    """The windows that the settings describe; ``phases`` says which of NTv2's cells are forced."""
     data = settings.data
     fasta, intervals = demo_paths() if data.bundled else (data.fasta, data.intervals)
     assert fasta is not None
@@ -100,6 +146,9 @@ def build_datamodule(settings: PretrainSettings, micro_batch_size: int) -> HG38D
         repeat_weight=data.repeat_weight,
         repeats=data.repeats,
         cache_dir=data.cache_dir,
+        grid_k=grid_k,
+        cell_shares=None if phases is None else phases.cell_shares(settings.batch.global_size),
+        adds_grid_view=settings.validation.grid,
         valid_windows=settings.validation.windows,
         max_n_share=data.max_n_share,
     )
@@ -129,8 +178,13 @@ def run_identity(settings: PretrainSettings, config: HNetNTV2Config, datamodule:
         "repeat_weight": settings.data.repeat_weight,
         "optimizer": dataclasses.asdict(settings.optimizer),
         "scheduler": dataclasses.asdict(settings.scheduler),
+        "warm_start": _plain_tree(dataclasses.asdict(settings.warm_start)) | {"grafted": is_graft(settings.init)},
         "data": dict(datamodule.fingerprint()),
     }
+
+
+def _plain_tree(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _plain_tree(value) if isinstance(value, dict) else plain(value) for name, value in values.items()}
 
 
 def plain(value: Any) -> Any:

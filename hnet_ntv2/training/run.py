@@ -30,7 +30,15 @@ from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint
 from .fitting import measure_micro_batch
 from .history import TRAIN, VALIDATION, HistoryLogger, build_loggers
 from .module import PretrainingModule
-from .parts import build_datamodule, build_model, calibrate, check_ready, run_identity
+from .parts import (
+    build_datamodule,
+    build_model,
+    build_phases,
+    build_teachers,
+    calibrate,
+    check_ready,
+    run_identity,
+)
 from .precision import Precision, resolve_precision
 from .progress import NEVER, MetricLog, ProgressDisplay
 from .provenance import check_identity, describe_environment, write_environment
@@ -153,7 +161,9 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     plan = _plan(settings, model, precision, kind)
-    datamodule = build_datamodule(settings, plan.micro_batch_size)
+    phases = build_phases(settings)
+    teachers = build_teachers(settings, model, phases)
+    datamodule = build_datamodule(settings, plan.micro_batch_size, phases, model.config.kmer_size)
     datamodule.prepare_data()
     datamodule.setup()
     identity = run_identity(settings, model.config, datamodule)
@@ -173,6 +183,8 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
         mask_rate=settings.data.mask.rate,
         gradient_clip=settings.trainer.gradient_clip,
         router_gradients_every=settings.callbacks.router_gradients_every,
+        phases=phases,
+        teachers=teachers,
         identity=identity,
     )
     if rank_zero_only.rank == 0:
@@ -216,6 +228,7 @@ def _tell(settings: PretrainSettings, module: PretrainingModule, plan: BatchPlan
     logger.info("precision: %s", precision.explanation)
     logger.info("batch: %s", plan)
     logger.info("learning rates:\n%s", module.group_table())
+    logger.info("phases:\n%s", module.phases.table())
     logger.info("output: %s", settings.folder)
 
 

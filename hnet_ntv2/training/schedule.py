@@ -42,6 +42,27 @@ def warmup_cosine(max_steps: int, warmup_fraction: float, final_divisor: float) 
     return factor
 
 
-def build_scheduler(optimizer: Optimizer, max_steps: int, warmup_fraction: float, final_divisor: float) -> LambdaLR:
-    """One factor for all parameter groups, which keep their multipliers."""
-    return LambdaLR(optimizer, warmup_cosine(max_steps, warmup_fraction, final_divisor))
+def build_scheduler(
+    optimizer: Optimizer,
+    max_steps: int,
+    warmup_fraction: float,
+    final_divisor: float,
+    phase_factor: Callable[[int, str], float] | None = None,
+) -> LambdaLR:
+    """One factor for all parameter groups, which keep their multipliers.
+
+    Args:
+        optimizer: Its groups have a ``group`` where ``phase_factor`` is given.
+        max_steps: See ``warmup_cosine``.
+        warmup_fraction: Likewise.
+        final_divisor: Likewise.
+        phase_factor: Further factor at (finished steps, group).
+    """
+    common = warmup_cosine(max_steps, warmup_fraction, final_divisor)
+    if phase_factor is None:
+        return LambdaLR(optimizer, common)
+
+    def factor_of(group: str) -> Callable[[int], float]:
+        return lambda finished_steps: common(finished_steps) * phase_factor(finished_steps, group)
+
+    return LambdaLR(optimizer, [factor_of(group["group"]) for group in optimizer.param_groups])

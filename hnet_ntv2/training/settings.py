@@ -86,8 +86,55 @@ class OptimizerSettings:
     eps: float = 1e-8
     weight_decay: float = 0.1
     multipliers: dict[str, float] = field(
-        default_factory=lambda: {"base": 2.45, "stage1": 1.34, "stage2": 0.95, "trunk": 0.95, "source": 0.95}
+        default_factory=lambda: {
+            **{"base": 2.45, "stage1": 1.34, "stage2": 0.95},
+            **{"trunk": 0.95, "kmer_embedding": 0.95, "source_head": 0.95},
+        }
     )
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """One phase of a warm start. Shares and weights are one number, or two: at the phase's first and last step.
+
+    Attributes:
+        steps: Optimiser steps; 0 skips the phase (the last phase takes all that are left).
+        multipliers: Learning-rate multipliers that replace those of ``optimizer`` in this phase; 0 freezes a group.
+        grid_share: Share of NTv2's k-mer cells that are forced, and of windows whose masks lie on its grid.
+        anchor_share: Share of the flanks of masked runs that form one clean chunk.
+        ratio_weight: Factor of the model's ratio loss weight.
+        hidden_state_weight: Weight of the hidden-state teacher; 0 is off.
+        marginals_weight: Weight of the marginals teacher; 0 is off.
+    """
+
+    steps: int = 0
+    multipliers: dict[str, float] = field(default_factory=dict)
+    grid_share: tuple[float, ...] = (0.0,)
+    anchor_share: tuple[float, ...] = (0.0,)
+    ratio_weight: tuple[float, ...] = (1.0,)
+    hidden_state_weight: tuple[float, ...] = (0.0,)
+    marginals_weight: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True)
+class WarmStartSettings:
+    """How training leaves NTv2's grid.
+
+    Attributes:
+        when: "graft" runs the phases if ``init`` is a grafted model, "always" and "never" do as they say.
+        align: Grid forced, trunk frozen.
+        release: The grid and the anchors fade out, the ratio loss comes in.
+        joint: The rest of the run.
+        teacher: Folder or Hub name of the source, for the teachers.
+        teacher_layer: Trunk blocks after which the hidden-state teacher compares.
+    """
+
+    when: str = "graft"
+    align: PhaseSettings = field(default_factory=PhaseSettings)
+    release: PhaseSettings = field(default_factory=PhaseSettings)
+    joint: PhaseSettings = field(default_factory=PhaseSettings)
+    teacher: str | None = None
+    teacher_layer: int = 4
 
 
 @dataclass(frozen=True)
@@ -136,6 +183,7 @@ class ValidationSettings:
         windows: Windows of the validation split, the same ones each time.
         anchors: Anchor settings that are reported; the model's own (inference) setting is always among them.
         mask_free: Also chunk the windows without masks, for the ratios that a user will see.
+        grid: Also predict on NTv2's grid, with whole tokens of it masked.
         strands: "forward" or "both"; None is the model's own setting.
     """
 
@@ -143,6 +191,7 @@ class ValidationSettings:
     windows: int = 512
     anchors: tuple[bool, ...] = (False, True)
     mask_free: bool = True
+    grid: bool = True
     strands: str | None = None
 
 
@@ -204,6 +253,7 @@ class PretrainSettings:
         batch: See :class:`BatchSettings`.
         optimizer: See :class:`OptimizerSettings`.
         scheduler: See :class:`SchedulerSettings`.
+        warm_start: See :class:`WarmStartSettings`.
         trainer: See :class:`TrainerSettings`.
         validation: See :class:`ValidationSettings`.
         callbacks: See :class:`CallbackSettings`.
@@ -223,6 +273,7 @@ class PretrainSettings:
     batch: BatchSettings = field(default_factory=BatchSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
+    warm_start: WarmStartSettings = field(default_factory=WarmStartSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     callbacks: CallbackSettings = field(default_factory=CallbackSettings)
@@ -231,6 +282,7 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         _require_choice("trainer.accelerator", self.trainer.accelerator, ("auto", "cpu", "cuda"))
         _require_choice("trainer.strategy", self.trainer.strategy, ("auto", "ddp", "fsdp"))
+        _require_choice("warm_start.when", self.warm_start.when, ("graft", "always", "never"))
         _require_choice("validation.strands", self.validation.strands, (None, "forward", "both"))
         _require_choice("logger.wandb_mode", self.logger.wandb_mode, (None, "online", "offline"))
         if self.calibration_windows < 0:

@@ -23,6 +23,7 @@ Batch = Mapping[str, torch.Tensor]
 Forward = Callable[..., HNetNTV2MaskedLMOutput]
 
 MASK_FREE = "mask_free"
+ON_GRID = "on_grid"
 
 
 class ValidationRun:
@@ -47,6 +48,10 @@ class ValidationRun:
         for anchors in self.anchor_settings:
             output = forward(batch, anchors=anchors, **options)
             self._add(_name(anchors), {**self._target_sums(output, batch), **stage_sums(output, counts)})
+        if "grid_input_ids" in batch:
+            view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
+            output = forward(view, on_grid=True, anchors=False, **options)
+            self._add(ON_GRID, self._target_sums(output, view))
         if self.settings.mask_free:
             labels = batch["labels"]
             clean = torch.where(labels == -100, batch["input_ids"].to(labels.dtype), labels)
@@ -68,6 +73,8 @@ class ValidationRun:
             if is_own:
                 report.update(stage_metrics(values, self.config.num_stages))
                 report["targets"] = values["masked_count"]
+        if ON_GRID in sums:
+            report.update(target_metrics(sums[ON_GRID], "masked", f"_{ON_GRID}"))
         if self._histogram is not None:
             metrics = stage_metrics(sums[MASK_FREE], self.config.num_stages)
             metrics.update(histogram_metrics(reduce(self._histogram).cpu()))

@@ -39,8 +39,8 @@ def test_every_step_is_logged_with_everything_that_was_promised(finished):
     rows = read_history(result.history["train"])
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     promised = ["bits", "accuracy", "loss", "task_loss", "bases_per_second", "memory_rss_mib", "gradient_norm/total"]
-    promised += [f"gradient_norm/{group}" for group in ("base", "stage1", "trunk", "source")]
-    promised += [f"learning_rate/{group}" for group in ("base", "stage1", "trunk", "source")]
+    promised += [f"gradient_norm/{group}" for group in ("base", "stage1", "trunk", "kmer_embedding", "source_head")]
+    promised += [f"learning_rate/{group}" for group in ("base", "stage1", "trunk", "kmer_embedding", "source_head")]
     for stage in ("stage1", "stage2"):
         promised += [
             f"{stage}/{name}" for name in ("ratio", "chunk_length", "forced_mask", "capped", "guarded", "ratio_loss")

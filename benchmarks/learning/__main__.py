@@ -1,0 +1,93 @@
+"""``python -m benchmarks.learning``: the whole experiment, or single runs of it; goes on where it was interrupted."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from hnet_ntv2.training.provenance import git_state
+
+from .arms import CORE, ONE_AT_A_TIME
+from .dna import join_dna
+from .evaluate import context_baselines
+from .run import OTHERS, Workplace, perform
+from .setup import SIZES, Setup
+
+
+def queue(setup: Setup) -> list[tuple[str, int]]:
+    """All runs, the most telling first: the core arms seed by seed, then everything else with one seed."""
+    runs = [(arm.name, seed) for seed in setup.seeds for arm in CORE]
+    first = setup.seeds[0]
+    return [*runs, *((name, first) for name in OTHERS), *((arm.name, first) for arm in ONE_AT_A_TIME)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
+    parser.add_argument("work", type=Path, help="folder of the experiment")
+    parser.add_argument("--size", choices=tuple(SIZES), default="hour")
+    parser.add_argument("--fasta", type=Path, action="append", default=[], help="DNA; the bundled piece without it")
+    parser.add_argument("--intervals", type=Path, action="append", default=[], help="chrom start end split")
+    parser.add_argument("--run", action="append", default=[], metavar="ARM:SEED", help="only these, in this process")
+    parser.add_argument("--only", help="comma-separated names of arms")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
+    options = parser.parse_args()
+    setup = SIZES[options.size]
+    place = Workplace(options.work, join_dna(options.fasta, options.intervals, options.work), setup)
+    if options.run:
+        torch.set_num_threads(1)
+        for run in options.run:
+            name, _, seed = run.partition(":")
+            perform(place, name, int(seed))
+        return
+    prepare(place, options.size)
+    wanted = None if options.only is None else set(options.only.split(","))
+    runs = [run for run in queue(setup) if wanted is None or run[0] in wanted]
+    with ThreadPoolExecutor(options.processes) as pool:
+        failures = [failure for failure in pool.map(_in_own_process, runs) if failure]
+    if failures:
+        sys.exit("these runs failed, see their run.log: " + ", ".join(failures))
+
+
+def prepare(place: Workplace, size: str) -> None:
+    """Source, facts about the windows, context counts and the description of the experiment."""
+    place.ensure_source()
+    place.ensure_facts()
+    context = place.folder / "context.json"
+    if not context.exists():
+        context.write_text(json.dumps(context_baselines(place.validation_data(), place.setup), indent=2) + "\n")
+    setup = place.setup
+    describe = {
+        "size": size,
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": git_state()["commit"],
+        "torch": torch.__version__,
+        "device": "cpu, one thread per run" if setup.accelerator == "cpu" else torch.cuda.get_device_name(),
+        "steps": setup.steps,
+        "batch": setup.batch_size,
+        "seq_length": setup.seq_length,
+        "learning_rate": setup.learning_rate,
+        "model": setup.model_settings(),
+        "data": place.training_data(setup.batch_size).describe()["splits"],
+    }
+    (place.folder / "setup.json").write_text(json.dumps(describe, indent=2) + "\n", encoding="utf-8")
+
+
+def _in_own_process(run: tuple[str, int]) -> str | None:
+    name, seed = run
+    command = [sys.executable, "-m", "benchmarks.learning", *sys.argv[1:], "--run", f"{name}:{seed}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    started = time.monotonic()
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    state = "done" if result.returncode == 0 else "FAILED: " + result.stderr.strip()[-2000:]
+    print(f"{name} seed {seed}: {state} ({time.monotonic() - started:.0f} s)", flush=True)
+    return None if result.returncode == 0 else f"{name}:{seed}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The arms: what each starts from, and what is different about its training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hnet_ntv2.conversion.calibrate import calibrate_routers
+from hnet_ntv2.conversion.graft import build_model, config_for, graft
+from hnet_ntv2.conversion.saving import save_start
+from hnet_ntv2.conversion.sequence import RealSequence
+from hnet_ntv2.conversion.source import open_source
+from hnet_ntv2.data.datamodule import HG38DataModule
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+
+from .setup import Setup
+
+FROM_SCRATCH = 0.95
+GRAFTED = 0.1
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to start and to train.
+
+    Attributes:
+        name: In folders and tables.
+        description: What it is.
+        parts: What comes from the source: of "trunk", "embedding", "head".
+        is_core: It gets all seeds and all views.
+        releases: Trained in phases from the grid to free chunks, else free from the first step.
+        layers: Which source blocks the trunk keeps, and how many (None: all).
+        model: Model settings that differ.
+        training: Settings of the run that differ, by dotted name.
+        phases: Settings of single phases that differ, by "phase.name".
+        teachers: Weights of the teachers.
+    """
+
+    name: str
+    description: str
+    parts: tuple[str, ...] = ("trunk", "embedding", "head")
+    is_core: bool = False
+    releases: bool = True
+    layers: tuple[str, float] | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    phases: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Mapping[str, float] = field(default_factory=dict)
+
+
+RANDOM, REFERENCE = "random", "release"
+
+CORE = (
+    Arm("random", "all weights random", (), True, False),
+    Arm("trunk", "trunk grafted, k-mer embeddings and head random", ("trunk",), True, False),
+    Arm("trunk_embedding", "trunk and 6-mer embeddings grafted, head random", ("trunk", "embedding"), True, False),
+    Arm("graft", "full graft, grafted parts at 0.1", is_core=True, releases=False),
+    Arm("release", "full graft, anchors and gradual release of the grid", is_core=True),
+    Arm("teacher", "release, matching the full source's marginals", is_core=True, teachers={"marginals": 1.0}),
+)
+ONE_AT_A_TIME = (
+    Arm("anchors_kept", "anchors never fade out", phases={"release.anchor_share": [1.0], "joint.anchor_share": [1.0]}),
+    Arm("no_protection", "no forced boundaries around masks", model={"mask_protection": False}),
+    Arm("no_gating", "skip path open in masked chunks", model={"residual_gating": False}),
+    Arm("no_smoothing", "no smoothing of chunk vectors", model={"smoothing": False}),
+    Arm("raw_p", "the router's own P at forced boundaries", model={"forced_probability": "router"}),
+    Arm("rank_positions", "rotary positions count chunks", model={"position_mode": "rank"}),
+    Arm("no_cap", "chunks of any length", model={"max_chunk_length": None}),
+    Arm("ratio_0", "ratio loss off", model={"ratio_loss_weight": 0.0}),
+    Arm("ratio_0.01", "ratio loss weight 0.01", model={"ratio_loss_weight": 0.01}),
+    Arm("ratio_0.1", "ratio loss weight 0.1", model={"ratio_loss_weight": 0.1}),
+    Arm("ssm", "state space mixer in encoder and decoder", model={"local_mixer": "ssm"}),
+    Arm("single_base_masks", "single masked bases in training", training={"mask.span": 1}),
+    Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teachers={"hidden_state": 1.0}),
+    Arm("full_rate", "grafted parts at the learning rate of random ones", training={"grafted_rate": FROM_SCRATCH}),
+    Arm("layers_auto", "3/4 of the source's layers, by similarity", layers=("auto", 0.75)),
+    Arm("layers_first", "3/4 of the source's layers, the first", layers=("first", 0.75)),
+    Arm("layers_last", "3/4 of the source's layers, the last", layers=("last", 0.75)),
+    Arm("layers_spread", "3/4 of the source's layers, spread", layers=("spread", 0.75)),
+    Arm("layers_teacher", "layers_auto, matching the full source", layers=("auto", 0.75), teachers={"marginals": 1.0}),
+)
+ARMS = {arm.name: arm for arm in (*CORE, *ONE_AT_A_TIME)}
+
+
+def make_start(arm: Arm, setup: Setup, source: Path, data: HG38DataModule, seed: int, folder: Path) -> None:
+    """Write the model that an arm starts from; nothing for a fully random one, which ``pretrain`` builds itself.
+
+    Args:
+        arm: Which.
+        setup: Sizes.
+        source: Folder of the source model.
+        data: For calibration: training windows.
+        seed: Of what is random.
+        folder: Where the model goes; left alone if it is there.
+    """
+    if not arm.parts or folder.exists():
+        return
+    sequence = RealSequence(
+        "training intervals", data.plain_windows("train", 32).long(), data.plain_windows("valid", 32).long()
+    )
+    settings = {**setup.model_settings(), **arm.model}
+    layers = "auto"
+    if arm.layers is not None:
+        layers, share = arm.layers
+        settings["n_main_layer"] = round(share * setup.source.layers)
+    opened = open_source(str(source))
+    start = graft(opened, sequence, settings=settings, layers=layers, seed=seed)
+    if set(arm.parts) == {"trunk", "embedding", "head"}:
+        save_start(start, folder)
+        return
+    model = start.model
+    _randomise(model, build_model(config_for(opened, settings), seed), arm.parts)
+    calibrate_routers(model.model, list(sequence.calibration.split(8)))
+    model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def _randomise(model: HNetNTV2ForMaskedLM, fresh: HNetNTV2ForMaskedLM, kept: tuple[str, ...]) -> None:
+    """Give back to the random initialisation what an arm does not take from the source."""
+    prefixes = ("head.residual.",)
+    prefixes += () if "embedding" in kept else ("model.embeddings.kmer.",)
+    prefixes += () if "head" in kept else ("head.source.",)
+    tensors = fresh.state_dict()
+    for name, tensor in model.state_dict().items():
+        if name.startswith(prefixes):
+            tensor.copy_(tensors[name])
+
+
+def run_settings(
+    arm: Arm,
+    setup: Setup,
+    seed: int,
+    *,
+    fasta: Path,
+    intervals: Path,
+    cache: Path,
+    source: Path,
+    start: Path,
+    output: Path,
+) -> dict[str, Any]:
+    """The settings of ``pretrain`` for one run, as its YAML would hold them."""
+    training = dict(arm.training)
+    rate = training.pop("grafted_rate", GRAFTED)
+    own = {"trunk": "trunk", "kmer_embedding": "embedding", "source_head": "head"}
+    rates = {group: rate if part in arm.parts else FROM_SCRATCH for group, part in own.items()}
+    every = setup.steps // setup.curve_points
+    return {
+        "experiment_name": f"{arm.name}-{seed}",
+        "output_dir": str(output),
+        "overwrite": True,
+        "seed": seed,
+        "init": str(start) if arm.parts else None,
+        "model": {} if arm.parts else {**setup.model_settings(), **arm.model},
+        "data": {
+            "fasta": str(fasta),
+            "intervals": str(intervals),
+            "cache_dir": str(cache),
+            "seq_length": setup.seq_length,
+            "num_workers": 0,
+            "repeat_weight": 1.0,
+            "mask": {"span": training.pop("mask.span", 6)},
+        },
+        "batch": {"global_size": setup.batch_size, "micro_batch_size": setup.batch_size},
+        "optimizer": {
+            "learning_rate": setup.learning_rate,
+            "multipliers": {"base": 2.45, "stage1": 1.34, "stage2": 0.95, **rates},
+        },
+        "trainer": {"max_steps": setup.steps, "accelerator": setup.accelerator, "precision": "32"},
+        "warm_start": {"when": "always" if arm.releases else "never", **_phases(arm, setup, source)},
+        "validation": {
+            "every": every,
+            "windows": setup.curve_windows,
+            "anchors": [False],
+            "mask_free": False,
+            "grid": False,
+            "strands": "forward",
+        },
+        "callbacks": {
+            "checkpoint_every": setup.steps // 2,
+            "progress_bar": False,
+            "collapse_patience": 0,
+            "router_gradients_every": 0,
+        },
+    }
+
+
+def _phases(arm: Arm, setup: Setup, source: Path) -> dict[str, Any]:
+    """Align for 5 % of the steps, release for 55 %, joint for the rest."""
+    phases: dict[str, Any] = {
+        "align": {
+            "steps": round(0.05 * setup.steps),
+            "multipliers": {"trunk": 0.0, "kmer_embedding": 0.0, "source_head": 0.0},
+            "grid_share": [1.0],
+            "anchor_share": [1.0],
+            "ratio_weight": [0.0],
+        },
+        "release": {
+            "steps": round(0.55 * setup.steps),
+            "grid_share": [1.0, 0.0],
+            "anchor_share": [1.0, 0.0],
+            "ratio_weight": [0.0, 1.0],
+        },
+        "joint": {},
+    }
+    for name, value in arm.phases.items():
+        phase, _, key = name.partition(".")
+        phases[phase][key] = value
+    for name, weight in arm.teachers.items():
+        for phase in phases.values():
+            phase[f"{name}_weight"] = [weight]
+    return {**phases, "teacher": str(source) if arm.teachers else None, "teacher_layer": min(4, setup.source.layers)}

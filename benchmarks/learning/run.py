@@ -1,0 +1,210 @@
+"""One run of the experiment: make its start, train it as a user would, measure it, write its result."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from hnet_ntv2.conversion.calibrate import calibrate_routers
+from hnet_ntv2.data.datamodule import HG38DataModule
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2Config, HNetNTV2ForMaskedLM
+from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
+from hnet_ntv2.training.history import VALIDATION
+from hnet_ntv2.training.run import pretrain
+from hnet_ntv2.training.settings import PretrainSettings, build_settings
+
+from .arms import ARMS, Arm, make_start, run_settings
+from .baselines import curve_bits, train_plain
+from .dna import Dna, open_data
+from .evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts, write_npz
+from .setup import Setup
+from .source import base_log_probs, train_source
+
+# Besides the arms: the source itself, a start before any training, and what a user would pick instead.
+OTHERS = {
+    "source": "the 6-mer source as trained, on its own grid",
+    "source_on": "the 6-mer source, trained on for the CPU time of an arm",
+    "graft_untrained": "the full graft before any training",
+    "plain": "plain single-nucleotide transformer of the same depth",
+}
+_EVALUATION_BATCH = 16
+
+
+class Workplace:
+    """The files of one experiment.
+
+    Args:
+        folder: Everything lies below it.
+        dna: Genome and split.
+        setup: Sizes.
+    """
+
+    def __init__(self, folder: Path, dna: Dna, setup: Setup):
+        self.folder, self.dna, self.setup = folder, dna, setup
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    def run_folder(self, name: str, seed: int) -> Path:
+        return self.folder / "runs" / name / f"seed{seed}"
+
+    def training_data(self, batch_size: int, **options) -> HG38DataModule:
+        return open_data(self.dna, self.folder, self.setup.seq_length, batch_size, **options)
+
+    def validation_data(self, windows: int | None = None) -> HG38DataModule:
+        """The fixed windows, masked both freely and on the grid."""
+        return self.training_data(_EVALUATION_BATCH, valid_windows=windows or self.setup.windows, adds_grid_view=True)
+
+    def ensure_source(self) -> None:
+        """Train the source unless it is there."""
+        if not (self.folder / "source.json").exists():
+            data = self.training_data(self.setup.source.batch_size, grid_aligned_samples=10**15)
+            train_source(self.setup.source, data, self.folder)
+
+    def ensure_facts(self) -> Path:
+        """Blocks and repeat-richness of the validation windows."""
+        path = self.folder / "windows.npz"
+        if not path.exists():
+            write_npz(path, window_facts(self.validation_data(), self.setup))
+        return path
+
+
+def perform(place: Workplace, name: str, seed: int) -> None:
+    """Do one run, unless its result is there."""
+    folder = place.run_folder(name, seed)
+    if (folder / "result.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=folder / "run.log", level=logging.INFO, force=True)
+    result, views = _perform_other(place, name, seed) if name in OTHERS else _perform_arm(place, ARMS[name], seed)
+    arrays = {key: values for view, sums in views.items() for key, values in sums.arrays(view).items()}
+    write_npz(folder / "windows.npz", arrays)
+    document = {
+        "arm": name,
+        "seed": seed,
+        "steps": 0,
+        "train_bases": 0,
+        "cpu_seconds": 0.0,
+        "wall_seconds": 0.0,
+        "bases_per_second": 0.0,
+        "strands": "forward",
+        "curve": [],
+        "ratios": None,
+        "chunk_length": None,
+        **result,
+        "validation": {view: sums.summary() for view, sums in views.items()},
+    }
+    partial = folder / "result.partial"
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "result.json")
+
+
+def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str, WindowSums]]:
+    setup, folder = place.setup, place.run_folder(arm.name, seed)
+    start = folder / "start"
+    make_start(arm, setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
+    values = run_settings(
+        arm,
+        setup,
+        seed,
+        fasta=place.dna.fasta,
+        intervals=place.dna.intervals,
+        cache=place.folder / "cache",
+        source=place.source,
+        start=start,
+        output=folder / "training",
+    )
+    settings = build_settings(PretrainSettings, values, f"arm {arm.name}")
+    few = place.validation_data(setup.curve_windows)
+    begun = time.process_time()
+    model = _starting_model(place, arm, seed, start)
+    before = curve_bits(model_log_probs(model.eval(), anchors=False), few, setup)
+    per_validation = time.process_time() - begun
+    cpu, wall = time.process_time(), time.monotonic()
+    outcome = pretrain(settings)
+    # Training only: the validations of the curve cost what the one before training did.
+    spent = time.process_time() - cpu - per_validation * setup.curve_points
+    curve = [{"step": 0, "cpu_seconds": 0.0, "bits": before}, *_curve(outcome.history[VALIDATION], spent, setup.steps)]
+    measured = evaluate_model(outcome.model, place.validation_data(), setup, arm.is_core)
+    bases = setup.steps * setup.batch_size * setup.seq_length
+    return {
+        "description": arm.description,
+        "steps": setup.steps,
+        "train_bases": bases,
+        "cpu_seconds": spent,
+        "wall_seconds": time.monotonic() - wall,
+        "bases_per_second": bases / spent,
+        "curve": curve,
+        "ratios": measured["ratios"],
+        "chunk_length": measured["chunk_length"],
+        "parameters": sum(outcome.model.count_parameters().values()),
+    }, measured["views"]
+
+
+def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetNTV2ForMaskedLM:
+    """What the run will start from, for the first point of its curve."""
+    if arm.parts:
+        return HNetNTV2ForMaskedLM.from_pretrained(start)
+    torch.manual_seed(seed)
+    model = HNetNTV2ForMaskedLM(HNetNTV2Config(**{**place.setup.model_settings(), **arm.model}))
+    data = place.training_data(place.setup.batch_size, seed=seed)
+    calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)))
+    return model
+
+
+def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
+    """Points of the validation log; steps are taken to cost alike."""
+    lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+    columns = {name: number for number, name in enumerate(lines[0])}
+    return [
+        {
+            "step": (step := int(float(line[columns["step"]]))),
+            "cpu_seconds": cpu_seconds * step / steps,
+            "bits": float(line[columns["bits"]]),
+        }
+        for line in lines[1:]
+    ]
+
+
+def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[str, WindowSums]]:
+    setup, validation = place.setup, place.validation_data()
+    result = {"description": OTHERS[name]}
+    if name == "graft_untrained":
+        start = place.run_folder(name, seed) / "start"
+        make_start(ARMS["graft"], setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
+        model = HNetNTV2ForMaskedLM.from_pretrained(start)
+        measured = evaluate_model(model, validation, setup, True)
+        return {
+            **result,
+            "ratios": measured["ratios"],
+            "chunk_length": measured["chunk_length"],
+            "parameters": sum(model.count_parameters().values()),
+        }, measured["views"]
+    if name == "plain":
+        data = place.training_data(setup.batch_size, seed=seed)
+        model, cost = train_plain(setup, data, place.validation_data(setup.curve_windows), seed)
+        bases = setup.steps * setup.batch_size * setup.seq_length
+        views = {"anchors_off": evaluate_view(model.eval().log_probs, validation, setup, "anchors_off")}
+        return {
+            **result,
+            **cost,
+            "steps": setup.steps,
+            "train_bases": bases,
+            "bases_per_second": bases / cost["cpu_seconds"],
+            "parameters": sum(p.numel() for p in model.parameters()),
+        }, views
+    folder = place.folder
+    if name == "source_on":
+        folder = place.run_folder(name, seed) / "training"
+        reference = json.loads((place.run_folder("release", seed) / "result.json").read_text(encoding="utf-8"))
+        data = place.training_data(setup.source.batch_size, grid_aligned_samples=10**15, seed=1000 + seed)
+        cost = train_source(setup.source, data, folder, start=place.source, cpu_seconds=reference["cpu_seconds"])
+        result |= {key: cost[key] for key in ("steps", "train_bases", "cpu_seconds")}
+    model = NTv2ForMaskedLM.from_pretrained(folder / "source")
+    views = {
+        "grid": evaluate_view(lambda batch: base_log_probs(model, batch), validation, setup, "grid", setup.view_every)
+    }
+    return {**result, "parameters": sum(p.numel() for p in model.parameters())}, views

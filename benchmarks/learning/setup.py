@@ -1,0 +1,110 @@
+"""The sizes of the experiment: minutes, an hour, a GPU."""
+
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class SourceSetup:
+    """The source model and its training.
+
+    Attributes:
+        width: Of the hidden states.
+        heads: Attention heads.
+        intermediate: Width of a block's gated unit.
+        layers: Blocks.
+        steps: Optimiser steps.
+        batch_size: Windows per step.
+        learning_rate: Peak.
+        seed: Of the weights.
+        checkpoint_every: Steps between saves of the progress.
+    """
+
+    width: int = 64
+    heads: int = 4
+    intermediate: int = 256
+    layers: int = 8
+    steps: int = 4500
+    batch_size: int = 16
+    learning_rate: float = 2.5e-3
+    seed: int = 1
+    checkpoint_every: int = 200
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One size of the experiment.
+
+    Attributes:
+        seq_length: Bases per window, in training and validation.
+        steps: Optimiser steps of every arm.
+        batch_size: Windows per step.
+        learning_rate: Peak, of all arms.
+        seeds: Of the core arms; the others have the first one only.
+        windows: Validation windows, masked alike for all arms.
+        view_every: Anchors on and the grid are looked at in every so many-th of them.
+        curve_windows: Validation windows of the learning curves.
+        curve_points: Points of a learning curve after the start.
+        accelerator: "cpu" or "cuda".
+        source: The source model.
+    """
+
+    seq_length: int = 768
+    steps: int = 320
+    batch_size: int = 10
+    learning_rate: float = 1.5e-3
+    seeds: tuple[int, ...] = (1, 2, 3)
+    windows: int = 2560
+    view_every: int = 4
+    curve_windows: int = 128
+    curve_points: int = 8
+    accelerator: str = "cpu"
+    source: SourceSetup = field(default_factory=SourceSetup)
+
+    def model_settings(self) -> dict:
+        """Settings of our model that fit the source."""
+        source = self.source
+        return {
+            "d_model": source.width,
+            "n_head": source.heads,
+            "intermediate_size": 2 * source.intermediate,
+            "n_main_layer": source.layers,
+            "window": 32,
+            "kmer_size": 6,
+            "layer_norm_eps": 1e-12,
+            "initializer_gain": 1.0,
+        }
+
+
+HOUR = Setup()
+SIZES = {
+    # To see that everything runs; its differences mean nothing.
+    "minutes": replace(
+        HOUR,
+        steps=24,
+        seeds=(1,),
+        windows=64,
+        curve_windows=16,
+        curve_points=2,
+        source=replace(HOUR.source, width=32, heads=2, intermediate=64, layers=3, steps=40, checkpoint_every=20),
+    ),
+    "hour": HOUR,
+    # The shape of NTv2-50M.
+    "gpu": replace(
+        HOUR,
+        seq_length=1536,
+        steps=4000,
+        batch_size=64,
+        learning_rate=6e-4,
+        accelerator="cuda",
+        source=replace(
+            HOUR.source,
+            width=512,
+            heads=16,
+            intermediate=2048,
+            layers=12,
+            steps=20_000,
+            batch_size=64,
+            learning_rate=5e-4,
+        ),
+    ),
+}
