@@ -81,7 +81,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
         wanted, found = getattr(asked, name), getattr(model.config, name)
         if plain(wanted) != plain(found):
             raise ConfigError(f"model.{name}={wanted!r}, but the model in --init {settings.init} has {found!r}")
-    return model
+    return model.train()  # loading leaves it in evaluation mode, in which it would run both strands
 
 
 def is_graft(folder: str | None) -> bool:

@@ -3,9 +3,10 @@
 A teacher's weights are no part of the student: its parameters, optimizer and checkpoints do not know them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -25,14 +26,14 @@ _EMBEDDING = "esm.embeddings.word_embeddings.weight"
 Batch = Mapping[str, Tensor]
 
 
-class Teacher(Protocol):
+class Teacher(ABC):
     """A further term of the loss."""
 
-    needs_hidden_states: bool
+    needs_hidden_states = False
 
+    @abstractmethod
     def loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Float[Tensor, ""]:
         """What the student is off, for one micro-batch: a mean, so that micro-batches weigh alike."""
-        ...
 
 
 class SourceTokens(NamedTuple):
@@ -114,7 +115,7 @@ class SourceReader:
         return reading
 
 
-class HiddenStateTeacher:
+class HiddenStateTeacher(Teacher):
     """The trunk's state a few layers in is to be the source's, wherever a chunk is one of the source's tokens.
 
     The idea is Bolmo's (Ai2, 2025): new inputs are learned fastest when they must reproduce what the old ones made of
@@ -170,7 +171,7 @@ def tokens_that_are_chunks(
     return chunk, begins & holds_one & next_begins & tokens.is_valid
 
 
-class MarginalsTeacher:
+class MarginalsTeacher(Teacher):
     """The per-base distribution at masked bases is to be that of the full source, all of its layers.
 
     Compared are the bases of whole k-mers of which every base is shown as [MASK] and is a target: there both models
@@ -179,8 +180,6 @@ class MarginalsTeacher:
     Args:
         reader: The source.
     """
-
-    needs_hidden_states = False
 
     def __init__(self, reader: SourceReader):
         self.reader = reader

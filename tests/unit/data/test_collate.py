@@ -7,6 +7,7 @@ import torch
 from hnet_ntv2.data import MaskConfig, MaskingCollator
 from hnet_ntv2.data.dataset import FixedWindows, RawWindows, TrainingWindows
 from hnet_ntv2.data.masking import NO_TARGET, grid_token_starts
+from hnet_ntv2.data.ramps import CellShares, Piece, Ramp
 from hnet_ntv2.data.windows import WindowIndex
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.genome import SplitInterval, decode, encode, reverse_complement
@@ -103,3 +104,55 @@ def test_samples_are_the_same_alone_and_together(tmp_path):
         alone = dataset[counter]
         for one, many in zip(alone, together, strict=True):
             assert np.array_equal(one[0], many[row])
+
+
+def constant_shares(grid: float, anchors: float) -> CellShares:
+    return CellShares(Ramp((Piece(1, grid, grid),)), Ramp((Piece(1, anchors, anchors),)), samples_per_step=1)
+
+
+def with_shares(grid: float, anchors: float, windows: RawWindows):
+    return MaskingCollator(MaskConfig(grid_k=6), seed=3, cell_shares=constant_shares(grid, anchors))(windows)
+
+
+def test_the_whole_grid_is_forced_or_none_of_it():
+    windows = raw(random_windows(4, 120))
+    forced, free = with_shares(1.0, 1.0, windows), with_shares(0.0, 0.0, windows)
+    assert bool(forced["on_grid"].all())
+    assert bool(forced["anchors"].all())
+    assert not bool(free["on_grid"].any())
+    assert not bool(free["anchors"].any())
+    plain = MaskingCollator(MaskConfig(), seed=3)(windows)
+    assert torch.equal(free["input_ids"], plain["input_ids"])
+    is_target = (forced["labels"] != NO_TARGET).reshape(4, -1, 6)
+    assert torch.equal(is_target.any(-1), is_target.all(-1))
+
+
+def test_cells_flanks_and_masks_are_drawn_at_their_shares():
+    windows = raw(random_windows(1, 60).repeat(2000, axis=0))
+    batch = with_shares(0.3, 0.7, windows)
+    assert float(batch["on_grid"].float().mean()) == pytest.approx(0.3, abs=0.01)
+    assert float(batch["anchors"].float().mean()) == pytest.approx(0.7, abs=0.01)
+    is_target = (batch["labels"] != NO_TARGET).reshape(2000, -1, 6)
+    on_grid = (is_target.any(-1) == is_target.all(-1)).all(-1).float().mean()
+    by_chance = (1 / 6) ** 2  # two spans of six bases that happen to begin on the grid, or nearly
+    assert 0.3 - 0.03 < float(on_grid) < 0.3 + by_chance + 0.1
+
+
+def test_draws_belong_to_the_window_not_to_the_batch():
+    windows = raw(random_windows(6, 120))
+    whole = with_shares(0.5, 0.5, windows)
+    part = with_shares(0.5, 0.5, RawWindows(*(field[2:5] for field in windows)))
+    for name in ("input_ids", "labels", "on_grid", "anchors"):
+        assert torch.equal(whole[name][2:5], part[name]), name
+
+
+def test_validation_batches_can_hold_the_same_windows_masked_on_the_grid():
+    collator = MaskingCollator(MaskConfig(grid_k=6), seed=0, shown_as_mask_only=True, adds_grid_view=True)
+    batch = collator(raw(random_windows(3, 120), first=-1))
+    is_target = batch["grid_labels"] != NO_TARGET
+    assert not bool(is_target[0].any())  # filling has no targets in either view
+    assert torch.equal(is_target[1:], batch["grid_input_ids"][1:] == 3)
+    cells = is_target[1:].reshape(2, -1, 6)
+    assert torch.equal(cells.any(-1), cells.all(-1))
+    view = {"labels": batch["grid_labels"], "input_ids": batch["grid_input_ids"]}
+    assert np.array_equal(original(view)[1:], original(batch)[1:])
