@@ -71,12 +71,14 @@ class Experiment:
         context: Bits per masked base of the predictors that count.
         source: What training the source cost.
         setup: Shapes, data, dates; passed on as it is.
+        references: Results of models over 6-mer tokens, which can be compared on the grid only.
     """
 
     arms: dict[str, list[Run]]
     context: dict[str, float]
     source: dict[str, Any]
     setup: dict[str, Any]
+    references: list[dict[str, Any]]
 
 
 def read_experiment(work: Path) -> Experiment:
@@ -100,7 +102,8 @@ def read_experiment(work: Path) -> Experiment:
     context, source, setup = (_read_json(work / f"{name}.json") for name in ("context", "source", "setup"))
     if missing := [name for name in CONTEXT_NAMES if name not in context]:
         raise DataError(f"{work / 'context.json'} lacks {', '.join(missing)}")
-    return Experiment(arms, context, source, setup)
+    references = [_read_json(path) for path in sorted((work / "references").glob("*/seed*/result.json"))]
+    return Experiment(arms, context, source, setup, references)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -227,7 +230,14 @@ def summarise(
             "to_baseline_end": _to_goal(runs, goal, goal_steps),
             "curve": mean_curve(runs),
         }
+    summary["grid_references"] = [_describe_reference(result) for result in experiment.references]
     return {**summary, "context": experiment.context, "source": experiment.source, "setup": experiment.setup}
+
+
+def _describe_reference(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A 6-mer model's marginals per base, on the windows masked on the grid."""
+    kept = ("arm", "seed", "description", "steps", "train_bases", "cpu_seconds", "parameters")
+    return {**{name: result[name] for name in kept}, **result["validation"][GRID_VIEW]}
 
 
 def _mean(runs: Sequence[Run], figure: Callable[[Run], float]) -> float:
@@ -428,6 +438,9 @@ def _grid_table(summary: Mapping[str, Any]) -> str:
         for name, arm in summary["arms"].items()
         if GRID_VIEW in arm["views"]
     ]
+    for each in summary["grid_references"]:
+        name = f"{each['arm']} ({each['description']})"
+        rows.append([name, "1", f"{each['bits']:.4f}"] + [""] * (len(header) - 3))
     return _table(header, rows)
 
 

@@ -5,6 +5,7 @@ import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hnet_ntv2.conversion.calibrate import calibrate_routers
@@ -29,6 +30,7 @@ OTHERS = {
     "graft_untrained": "the full graft before any training",
     "plain": "plain single-nucleotide transformer of the same depth",
 }
+REFERENCES = ("source", "source_on")
 _EVALUATION_BATCH = 16
 
 
@@ -49,7 +51,9 @@ class Workplace:
         return self.folder / "source"
 
     def run_folder(self, name: str, seed: int) -> Path:
-        return self.folder / "runs" / name / f"seed{seed}"
+        """Where a run lies; 6-mer models, which are on the grid only, lie apart."""
+        kind = "references" if name in REFERENCES else "runs"
+        return self.folder / kind / name / f"seed{seed}"
 
     def training_data(self, batch_size: int, **options) -> HG38DataModule:
         return open_data(self.dna, self.folder, self.setup.seq_length, batch_size, **options)
@@ -81,7 +85,8 @@ def perform(place: Workplace, name: str, seed: int) -> None:
     logging.basicConfig(filename=folder / "run.log", level=logging.INFO, force=True)
     result, views = _perform_other(place, name, seed) if name in OTHERS else _perform_arm(place, ARMS[name], seed)
     arrays = {key: values for view, sums in views.items() for key, values in sums.arrays(view).items()}
-    write_npz(folder / "windows.npz", arrays)
+    with np.load(place.ensure_facts()) as facts:
+        write_npz(folder / "windows.npz", {**arrays, **facts})
     document = {
         "arm": name,
         "seed": seed,
@@ -177,8 +182,10 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
         make_start(ARMS["graft"], setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
         model = HNetNTV2ForMaskedLM.from_pretrained(start)
         measured = evaluate_model(model, validation, setup, True)
+        bits = curve_bits(model_log_probs(model, anchors=False), place.validation_data(setup.curve_windows), setup)
         return {
             **result,
+            "curve": [{"step": 0, "cpu_seconds": 0.0, "bits": bits}],
             "ratios": measured["ratios"],
             "chunk_length": measured["chunk_length"],
             "parameters": sum(model.count_parameters().values()),

@@ -117,6 +117,7 @@ class PretrainingModule(L.LightningModule):
         self.stop_signal = 0
         self._without_decay = undecayed_names(model)  # shards of FSDP have lost their shapes
         self._step = _Step()
+        self._phase: str | None = None
         self._validation: ValidationRun | None = None
 
     @property
@@ -169,6 +170,7 @@ class PretrainingModule(L.LightningModule):
         """Loss of one micro-batch; its sums are added to the step's."""
         self.report = None
         self._step.number = self._finished_steps
+        self._tell_phase()
         batch = widened(batch)
         try:
             output = self.forward_batch(
@@ -186,6 +188,12 @@ class PretrainingModule(L.LightningModule):
             self._step.router_norms = self._router_gradient_norms(output)
         self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
         return output.loss
+
+    def _tell_phase(self) -> None:
+        name = self.phases.at(self._step.number).name
+        if self.phases.is_warm_start and name != self._phase:
+            logger.info("step %d: phase %s begins", self._step.number + 1, name)
+            self._phase = name
 
     @property
     def _finished_steps(self) -> int:

@@ -1,0 +1,167 @@
+"""Train the small model that comes with the package, in the way that the experiment found best, and write its card."""
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
+from hnet_ntv2.training.provenance import git_state
+from hnet_ntv2.training.run import pretrain
+from hnet_ntv2.training.settings import PretrainSettings, build_settings
+
+from .arms import ARMS, make_start, run_settings
+from .dna import join_dna
+from .evaluate import evaluate_model
+from .run import Workplace
+from .setup import SIZES
+
+_MOST_BYTES = 15_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.ship", description=__doc__)
+    parser.add_argument("work", type=Path, help="folder of the experiment, with its source")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--size", choices=tuple(SIZES), default="hour")
+    parser.add_argument("--fasta", type=Path, action="append", default=[])
+    parser.add_argument("--intervals", type=Path, action="append", default=[])
+    parser.add_argument("--arm", choices=tuple(ARMS), default="release")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    setup = replace(
+        SIZES[options.size],
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        curve_points=10,
+    )
+    place = Workplace(options.work, join_dna(options.fasta, options.intervals, options.work), setup)
+    folder = options.work / "ship"
+    arm, start = ARMS[options.arm], folder / "start"
+    make_start(arm, setup, place.source, place.training_data(setup.batch_size), options.seed, start)
+    values = run_settings(
+        arm,
+        setup,
+        options.seed,
+        fasta=place.dna.fasta,
+        intervals=place.dna.intervals,
+        cache=place.folder / "cache",
+        source=place.source,
+        start=start,
+        output=folder / "training",
+    )
+    values["callbacks"]["checkpoint_every"] = 200
+    if (folder / "training" / "checkpoints" / "last").exists():
+        values |= {"resume": "last", "overwrite": False}
+    begun = time.process_time()
+    outcome = pretrain(build_settings(PretrainSettings, values, "the shipped model"))
+    measured = evaluate_model(outcome.model, place.validation_data(), setup, True)
+    figures = {
+        "arm": arm.name,
+        "steps": setup.steps,
+        "bases": setup.steps * setup.batch_size * setup.seq_length,
+        "cpu_seconds": time.process_time() - begun,
+        "validation": {view: sums.summary() for view, sums in measured["views"].items()},
+        "ratios": measured["ratios"],
+        "chunk_length": measured["chunk_length"],
+        "parameters": sum(outcome.model.count_parameters().values()),
+        "source": json.loads((options.work / "source.json").read_text(encoding="utf-8")),
+        "context": json.loads((options.work / "context.json").read_text(encoding="utf-8")),
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": git_state()["commit"],
+        "torch": torch.__version__,
+    }
+    write_model(outcome.model, options.output, figures)
+
+
+def write_model(model: HNetNTV2ForMaskedLM, folder: Path, figures: dict[str, Any]) -> None:
+    """Write weights, tokenizer, figures and the model card."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    HNetNTV2Tokenizer().save_pretrained(folder)
+    size = (folder / "model.safetensors").stat().st_size
+    assert size <= _MOST_BYTES, f"{size} bytes are too many for the package"
+    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card(figures), encoding="utf-8")
+
+
+def card(figures: dict[str, Any]) -> str:
+    """The model card."""
+    views, context, source = figures["validation"], figures["context"], figures["source"]
+    rows = "\n".join(
+        f"| {name} | {value:.4f} |"
+        for name, value in (
+            ("this model, as inference runs (anchors off), forward strand", views["anchors_off"]["bits"]),
+            ("this model, anchors on (every fourth window)", views["anchors_on"]["bits"]),
+            ("base composition", context["composition"]),
+            ("two-sided context counts, 2 bases on each side", context["k2"]),
+            ("two-sided context counts, 6 bases on each side", context["k6"]),
+            ("uniform guessing", 2.0),
+        )
+    )
+    masked, free = (" / ".join(f"{ratio:.3f}" for ratio in figures["ratios"][key]) for key in ("masked", "mask_free"))
+    length = figures["chunk_length"]
+    return f"""---
+license: apache-2.0
+library_name: hnet-ntv2
+tags: [dna, genomics, masked-language-model, tokenizer-free]
+---
+# The small HNet-NTv2 that comes with the package
+
+A masked DNA language model with {figures["parameters"]:,} parameters: bases in, chunks learned in two stages, bases
+out.
+It exists so that `hnet-ntv2 embed`, `segment` and `variants` answer on a fresh machine and show what they print.
+It holds no weights of the published Nucleotide Transformer: its 6-mer source was trained from random weights on the
+same sequence, and grafted by the package's own `init`.
+
+## Data
+
+Training intervals of 18.7 million bases of the human reference (GRCh38: parts of chromosomes 1, 2 and 20, and 63
+windows of 131,072 bases from all over the genome, some alleles of which differ from the reference). Validation: 3.0
+million bases of other intervals (chr20:7,340,032-8,388,608 and 15 windows). Nothing of the validation or test
+intervals was trained on. No reads, no individuals, no labels.
+
+## Training
+
+- Source: {source["layers"]} layers of width {source["width"]}, {source["steps"]:,} steps,
+  {source["train_bases"]:,} bases, {source["cpu_seconds"]:,.0f} CPU seconds.
+- This model: arm `{figures["arm"]}` of `benchmarks/learning`, {figures["steps"]:,} steps,
+  {figures["bases"]:,} bases, {figures["cpu_seconds"]:,.0f} CPU seconds on one core,
+  torch {figures["torch"]}, {figures["date"]}.
+
+## Figures
+
+Bits per masked base on {views["anchors_off"]["targets"]:,} masked bases in
+{views["anchors_off"]["windows"]:,} windows of 768 validation bases (15 % masked in spans of 6, all shown as [MASK]);
+lower is better.
+
+| predictor | bits per base |
+|---|---|
+{rows}
+
+Accuracy {100 * views["anchors_off"]["accuracy"]:.1f} %. Chunks per position at stage 1 / stage 2: {masked} with
+masks, {free} without. Bases per chunk without masks: median {length["p50"]:.0f}, 95 % {length["p95"]:.0f}, longest
+{length["max"]:.0f}.
+
+## What it is not good for
+
+Any conclusion about biology or medicine. It has seen 0.6 % of the genome, no other species, and is hundreds of times
+smaller than models that are used in research; where counting contexts predicts better than it does, the table says
+so. Its scores of variants are not evidence for or against pathogenicity. Use `--model` with a model that was trained
+for the purpose.
+"""
+
+
+if __name__ == "__main__":
+    main()
