@@ -3,7 +3,7 @@ PYTHON := $(or $(HNET_NTV2_PYTHON),$(or $(HNET_NTV2_VENV),.venv)/bin/python)
 BIN := $(dir $(PYTHON))
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: install demo test test-fast check bench
+.PHONY: install demo test test-fast check bench bench-learning
 
 install: ## make the environment with the package and its test tools
 	bash -c 'set -euo pipefail; . scripts/_environment.sh; hnet_prepare dev'
@@ -26,3 +26,14 @@ check: install ## format, lint, types, layers, then the fast tests
 
 bench: install ## speed of the model beside NTv2 and a single-nucleotide baseline
 	$(PYTHON) -m hnet_ntv2.cli.main bench
+
+# SIZE is minutes, hour or gpu; DNA="--fasta F.fa.gz --intervals F.bed" (repeatable) replaces the bundled piece.
+SIZE ?= minutes
+DNA ?=
+WORK ?= outputs/learning/$(SIZE)
+RESULTS ?= $(WORK)/report
+CORE = --core trunk --core trunk_embedding --core graft --core release --core teacher
+
+bench-learning: install ## does a start from a 6-mer model learn faster? goes on where it was interrupted
+	$(PYTHON) -m benchmarks.learning $(WORK) --size $(SIZE) $(DNA)
+	$(PYTHON) -m benchmarks.learning.report $(WORK) --output $(RESULTS) --reference release $(CORE)
