@@ -1,4 +1,4 @@
-"""The layers: NTv2's block over packed rows of chunks (the trunk), and the windowed block of encoder and decoder."""
+"""The layers: NTv2's block over packed rows of chunks (the trunk), and the local blocks of encoder and decoder."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import RowLayout, apply_rotary, attend_rows, attend_window, rotary_cos_sin
 from .shapes import Bool, Float, Tensor
+from .state_space import StateSpaceMixer
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -202,10 +203,45 @@ class LocalBlock(GradientCheckpointingLayer):
 
     def zero_output_projections(self) -> None:
         """Make the block the identity: both branches end in a zero matrix and a zero bias, marked to stay so."""
-        for layer in (self.attention_output, self.mlp_output):
-            layer.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        _start_at_zero(self.attention_output, self.mlp_output)
+
+
+def _start_at_zero(*layers: nn.Linear) -> None:
+    for layer in layers:
+        layer.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+class StateSpaceBlock(GradientCheckpointingLayer):
+    """Pre-LN block of encoder and decoder: a bidirectional state space mixer, then a plain GELU MLP.
+
+    Args:
+        dim: Width.
+        num_heads: Heads of the mixer.
+        mlp_width: Hidden width of the MLP.
+        state_size: Columns of each head's state.
+        layer_norm_eps: Of both norms.
+    """
+
+    def __init__(self, dim: int, num_heads: int, mlp_width: int, state_size: int, layer_norm_eps: float):
+        super().__init__()
+        self.mixer_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.mixer = StateSpaceMixer(dim, num_heads, state_size)
+        self.mlp_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.mlp_input = nn.Linear(dim, mlp_width)
+        self.mlp_output = nn.Linear(mlp_width, dim)
+
+    def forward(
+        self, hidden: Float[Tensor, "batch length dim"], rotary: Rotary, is_valid: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length dim"]:
+        del rotary  # positions are what the recurrence counts
+        hidden = hidden + self.mixer(self.mixer_norm(hidden), is_valid)
+        return hidden + self.mlp_output(F.gelu(self.mlp_input(self.mlp_norm(hidden))))
+
+    def zero_output_projections(self) -> None:
+        """Make the block the identity, as ``LocalBlock`` does."""
+        _start_at_zero(self.mixer.output, self.mlp_output)
 
 
 class LocalLayers(nn.Module):
@@ -218,6 +254,7 @@ class LocalLayers(nn.Module):
         mlp_width: Hidden width of each MLP.
         window: Positions seen on each side.
         layer_norm_eps: Of every norm.
+        state_size: Columns of a head's state in a state space mixer; None mixes by windowed attention.
         rope_theta: Rotary base.
     """
 
@@ -229,14 +266,19 @@ class LocalLayers(nn.Module):
         mlp_width: int,
         window: int,
         layer_norm_eps: float,
+        state_size: int | None = None,
         rope_theta: float = 10000.0,
     ):
         super().__init__()
         self.head_dim = dim // num_heads
         self.rope_theta = rope_theta
-        self.blocks = nn.ModuleList(
-            LocalBlock(dim, num_heads, mlp_width, window, layer_norm_eps) for _ in range(num_layers)
-        )
+
+        def block() -> LocalBlock | StateSpaceBlock:
+            if state_size is None:
+                return LocalBlock(dim, num_heads, mlp_width, window, layer_norm_eps)
+            return StateSpaceBlock(dim, num_heads, mlp_width, state_size, layer_norm_eps)
+
+        self.blocks = nn.ModuleList(block() for _ in range(num_layers))
 
     def forward(
         self, hidden: Float[Tensor, "batch length dim"], is_valid: Bool[Tensor, "batch length"]

@@ -55,6 +55,9 @@ class HNetNTV2Config(PreTrainedConfig):
         rope_scaling_factor: Divides the trunk's rotary positions (linear interpolation), for long sequences.
         max_trunk_positions: Longest rotary position that the source model saw; beyond it the model warns.
         window: Local attention sees this many positions on each side.
+        local_mixer: How encoder and decoder layers mix positions: "attention" in a window, or "ssm", a bidirectional
+            state space model.
+        state_size: Columns of each head's state of "ssm".
         layer_norm_eps: Of every layer norm; NTv2's published files say 1e-12.
         bidirectional: Average both strands in ``eval()``; training draws the strand per window in the data.
         bidirectional_strategy: How strands are joined: "add" averages log-probabilities and vectors.
@@ -101,6 +104,8 @@ class HNetNTV2Config(PreTrainedConfig):
     rope_scaling_factor: float = 1.0
     max_trunk_positions: int = 2048
     window: int = 128
+    local_mixer: Literal["attention", "ssm"] = "attention"
+    state_size: int = 64
     layer_norm_eps: float = 1e-12
     bidirectional: bool = True
     bidirectional_strategy: Literal["add"] = "add"
@@ -186,6 +191,7 @@ class HNetNTV2Config(PreTrainedConfig):
             "n_main_layer",
             "kmer_size",
             "window",
+            "state_size",
             "max_trunk_positions",
         ]:
             require(getattr(self, name) > 0, f"model setting {name}={getattr(self, name)} must be positive")

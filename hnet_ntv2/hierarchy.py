@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .attention import pack_rows, unpack_rows
-from .backbone import LocalBlock, LocalLayers, Trunk
+from .backbone import LocalBlock, LocalLayers, StateSpaceBlock, Trunk
 from .chunking import (
     ChunkIndex,
     ChunkLimits,
@@ -195,7 +195,7 @@ class ChunkStage(nn.Module):
         self.gates_skip = config.residual_gating
         self.encoder = _local_layers(config, dim, config.layers_per_stage(config.n_enc_layer)[stage])
         for block in self.encoder.blocks:
-            assert isinstance(block, LocalBlock)
+            assert isinstance(block, LocalBlock | StateSpaceBlock)
             block.zero_output_projections()
         self.router = Router(dim)
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
@@ -275,6 +275,7 @@ def _local_layers(config: HNetNTV2Config, dim: int, count: int) -> LocalLayers:
         mlp_width=config.intermediate_size * dim // config.d_model,
         window=config.window,
         layer_norm_eps=config.layer_norm_eps,
+        state_size=config.state_size if config.local_mixer == "ssm" else None,
     )
 
 

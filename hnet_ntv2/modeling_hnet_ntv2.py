@@ -30,6 +30,7 @@ from .kmers import (
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
 from .shapes import Bool, Float, Int, Shaped, Tensor
+from .state_space import StateSpaceMixer
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["NTv2Block", "LocalBlock"]  # noqa: RUF012  (the base class declares a plain list)
+    _no_split_modules = ["NTv2Block", "LocalBlock", "StateSpaceBlock"]  # noqa: RUF012  (the base class declares a plain list)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Random weights; what is marked ``starts_at_zero`` (encoder outputs, skips, base embedding) starts at zero.
@@ -105,7 +106,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         if getattr(module, "starts_at_zero", False):
             for parameter in module.parameters(recurse=False):
                 nn.init.zeros_(parameter)
-        elif isinstance(module, Router | KmerEmbedding):
+        elif isinstance(module, Router | KmerEmbedding | StateSpaceMixer):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.initializer_gain * module.in_features**-0.5)
@@ -113,6 +114,8 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, nn.RMSNorm):
+            nn.init.ones_(module.weight)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)

@@ -71,3 +71,16 @@ def windowed_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
     scores = torch.einsum("qhd,khd->hqk", query, key) / query.shape[-1] ** 0.5
     scores = scores.masked_fill((index[:, None] - index).abs() > window, -torch.inf)
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
+
+
+def scan_states_slowly(x, step, rate, write, read):
+    """The selective state space recurrence, one position after the other."""
+    batch, length, heads, head_dim = x.shape
+    state = x.new_zeros(batch, heads, write.shape[-1], head_dim)
+    outputs = []
+    for t in range(length):
+        decay = (step[:, t] * rate).exp()[..., None, None]
+        written = write[:, t, None, :, None] * (step[:, t, :, None] * x[:, t])[:, :, None, :]
+        state = decay * state + written
+        outputs.append((read[:, t, None, :, None] * state).sum(2))
+    return torch.stack(outputs, 1)
