@@ -75,6 +75,19 @@ ONE_AT_A_TIME = (
     Arm("single_base_masks", "single masked bases in training", training={"mask.span": 1}),
     Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teachers={"hidden_state": 1.0}),
     Arm("full_rate", "grafted parts at the learning rate of random ones", training={"grafted_rate": FROM_SCRATCH}),
+    Arm("gentle", "graft, all learning rates a third", releases=False, training={"learning_rate": 5e-4}),
+    Arm("gentle_release", "release, all learning rates a third", training={"learning_rate": 5e-4}),
+    Arm(
+        "anchors_free",
+        "graft, anchors from the first step to the last, no grid",
+        phases={
+            "align.steps": 0,
+            "release.grid_share": [0.0],
+            "release.anchor_share": [1.0],
+            "release.ratio_weight": [1.0],
+            "joint.anchor_share": [1.0],
+        },
+    ),
     Arm("layers_auto", "3/4 of the source's layers, by similarity", layers=("auto", 0.75)),
     Arm("layers_first", "3/4 of the source's layers, the first", layers=("first", 0.75)),
     Arm("layers_last", "3/4 of the source's layers, the last", layers=("last", 0.75)),
@@ -164,7 +177,7 @@ def run_settings(
         },
         "batch": {"global_size": setup.batch_size, "micro_batch_size": setup.batch_size},
         "optimizer": {
-            "learning_rate": setup.learning_rate,
+            "learning_rate": training.pop("learning_rate", setup.learning_rate),
             "multipliers": {"base": 2.45, "stage1": 1.34, "stage2": 0.95, **rates},
         },
         "trainer": {"max_steps": setup.steps, "accelerator": setup.accelerator, "precision": "32"},
