@@ -29,7 +29,7 @@ class Arm:
         name: In folders and tables.
         description: What it is.
         parts: What comes from the source: of "trunk", "embedding", "head".
-        is_core: It gets all seeds and all views.
+        is_core: It gets all seeds.
         releases: Trained in phases from the grid to free chunks, else free from the first step.
         layers: Which source blocks the trunk keeps, and how many (None: all).
         model: Model settings that differ.

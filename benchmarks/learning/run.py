@@ -133,7 +133,7 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
     # Training only: the validations of the curve cost what the one before training did.
     spent = time.process_time() - cpu - per_validation * setup.curve_points
     curve = [{"step": 0, "cpu_seconds": 0.0, "bits": before}, *_curve(outcome.history[VALIDATION], spent, setup.steps)]
-    measured = evaluate_model(outcome.model, place.validation_data(), setup, arm.is_core)
+    measured = evaluate_model(outcome.model, place.validation_data(), setup, True)
     bases = setup.steps * setup.batch_size * setup.seq_length
     return {
         "description": arm.description,
