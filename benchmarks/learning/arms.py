@@ -17,6 +17,7 @@ from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
 from .setup import Setup
 
+_GROUPS = {"trunk": "trunk", "kmer_embedding": "embedding", "source_head": "head"}
 FROM_SCRATCH = 0.95
 GRAFTED = 0.1
 
@@ -60,6 +61,13 @@ CORE = (
     Arm("release", "full graft, anchors and gradual release of the grid", is_core=True),
     Arm("teacher", "release, matching the full source's marginals", is_core=True, teachers={"marginals": 1.0}),
 )
+_ONLY_ANCHORS = {
+    "align.steps": 0,
+    "release.grid_share": [0.0],
+    "release.anchor_share": [1.0],
+    "release.ratio_weight": [1.0],
+    "joint.anchor_share": [1.0],
+}
 ONE_AT_A_TIME = (
     Arm("anchors_kept", "anchors never fade out", phases={"release.anchor_share": [1.0], "joint.anchor_share": [1.0]}),
     Arm("no_protection", "no forced boundaries around masks", model={"mask_protection": False}),
@@ -77,16 +85,13 @@ ONE_AT_A_TIME = (
     Arm("full_rate", "grafted parts at the learning rate of random ones", training={"grafted_rate": FROM_SCRATCH}),
     Arm("gentle", "graft, all learning rates a third", releases=False, training={"learning_rate": 5e-4}),
     Arm("gentle_release", "release, all learning rates a third", training={"learning_rate": 5e-4}),
+    Arm("anchors_free", "graft, anchors from the first step to the last, no grid", phases=_ONLY_ANCHORS),
+    Arm("random_anchors", "all weights random, anchors from the first step to the last", (), phases=_ONLY_ANCHORS),
     Arm(
-        "anchors_free",
-        "graft, anchors from the first step to the last, no grid",
-        phases={
-            "align.steps": 0,
-            "release.grid_share": [0.0],
-            "release.anchor_share": [1.0],
-            "release.ratio_weight": [1.0],
-            "joint.anchor_share": [1.0],
-        },
+        "gentle_anchors",
+        "anchors_free, all learning rates a third",
+        training={"learning_rate": 5e-4},
+        phases=_ONLY_ANCHORS,
     ),
     Arm("layers_auto", "3/4 of the source's layers, by similarity", layers=("auto", 0.75)),
     Arm("layers_first", "3/4 of the source's layers, the first", layers=("first", 0.75)),
@@ -156,8 +161,7 @@ def run_settings(
     """The settings of ``pretrain`` for one run, as its YAML would hold them."""
     training = dict(arm.training)
     rate = training.pop("grafted_rate", GRAFTED)
-    own = {"trunk": "trunk", "kmer_embedding": "embedding", "source_head": "head"}
-    rates = {group: rate if part in arm.parts else FROM_SCRATCH for group, part in own.items()}
+    rates = {group: rate if part in arm.parts else FROM_SCRATCH for group, part in _GROUPS.items()}
     every = setup.steps // setup.curve_points
     return {
         "experiment_name": f"{arm.name}-{seed}",
@@ -204,7 +208,7 @@ def _phases(arm: Arm, setup: Setup, source: Path) -> dict[str, Any]:
     phases: dict[str, Any] = {
         "align": {
             "steps": round(0.05 * setup.steps),
-            "multipliers": {"trunk": 0.0, "kmer_embedding": 0.0, "source_head": 0.0},
+            "multipliers": {group: 0.0 for group, part in _GROUPS.items() if part in arm.parts},
             "grid_share": [1.0],
             "anchor_share": [1.0],
             "ratio_weight": [0.0],
