@@ -1,0 +1,203 @@
+"""Cut sequences of any length into the model's chunks: boundary probabilities stitched over windows, then decisions."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..hierarchy import StageOutput
+from ..inference.windows import (
+    DEFAULT_BATCH_BASES,
+    DEFAULT_FLANK,
+    DEFAULT_WINDOW,
+    HasBases,
+    Progress,
+    Window,
+    check_window,
+    group_sequences,
+    window_batches,
+)
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, Strands
+from ..shapes import Float, Int, Tensor
+from .joint import at_forward_junctions
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """How to segment.
+
+    Attributes:
+        strands: "both" averages the boundary probabilities of both strands at the junctions between bases and then
+            decides; "forward" takes the decisions of one strand.
+        window: Longer sequences are cut into overlapping windows of at most this many bases.
+        flank: Least bases of context that are discarded at the inner edge of a window.
+        batch_bases: Most bases of one forward pass, padding included, before strands.
+    """
+
+    strands: Strands = "both"
+    window: int = DEFAULT_WINDOW
+    flank: int = DEFAULT_FLANK
+    batch_bases: int = DEFAULT_BATCH_BASES
+
+
+class Segmentation(NamedTuple):
+    """The chunks of one sequence.
+
+    Attributes:
+        length: Bases of the sequence.
+        starts: First base of each chunk, per stage, outermost first; the last entry is the final chunks, whose starts
+            are among those of every stage.
+        probability: [length] probability that a stage-1 chunk begins at the base; 1 at the first base.
+        final_probability: [length] the same for a final chunk: the product over stages.
+    """
+
+    length: int
+    starts: tuple[NDArray[np.int64], ...]
+    probability: NDArray[np.float32]
+    final_probability: NDArray[np.float32]
+
+    def chunk_lengths(self, stage: int = -1) -> NDArray[np.int64]:
+        """Bases of each chunk of a stage; the final one by default."""
+        return np.diff(self.starts[stage], append=self.length)
+
+
+_Sequence = TypeVar("_Sequence", bound=HasBases)
+
+
+def segment_sequences(
+    model: HNetNTV2ForMaskedLM,
+    sequences: Iterable[_Sequence],
+    settings: SegmentSettings | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[_Sequence, Segmentation]]:
+    """Segment sequences in their order.
+
+    With both strands, p of stage 1 is averaged at each junction over strands (``joint_boundary_probability``), and
+    chunks begin where it exceeds one half. An inner stage's p exists only where a strand has a chunk of the stage
+    outside it: it is averaged over the strands that have one, and chunks of this stage begin where it exceeds one half
+    among those of the stage outside. With one strand the model's own decisions are taken, guard included.
+
+    Each junction is judged by the window that sees it with most context. A final chunk that is then longer than the
+    model's cap is cut at its most probable inner junction until none is.
+
+    Args:
+        model: In eval mode.
+        sequences: With a field ``bases``, encoded as in ``genome.alphabet``; read as they are needed.
+        settings: How; the defaults of ``SegmentSettings`` without.
+        progress: Called after each forward pass.
+
+    Yields:
+        Each sequence and its chunks, which tile it without gap or overlap.
+
+    Raises:
+        ConfigError: Window and flank keep nothing.
+    """
+    settings = settings or SegmentSettings()
+    check_window(settings.window, settings.flank, settings.batch_bases)
+    return _segment_groups(model, sequences, settings, progress)
+
+
+def _segment_groups(
+    model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: SegmentSettings, progress: Progress | None
+) -> Iterator[tuple[_Sequence, Segmentation]]:
+    done = 0
+    for group in group_sequences(sequences, settings.batch_bases):
+        stitched = [
+            _Stitched(len(sequence.bases), model.config.num_stages, settings.strands == "both") for sequence in group
+        ]
+        batches = window_batches(
+            [sequence.bases for sequence in group], settings.window, settings.flank, settings.batch_bases, model.device
+        )
+        for pieces, input_ids in batches:
+            views = _views_of_strands(model, input_ids, settings.strands)
+            for row, piece in enumerate(pieces):
+                stitched[piece.sequence].add(piece.window, [view[row] for view in views])
+                done += piece.window.keep_end - piece.window.keep_start
+            if progress is not None:
+                progress(done)
+        for sequence, each in zip(group, stitched, strict=True):
+            yield sequence, each.finish(model.config.max_chunk_length)
+
+
+def _views_of_strands(
+    model: HNetNTV2ForMaskedLM, input_ids: Int[Tensor, "batch length"], strands: Strands
+) -> list[NDArray[np.float32]]:
+    """What each strand says of the junctions (t-1|t), at t in the forward frame; each [batch, length, 3, stages]."""
+    with torch.inference_mode():
+        output = model.model(input_ids, strands=strands)
+    views = [_view(output.stages)]
+    if output.reverse_stages is not None:
+        views.append(at_forward_junctions(_view(output.reverse_stages), output.stages[0].is_valid))
+    return [view.cpu().numpy() for view in views]
+
+
+def _view(stages: tuple[StageOutput, ...]) -> Float[Tensor, "batch length 3 stages"]:
+    """Of each base and stage: p, whether the stage has one there, and the decision; in the strand's own frame."""
+    begins, position = stages[0].is_valid, None
+    fields = []
+    for stage in stages:
+        at_base = (lambda field: field) if position is None else (lambda field, at=position: field.gather(1, at))
+        probability = at_base(stage.probability).float() * begins
+        decided = begins & at_base(stage.is_boundary)
+        fields.append(torch.stack([probability, begins.float(), decided.float()], dim=-1))
+        begins, position = decided, at_base(stage.chunk_of)
+    return torch.stack(fields, dim=-1)
+
+
+class _Stitched:
+    """Collects what windows and strands say of the junctions of one sequence."""
+
+    def __init__(self, length: int, num_stages: int, is_joint: bool) -> None:
+        self._total = np.zeros((num_stages, length), np.float32)
+        self._count = np.zeros((num_stages, length), np.uint8)
+        self._decided = np.zeros((num_stages, length), bool)
+        self._is_joint = is_joint
+
+    def add(self, window: Window, views: list[NDArray[np.float32]]) -> None:
+        """Take the kept junctions of a window; the one between two windows is asked of both if strands are joined."""
+        last = min(window.keep_end + self._is_joint, self._total.shape[1])
+        kept = slice(window.keep_start, last)
+        for view in views:
+            probability, is_defined, decided = np.moveaxis(view[kept.start - window.start : last - window.start], 0, -1)
+            self._total[:, kept] += probability
+            self._count[:, kept] += is_defined.astype(np.uint8)
+            self._decided[:, kept] |= decided.astype(bool)
+
+    def finish(self, cap: int | None) -> Segmentation:
+        """Decide."""
+        probability = self._total / np.maximum(self._count, 1)
+        probability[:, 0] = 1
+        begins = np.logical_and.accumulate(probability > 0.5) if self._is_joint else self._decided
+        final_probability = probability.prod(0)
+        added = [] if cap is None else cuts_of_long_chunks(begins[-1], final_probability, probability[0], cap)
+        begins[:, added] = True
+        starts = tuple(np.flatnonzero(each) for each in begins)
+        return Segmentation(begins.shape[1], starts, probability[0], final_probability)
+
+
+def cuts_of_long_chunks(
+    begins: NDArray[np.bool_], first: NDArray[np.float32], second: NDArray[np.float32], cap: int
+) -> list[int]:
+    """Where to cut chunks longer than ``cap``: at the inner base of highest ``first``, then ``second``, repeatedly.
+
+    Args:
+        begins: [length] A chunk begins at the base.
+        first: [length] What decides.
+        second: [length] What decides among equals; the leftmost of those that are equal still is taken.
+        cap: Most bases of a chunk.
+    """
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], len(begins))
+    is_long = ends - starts > cap
+    left = list(zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True))
+    cuts = []
+    while left:
+        start, end = left.pop()
+        inner = slice(start + 1, end)
+        cut = start + 1 + int(np.lexsort((-np.arange(end - start - 1), second[inner], first[inner]))[-1])
+        cuts.append(cut)
+        left += [span for span in ((start, cut), (cut, end)) if span[1] - span[0] > cap]
+    return cuts
