@@ -431,6 +431,8 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
     ) -> Float[Tensor, "batch length 4"]:
         """Log-probabilities of A, C, G, T after ``model.run_strands``; the mean over strands in the forward frame.
 
+        That mean is not normalised again: take its softmax for probabilities.
+
         Args:
             run: What ``model.run_strands`` gave.
             is_wanted: Spare the source head elsewhere; everywhere when absent.

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from .inference import (
     BatchOption,
     DeviceOption,
+    FlankOption,
     GenomeOption,
     ModelOption,
     ProgressLines,
@@ -40,9 +41,7 @@ def embed(
     window: Annotated[
         int, typer.Option(metavar="N", help="Longer sequences are cut into overlapping windows of N bases.")
     ] = 6144,
-    flank: Annotated[
-        int, typer.Option(metavar="N", help="Least bases of context discarded at inner window edges.")
-    ] = 512,
+    flank: FlankOption = None,
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
 ) -> None:
@@ -54,14 +53,15 @@ def embed(
     from ..embedding import EmbedSettings, embed_sequences, write_embeddings
     from ..embedding.store import check_output
     from ..inference.model import load_model, model_fingerprint
+    from ..inference.windows import checked_flank
 
     check_output(output)
     sequences = _sequences(fasta, genome, regions)
     settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
     network = load_model(model, device)
     embeddings = embed_sequences(network, sequences, settings, ProgressLines("bases embedded"))
-    provenance = {"model": model_fingerprint(model), "layer": layer, "strands": strands.value}
-    count, num_empty = write_embeddings(output, embeddings, provenance | {"window": window, "flank": flank})
+    provenance = {"model": model_fingerprint(model), "layer": layer, "strands": strands.value, "window": window}
+    count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
     if num_empty:
         typer.echo(f"{num_empty:,} sequences have no A, C, G or T: their vectors are NaN", err=True)
     typer.echo(f"{count:,} sequences embedded to {output}")

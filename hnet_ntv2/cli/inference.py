@@ -30,6 +30,10 @@ GenomeOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda, cuda:1 ...")]
+FlankOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Least context discarded at inner window edges [default: window / 8, at most 512]."),
+]
 StrandsOption = Annotated[StrandChoice, typer.Option(help="Average both strands, or run one.")]
 BatchOption = Annotated[int, typer.Option(metavar="N", min=1, help="Most bases of one forward pass.")]
 

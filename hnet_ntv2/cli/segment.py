@@ -9,6 +9,7 @@ from ..errors import ConfigError
 from .inference import (
     BatchOption,
     DeviceOption,
+    FlankOption,
     GenomeOption,
     ModelOption,
     ProgressLines,
@@ -43,9 +44,7 @@ def segment(
     window: Annotated[
         int, typer.Option(metavar="N", help="Longer regions are cut into overlapping windows of N bases.")
     ] = 6144,
-    flank: Annotated[
-        int, typer.Option(metavar="N", help="Least bases of context discarded at inner window edges.")
-    ] = 512,
+    flank: FlankOption = None,
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
 ) -> None:
@@ -84,7 +83,7 @@ def _intervals(genome: "Genome", regions: Path | None, region: str | None) -> li
 
 def render(summary: "ChunkSummary") -> str:
     """The summary as text."""
-    lengths = f"p50 {summary.percentile(0.5)}, p95 {summary.percentile(0.95)}, max {summary.percentile(1)}"
+    lengths = f"p50 {summary.percentile(0.5)}, p95 {summary.percentile(0.95)}, max {summary.percentile(1.0)}"
     mean = summary.num_bases / summary.num_chunks
     return (
         f"{summary.num_chunks:,} chunks in {summary.num_regions:,} regions of {summary.num_bases:,} bases\n"

@@ -15,10 +15,9 @@ from ..genome.alphabet import BASE_BITS, A, T
 from ..hierarchy import StageOutput, final_chunk_of
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
-    DEFAULT_FLANK,
     DEFAULT_WINDOW,
     Progress,
-    check_window,
+    checked_flank,
     group_sequences,
     window_batches,
 )
@@ -39,7 +38,8 @@ class EmbedSettings:
         strands: "both" averages the vectors of both strands in the forward frame; "forward" runs one.
         per_base: Also keep one vector per base.
         window: Longer sequences are cut into overlapping windows of at most this many bases.
-        flank: Least bases of context that are discarded at the inner edge of a window.
+        flank: Least bases of context that are discarded at the inner edge of a window; None for an eighth of the
+            window, at most 512.
         batch_bases: Most bases of one forward pass, padding included, before strands.
     """
 
@@ -47,7 +47,7 @@ class EmbedSettings:
     strands: Strands = "both"
     per_base: bool = False
     window: int = DEFAULT_WINDOW
-    flank: int = DEFAULT_FLANK
+    flank: int | None = None
     batch_bases: int = DEFAULT_BATCH_BASES
 
 
@@ -125,7 +125,7 @@ def embed_sequences(
     known = layer_names(model.config)
     if settings.layer not in known:
         raise ConfigError(f"layer {settings.layer!r} is unknown; this model has {', '.join(known)}")
-    check_window(settings.window, settings.flank, settings.batch_bases)
+    checked_flank(settings.window, settings.flank, settings.batch_bases)  # before anything is read
     return _embed_groups(model, sequences, settings, progress)
 
 

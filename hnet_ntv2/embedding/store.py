@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import ConfigError, DataError
@@ -138,7 +138,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
         arrays, names, settings = (_read_npz if path.suffix == ".npz" else _read_safetensors)(path)
         bases = tuple(arrays[f"per_base_{index}"] for index in range(len(names))) if "per_base_0" in arrays else None
         return EmbeddingTable(tuple(names), arrays["embeddings"], arrays["num_bases"], bases, json.loads(settings))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
         raise DataError(f"{path} is no file of embeddings: {error}") from error
 
 

@@ -153,10 +153,8 @@ class VariantChecker:
         length = self._genome.contigs[interval.contig]
         where = f"{variant.contig}:{variant.position + 1}"
         if interval.end > length:
-            return (
-                f"reference allele {_short(variant.ref)} at {where} goes past the end of {interval.contig} ({length})"
-            )
-        found = self._genome.read(interval) & BASE_BITS
+            return f"reference allele {_short(variant.ref)} at {where} goes past the contig's end at {length}"
+        found = self._genome.read(interval) & np.uint8(BASE_BITS)
         if np.array_equal(found, variant.ref_bases):
             return None
         letters = _short(decode(found).decode())

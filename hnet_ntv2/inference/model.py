@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -31,7 +32,7 @@ def load_model(folder: str | os.PathLike[str] | None = None, device: str = "auto
     shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model = HNetNTV2ForMaskedLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        model: Any = HNetNTV2ForMaskedLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
     except (WeightsError, ConfigError):
         raise
     except Exception as error:  # transformers and safetensors raise many kinds at a damaged file

@@ -1,7 +1,8 @@
 """Sequences of any length as windows of bounded length: every base is kept once, with context on both sides of it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from itertools import pairwise
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from ..genome.alphabet import BASE_BITS
 from ..kmers import PAD_ID
 from ..shapes import Int, Tensor
 
-DEFAULT_WINDOW, DEFAULT_FLANK, DEFAULT_BATCH_BASES = 6144, 512, 16384
+DEFAULT_WINDOW, DEFAULT_BATCH_BASES = 6144, 16384
+_MOST_DEFAULT_FLANK = 512
 # Batches' worth of bases that are sorted by length together; a longer sequence is a group of its own.
 _BATCHES_PER_GROUP = 32
 
@@ -36,6 +38,7 @@ class Piece(NamedTuple):
     window: Window
 
 
+@runtime_checkable
 class HasBases(Protocol):
     """Anything with encoded bases, [length]."""
 
@@ -46,18 +49,20 @@ class HasBases(Protocol):
 _Sequence = TypeVar("_Sequence", bound=HasBases)
 
 
-def check_window(window: int, flank: int, batch_bases: int = DEFAULT_BATCH_BASES) -> None:
-    """Stop at sizes with which nothing could be kept.
+def checked_flank(window: int, flank: int | None, batch_bases: int = DEFAULT_BATCH_BASES) -> int:
+    """The flank, by default an eighth of the window and at most 512 bases.
 
     Raises:
-        ConfigError: Naming both.
+        ConfigError: Nothing could be kept with these sizes.
     """
+    flank = max(min(window // 8, _MOST_DEFAULT_FLANK), 1) if flank is None else flank
     if flank < 1:
         raise ConfigError(f"flank={flank}: at least one base of context must be discarded on each side")
     if window - 2 * flank < 3:
         raise ConfigError(f"window={window} with flank={flank} keeps nothing; it must be at least 2 x flank + 3")
     if batch_bases < 1:
         raise ConfigError(f"batch_bases={batch_bases} must be positive")
+    return flank
 
 
 def plan_windows(length: int, window: int, flank: int) -> list[Window]:
@@ -86,7 +91,7 @@ def plan_windows(length: int, window: int, flank: int) -> list[Window]:
     cuts = [(spans[index][1] + spans[index + 1][0]) // 2 for index in range(half)]
     cuts = cuts + [length - cut for cut in reversed(cuts[: count - 1 - half])]
     edges = [0, *cuts, length]
-    return [Window(*span, *kept) for span, kept in zip(spans, zip(edges, edges[1:], strict=False), strict=True)]
+    return [Window(*span, *kept) for span, kept in zip(spans, pairwise(edges), strict=True)]
 
 
 def group_sequences(sequences: Iterable[_Sequence], batch_bases: int) -> Iterator[list[_Sequence]]:
@@ -125,13 +130,14 @@ def pad_rows(rows: Sequence[NDArray[np.uint8]], device: torch.device) -> Int[Ten
 
 
 def window_batches(
-    sequences: Sequence[NDArray[np.uint8]], window: int, flank: int, batch_bases: int, device: torch.device
+    sequences: Sequence[NDArray[np.uint8]], window: int, flank: int | None, batch_bases: int, device: torch.device
 ) -> Iterator[tuple[list[Piece], Int[Tensor, "batch length"]]]:
     """All windows of some sequences, batched by length.
 
     Yields:
         The rows of a batch, and their padded character ids.
     """
+    flank = checked_flank(window, flank, batch_bases)
     pieces = [
         Piece(index, each) for index, bases in enumerate(sequences) for each in plan_windows(len(bases), window, flank)
     ]

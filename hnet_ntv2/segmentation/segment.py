@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from ..hierarchy import StageOutput
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
-    DEFAULT_FLANK,
     DEFAULT_WINDOW,
     HasBases,
     Progress,
     Window,
-    check_window,
+    checked_flank,
     group_sequences,
     window_batches,
 )
@@ -33,13 +32,14 @@ class SegmentSettings:
         strands: "both" averages the boundary probabilities of both strands at the junctions between bases and then
             decides; "forward" takes the decisions of one strand.
         window: Longer sequences are cut into overlapping windows of at most this many bases.
-        flank: Least bases of context that are discarded at the inner edge of a window.
+        flank: Least bases of context that are discarded at the inner edge of a window; None for an eighth of the
+            window, at most 512.
         batch_bases: Most bases of one forward pass, padding included, before strands.
     """
 
     strands: Strands = "both"
     window: int = DEFAULT_WINDOW
-    flank: int = DEFAULT_FLANK
+    flank: int | None = None
     batch_bases: int = DEFAULT_BATCH_BASES
 
 
@@ -96,7 +96,7 @@ def segment_sequences(
         ConfigError: Window and flank keep nothing.
     """
     settings = settings or SegmentSettings()
-    check_window(settings.window, settings.flank, settings.batch_bases)
+    checked_flank(settings.window, settings.flank, settings.batch_bases)  # before anything is read
     return _segment_groups(model, sequences, settings, progress)
 
 

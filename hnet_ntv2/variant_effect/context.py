@@ -71,9 +71,10 @@ def variant_context(
     flank = (window - longest) // 2
     start = max(interval.start - flank, 0)
     end = min(interval.end + flank, genome.contigs[interval.contig])
-    ids = genome.read(Interval(interval.contig, start, end)) & BASE_BITS
+    mask = np.uint8(BASE_BITS)
+    ids = genome.read(Interval(interval.contig, start, end)) & mask
     first, last = interval.start - start, interval.end - start
-    changed = np.concatenate([ids[:first], alt_bases & BASE_BITS, ids[last:]])
+    changed = np.concatenate([ids[:first], alt_bases & mask, ids[last:]])
     return VariantContext(AlleleWindow(ids, first, last), AlleleWindow(changed, first, first + len(alt_bases)))
 
 

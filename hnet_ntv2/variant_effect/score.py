@@ -147,7 +147,8 @@ class _Rows:
             input_ids = pad_rows([rows[index] for index in batch], model.device)
             with torch.inference_mode():
                 run = model.model.run_strands(input_ids, None, None, None, settings.strands)
-                log_probs = model.letter_log_probs(run).float().cpu().numpy()
+                # The mean over strands of log-probabilities is not normalised.
+                log_probs = model.letter_log_probs(run).float().log_softmax(-1).cpu().numpy()
                 vectors = run.join(run.hidden).float().cpu().numpy()
             for place, index in enumerate(batch):
                 length = len(rows[index])
