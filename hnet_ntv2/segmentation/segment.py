@@ -81,7 +81,7 @@ def segment_sequences(
     among those of the stage outside. With one strand the model's own decisions are taken, guard included.
 
     Each junction is judged by the window that sees it with most context. A final chunk that is then longer than the
-    model's cap is cut at its most probable inner junction until none is.
+    model's cap is cut, as rarely as possible and where the probability of a boundary is highest.
 
     Args:
         model: In eval mode.
@@ -172,32 +172,50 @@ class _Stitched:
         probability[:, 0] = 1
         begins = np.logical_and.accumulate(probability > 0.5) if self._is_joint else self._decided
         final_probability = probability.prod(0)
-        added = [] if cap is None else cuts_of_long_chunks(begins[-1], final_probability, probability[0], cap)
+        # Where no strand has an inner chunk the product is 0; there the outermost stage decides.
+        score = final_probability + 1e-6 * probability[0].astype(np.float64)
+        added = [] if cap is None else cuts_of_long_chunks(begins[-1], score, cap)
         begins[:, added] = True
         starts = tuple(np.flatnonzero(each) for each in begins)
         return Segmentation(begins.shape[1], starts, probability[0], final_probability)
 
 
-def cuts_of_long_chunks(
-    begins: NDArray[np.bool_], first: NDArray[np.float32], second: NDArray[np.float32], cap: int
-) -> list[int]:
-    """Where to cut chunks longer than ``cap``: at the inner base of highest ``first``, then ``second``, repeatedly.
+def cuts_of_long_chunks(begins: NDArray[np.bool_], score: NDArray[np.float64], cap: int) -> list[int]:
+    """Where to cut chunks longer than ``cap``: as few cuts as possible, at the places of highest total score.
 
     Args:
         begins: [length] A chunk begins at the base.
-        first: [length] What decides.
-        second: [length] What decides among equals; the leftmost of those that are equal still is taken.
+        score: [length] How good it is that one begins there.
         cap: Most bases of a chunk.
     """
     starts = np.flatnonzero(begins)
     ends = np.append(starts[1:], len(begins))
     is_long = ends - starts > cap
-    left = list(zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True))
     cuts = []
-    while left:
-        start, end = left.pop()
-        inner = slice(start + 1, end)
-        cut = start + 1 + int(np.lexsort((-np.arange(end - start - 1), second[inner], first[inner]))[-1])
-        cuts.append(cut)
-        left += [span for span in ((start, cut), (cut, end)) if span[1] - span[0] > cap]
+    for start, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
+        cuts += [start + cut for cut in _fewest_cuts(score[start:end], cap)]
     return cuts
+
+
+def _fewest_cuts(score: NDArray[np.float64], cap: int) -> list[int]:
+    """Cut one chunk into ceil(length / cap) pieces.
+
+    With that many pieces, cut j lies at most ``slack`` bases left of j x cap, and no further left of it than the next
+    one is of (j + 1) x cap: the best total is a running maximum.
+    """
+    length = len(score)
+    num_pieces = -(-length // cap)
+    slack = num_pieces * cap - length
+    choices = []
+    total = np.zeros(slack + 1)
+    for cut in range(1, num_pieces):
+        # total[left]: the best of the cuts up to this one, if it lies ``left`` bases left of cut x cap.
+        best = np.maximum.accumulate(total)
+        is_better = np.append(True, total[1:] > best[:-1])
+        choices.append(np.maximum.accumulate(np.where(is_better, np.arange(slack + 1), 0)))
+        total = best + score[cut * cap - slack : cut * cap + 1][::-1]
+    left, cuts = int(np.argmax(total)), []
+    for cut in range(num_pieces - 1, 0, -1):
+        cuts.append(cut * cap - left)
+        left = int(choices[cut - 1][left])
+    return cuts[::-1]

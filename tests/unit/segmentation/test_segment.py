@@ -1,6 +1,6 @@
 """Segmentation: chunks tile every sequence, agree with the model and with both strands, and stay within the cap."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -104,13 +104,19 @@ def test_chunks_do_not_depend_on_their_company(model):
 
 
 def test_long_chunks_are_cut_where_a_boundary_is_most_probable():
-    begins = np.zeros(12, bool)
-    begins[[0, 10]] = True
-    first = np.zeros(12, np.float32)
-    first[[3, 10]] = 0.4
-    second = np.arange(12, dtype=np.float32)
-    assert sorted(cuts_of_long_chunks(begins, first, second, cap=5)) == [3, 8, 9]
-    assert cuts_of_long_chunks(begins, first, second, cap=10) == []
+    """The slow way: of all sets of as few cuts as possible, the one with the highest total."""
+    generator = np.random.default_rng(5)
+    for length, cap in ((2, 1), (7, 3), (12, 5), (13, 4), (16, 4), (17, 6)):
+        score = generator.random(length)
+        num_cuts = -(-length // cap) - 1
+        allowed = [cuts for cuts in combinations(range(1, length), num_cuts) if max(np.diff([0, *cuts, length])) <= cap]
+        expected = max(allowed, key=lambda cuts: score[list(cuts)].sum())
+        begins = np.zeros(length + 4, bool)
+        begins[[0, 1, length + 1, length + 3]] = True
+        found = cuts_of_long_chunks(begins, np.concatenate([[0], score, [0, 0, 0]]), cap)
+        extra = [length + 2] if cap == 1 else []
+        assert found == [1 + cut for cut in expected] + extra
+    assert cuts_of_long_chunks(np.array([True, False]), np.zeros(2), cap=2) == []
 
 
 def test_tracks_are_bed_and_bedgraph_of_the_region(model, tmp_path):
