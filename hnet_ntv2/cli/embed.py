@@ -52,10 +52,11 @@ def embed(
         raise ConfigError("--genome is for --regions; --fasta embeds whole records")
     from ..embedding import EmbedSettings, embed_sequences, write_embeddings
     from ..embedding.store import check_output
-    from ..inference.model import load_model, model_fingerprint
+    from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..inference.windows import checked_flank
 
     check_output(output)
+    check_model_folder(model)  # before a genome is read
     sequences = _sequences(fasta, genome, regions)
     settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
     network = load_model(model, device)

@@ -54,9 +54,10 @@ def segment(
     named = [str(path) for path in (output, stage1, probability) if path is not None]
     if len(set(named)) < len(named):
         raise ConfigError(f"two outputs have the same name: {', '.join(named)}")
-    from ..inference.model import load_model
+    from ..inference.model import check_model_folder, load_model
     from ..segmentation import SegmentSettings, read_region_bases, segment_sequences, write_tracks
 
+    check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
     intervals = _intervals(opened, regions, region)
     settings = SegmentSettings(strands.value, window, flank, batch_bases)

@@ -40,9 +40,10 @@ def variants(
     device: DeviceOption = "auto",
 ) -> None:
     """Score variants: masked log-odds of substitutions, change of likelihood and of embedding for every allele."""
-    from ..inference.model import load_model, model_fingerprint
+    from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..variant_effect import ScoreSettings, score_file
 
+    check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
     result = score_file(
         load_model(model, device),
