@@ -410,10 +410,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         wants_states = self.model._wants_states(output_hidden_states)
         run = self.model.run_strands(input_ids, attention_mask, on_grid, anchors, strands, wants_states)
         is_wanted = self._wanted_bases(run, labels if only_targets else None)
-        source = self.head.source(run.final, final_chunk_of(run.stages), run.input_ids, is_wanted, run.is_valid)
-        with torch.autocast(source.device.type, enabled=False):
-            residual = self.head.residual(run.hidden.to(self.head.residual.output.weight.dtype))
-            letters = self._join_letters((source + residual).log_softmax(-1), run)
+        letters = self.letter_log_probs(run, is_wanted)
         stages, reverse_stages = run.strand_stages()
         ratio_losses = self.ratio_losses(run.stages)
         loss = task_loss = None
@@ -431,6 +428,23 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             reverse_stages=reverse_stages,
         )
         return output if self.model._wants_dict(return_dict) else output.to_tuple()
+
+    def letter_log_probs(
+        self, run: _StrandRun, is_wanted: Bool[Tensor, "rows length"] | None = None
+    ) -> Float[Tensor, "batch length 4"]:
+        """Log-probabilities of A, C, G, T after ``model.run_strands``; the mean over strands in the forward frame.
+
+        That mean is not normalised again: take its softmax for probabilities.
+
+        Args:
+            run: What ``model.run_strands`` gave.
+            is_wanted: Spare the source head elsewhere; everywhere when absent.
+        """
+        is_wanted = run.is_valid if is_wanted is None else is_wanted
+        source = self.head.source(run.final, final_chunk_of(run.stages), run.input_ids, is_wanted, run.is_valid)
+        with torch.autocast(source.device.type, enabled=False):
+            residual = self.head.residual(run.hidden.to(self.head.residual.output.weight.dtype))
+            return self._join_letters((source + residual).log_softmax(-1), run)
 
     @staticmethod
     def _wanted_bases(run: _StrandRun, labels: Tensor | None) -> Bool[Tensor, "rows length"]:

@@ -3,6 +3,7 @@
 import torch
 
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
+from hnet_ntv2.conversion.calibrate import calibrate_routers
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
 LETTER_IDS = {"M": 3, "P": 4, "A": 7, "C": 8, "G": 9, "T": 10, "N": 11, "U": 6, "S": 0}
@@ -44,3 +45,15 @@ def tiny_model(seed: int = 0, spread: float = 0.0, **changes) -> HNetNTV2ForMask
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=spread)
     return model
+
+
+def lively_model(seed: int = 0, **changes) -> HNetNTV2ForMaskedLM:
+    """A small random model whose two strands disagree and whose routers cut at about the rates of a trained one."""
+    model = tiny_model(seed, spread=0.05, **changes)
+    calibrate_routers(model.model, [random_dna(400, torch.Generator().manual_seed(seed), batch=2)])
+    return model
+
+
+def random_letters(length: int, seed: int, letters: str = "ACGT") -> str:
+    generator = torch.Generator().manual_seed(seed)
+    return "".join(letters[index] for index in torch.randint(len(letters), (length,), generator=generator).tolist())

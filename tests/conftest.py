@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 _CHECKED = (
     *("attention", "backbone", "chunking", "forced_boundaries", "hierarchy", "kmers", "upsampling"),
     *("heads", "outputs", "modeling_hnet_ntv2", "modeling_ntv2"),
-    *("conversion", "data", "evaluation", "segmentation", "training"),
+    *("conversion", "data", "embedding", "evaluation", "inference", "segmentation", "training", "variant_effect"),
 )
 _HOOK = install_import_hook([f"hnet_ntv2.{module}" for module in _CHECKED], "beartype.beartype")
 

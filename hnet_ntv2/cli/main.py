@@ -14,7 +14,7 @@ import typer
 from ..errors import HNetNTV2Error
 
 # Each verb is the function of the same name in the module of the same name, which may bring a COMMAND_CLASS.
-VERBS = ("bench", "init", "pretrain", "repeats")
+VERBS = ("bench", "embed", "init", "pretrain", "repeats", "segment", "variants")
 
 app = typer.Typer(
     name="hnet-ntv2",

@@ -9,6 +9,7 @@ from .genome import Genome
 from .interval import Interval, SpanIndex
 from .repeats import convert_repeatmasker, read_repeats
 from .twobit import TwoBitFile, write_twobit
+from .variant import Variant, VariantChecker, read_variants
 
 __all__ = [
     "HG38_LENGTHS",
@@ -17,6 +18,8 @@ __all__ = [
     "SpanIndex",
     "SplitInterval",
     "TwoBitFile",
+    "Variant",
+    "VariantChecker",
     "canonical",
     "check_disjoint",
     "convert_repeatmasker",
@@ -30,6 +33,7 @@ __all__ = [
     "read_genome_blocks",
     "read_repeats",
     "read_split_intervals",
+    "read_variants",
     "resolve",
     "reverse_complement",
     "write_twobit",

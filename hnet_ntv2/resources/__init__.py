@@ -1,1 +1,28 @@
 """Files that ship with the package; see README.md in this folder for where they come from."""
+
+from importlib import resources
+from pathlib import Path
+
+from ..errors import WeightsError
+
+_FOLDER = Path(str(resources.files(__name__)))
+
+
+def bundled_model() -> Path:
+    """The folder of the model that ships with the package.
+
+    Raises:
+        WeightsError: This copy of the package came without it.
+    """
+    folder = _FOLDER / "model"
+    if not (folder / "config.json").is_file():
+        raise WeightsError(
+            f"this copy of the package has no bundled model ({folder} is missing); name a model folder with --model, "
+            "such as checkpoints/hf of a run, or install a package that holds one"
+        )
+    return folder
+
+
+def bundled_genome() -> Path:
+    """The piece of human chromosome 20 that ships with the package, one contig in a .2bit file."""
+    return _FOLDER / "chr20_demo.2bit"

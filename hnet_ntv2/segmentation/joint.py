@@ -3,7 +3,7 @@
 import torch
 
 from ..kmers import flip_rows
-from ..shapes import Bool, Float, Tensor
+from ..shapes import Bool, Float, Shaped, Tensor
 
 
 def joint_boundary_probability(
@@ -24,12 +24,18 @@ def joint_boundary_probability(
     Returns:
         Probability that base t begins a chunk; 1 at each row's first base, 0 at padding.
     """
-    # In the forward frame, position t of the mirrored array belongs to the junction (t|t+1): move it one to the right.
-    mirrored = flip_rows(reverse, is_valid)
-    at_junction = torch.cat([torch.ones_like(mirrored[:, :1]), mirrored[:, :-1]], dim=1)
-    joint = (forward + at_junction) / 2
+    joint = (forward + at_forward_junctions(reverse, is_valid)) / 2
     joint[:, 0] = 1
     return joint.masked_fill(~is_valid, 0)
+
+
+def at_forward_junctions(
+    reverse: Shaped[Tensor, "batch length ..."], is_valid: Bool[Tensor, "batch length"]
+) -> Shaped[Tensor, "batch length ..."]:
+    """What the reverse strand says of each junction (t-1|t), at t; 1 at row starts, of which it says nothing."""
+    # In the forward frame, position t of the mirrored array belongs to the junction (t|t+1): move it one to the right.
+    mirrored = flip_rows(reverse, is_valid)
+    return torch.cat([torch.ones_like(mirrored[:, :1]), mirrored[:, :-1]], dim=1)
 
 
 def joint_boundaries(

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from hnet_ntv2.genome import encode, write_twobit
+from tests.builders import tiny_model
 from tests.integration.test_scripts import table_of_options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "scripts/README_hnet_ntv2.md")
+USES = ("hnet-ntv2 embed", "hnet-ntv2 segment", "hnet-ntv2 variants")
 DOCUMENTS = (
     *READMES,
     "CONTRIBUTING.md",
@@ -41,6 +43,7 @@ SMALLER = {
     r"--random-trunk": "--random-trunk --config tiny_model.yaml",
     r"(init_hnet_ntv2_weights\.py) --save-model": r"\1 --ntv2-model ntv2_500m --save-model",
     r"(hnet-ntv2 init) --output-dir": r"\1 --ntv2-model ntv2_500m --output-dir",
+    r"(hnet-ntv2 (?:embed|segment|variants)) ": r"\1 --model tiny_hnet ",
     r"(--resume)$": r"\1 -- trainer.max_steps=4 allow_changed_max_steps=true",
     r"\./\.venv/bin/python": f"'{sys.executable}'",
     r"\./\.venv/bin/hnet-ntv2": f"'{sys.executable}' -m hnet_ntv2.cli.main",
@@ -90,6 +93,11 @@ def workplace(tmp_path) -> Path:
     (tmp_path / "hg38.fa").write_bytes(b">chr20\n" + chr20 + b"\n")
     (tmp_path / "tiny_model.yaml").write_text("".join(f"{name}: {value}\n" for name, value in TINY_MODEL.items()))
     shutil.copytree(REPOSITORY / "tests" / "data" / "ntv2_tiny", tmp_path / "ntv2_500m")
+    tiny_model().save_pretrained(tmp_path / "tiny_hnet")
+    (tmp_path / "regions.bed").write_text("chr20\t1000\t1100\n20\t5000000\t5000200\n")
+    first = chr20[:1].decode()
+    with gzip.open(tmp_path / "variants.vcf.gz", "wt") as file:
+        file.write(f"#CHROM\tPOS\tID\tREF\tALT\nchr20\t1\t.\t{first}\t{first}A,<DEL>\n")
     for yaml in blocks("scripts/README_hnet_ntv2.md", "yaml"):
         (tmp_path / "my_experiment.yaml").write_text(yaml)
     return tmp_path
@@ -135,6 +143,24 @@ def test_commands_use_options_that_exist(document):
         if "run_pretrain" in command:
             own = command.partition(" -- ")[0]
             assert set(re.findall(r"--[a-z][a-z-]*", own)) <= set(options), command
+
+
+@pytest.mark.slow
+def test_programs_of_the_tutorial_run_after_the_uses_of_a_model(workplace):
+    """What the README promises of a trained model, and the tutorial's Python after it."""
+    uses = [command for command in commands("README.md") if any(use in command for use in USES)]
+    assert len(uses) == 3
+    for command in uses:
+        run_in(workplace, ["bash", "-c", smaller(command)])
+    programs = blocks("docs/tutorial.md", "python")
+    assert len(programs) == 2
+    for program in programs:
+        run_in(workplace, [sys.executable, "-c", program.replace("load_model()", 'load_model("tiny_hnet")')])
+
+
+def run_in(workplace: Path, command: list[str]) -> None:
+    result = subprocess.run(command, cwd=workplace, env=environment(workplace), capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
 
 
 def test_table_has_every_option():

@@ -1,0 +1,82 @@
+"""``hnet-ntv2 embed``: vectors of the records of a FASTA, or of regions of a genome."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ConfigError
+from .inference import (
+    BatchOption,
+    DeviceOption,
+    FlankOption,
+    GenomeOption,
+    ModelOption,
+    ProgressLines,
+    StrandChoice,
+    StrandsOption,
+    open_genome_file,
+)
+
+if TYPE_CHECKING:
+    from ..embedding import NamedSequence
+
+
+def embed(
+    output: Annotated[Path, typer.Option(metavar="FILE", help="Result: .npz or .safetensors, no pickles.")],
+    fasta: Annotated[Path | None, typer.Option(metavar="FASTA", help="Embed every record of this file.")] = None,
+    genome: GenomeOption = None,
+    regions: Annotated[
+        Path | None, typer.Option(metavar="BED", help="Embed these regions of --genome; strands are not read.")
+    ] = None,
+    model: ModelOption = None,
+    layer: Annotated[
+        str, typer.Option(metavar="NAME", help="last, or an inner state: embeddings, stage1_encoder, trunk_0 ...")
+    ] = "last",
+    strands: StrandsOption = StrandChoice.both,
+    per_base: Annotated[
+        bool, typer.Option("--per-base", help="Also store one vector per base, [length, dim] per sequence.")
+    ] = False,
+    window: Annotated[
+        int, typer.Option(metavar="N", help="Longer sequences are cut into overlapping windows of N bases.")
+    ] = 6144,
+    flank: FlankOption = None,
+    batch_bases: BatchOption = 16384,
+    device: DeviceOption = "auto",
+) -> None:
+    """Embed sequences: one mean vector each over A, C, G, T, and one per base on demand."""
+    if (fasta is None) == (regions is None):
+        raise ConfigError("give either --fasta FASTA, or --regions BED with --genome FASTA")
+    if fasta is not None and genome is not None:
+        raise ConfigError("--genome is for --regions; --fasta embeds whole records")
+    from ..embedding import EmbedSettings, embed_sequences, write_embeddings
+    from ..embedding.store import check_output
+    from ..inference.model import check_model_folder, load_model, model_fingerprint
+    from ..inference.windows import checked_flank
+
+    check_output(output)
+    check_model_folder(model)  # before a genome is read
+    sequences = _sequences(fasta, genome, regions)
+    settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
+    network = load_model(model, device)
+    embeddings = embed_sequences(network, sequences, settings, ProgressLines("bases embedded"))
+    provenance = {"model": model_fingerprint(model), "layer": layer, "strands": strands.value, "window": window}
+    count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
+    if num_empty:
+        typer.echo(f"{num_empty:,} sequences have no A, C, G or T: their vectors are NaN", err=True)
+    typer.echo(f"{count:,} sequences embedded to {output}")
+
+
+def _sequences(fasta: Path | None, genome: Path | None, regions: Path | None) -> Iterator["NamedSequence"]:
+    from ..embedding import read_fasta, read_regions
+    from ..genome import read_bed
+
+    if fasta is not None:
+        from ..genome.files import check_readable
+
+        return read_fasta(check_readable(fasta))
+    assert regions is not None
+    opened = open_genome_file(genome)
+    intervals = read_bed(regions, opened.contigs)
+    return read_regions(opened, intervals)

@@ -1,0 +1,64 @@
+"""``hnet-ntv2 variants``: scores of the alleles of a VCF or a table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .inference import (
+    BatchOption,
+    DeviceOption,
+    GenomeOption,
+    ModelOption,
+    ProgressLines,
+    StrandChoice,
+    StrandsOption,
+    open_genome_file,
+)
+
+
+def variants(
+    vcf: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="VCF, or a table with the columns chrom, pos, ref, alt; plain or gzip."),
+    ],
+    output: Annotated[Path, typer.Option(metavar="TSV", help="Table with one line per allele, in the file's order.")],
+    genome: GenomeOption = None,
+    model: ModelOption = None,
+    window: Annotated[int, typer.Option(metavar="N", help="Bases that the model sees around a variant.")] = 1024,
+    near: Annotated[
+        int, typer.Option(metavar="N", help="Bases on each side of an allele that delta and distances look at.")
+    ] = 32,
+    strands: StrandsOption = StrandChoice.both,
+    skip_mismatches: Annotated[
+        bool, typer.Option("--skip-mismatches", help="Report alleles that do not fit the genome instead of stopping.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the lines that an interrupted job has written.")
+    ] = False,
+    batch_bases: BatchOption = 16384,
+    device: DeviceOption = "auto",
+) -> None:
+    """Score variants: masked log-odds of substitutions, change of likelihood and of embedding for every allele."""
+    from ..inference.model import check_model_folder, load_model, model_fingerprint
+    from ..variant_effect import ScoreSettings, score_file
+
+    check_model_folder(model)  # before a genome is read
+    opened = open_genome_file(genome)
+    result = score_file(
+        load_model(model, device),
+        opened,
+        vcf,
+        output,
+        ScoreSettings(window, near, strands.value, batch_bases),
+        model_id=model_fingerprint(model),
+        skip_mismatches=skip_mismatches,
+        resume=resume,
+        progress=ProgressLines("alleles scored"),
+    )
+    if result.num_kept:
+        typer.echo(f"{result.num_kept:,} alleles were there already")
+    skipped = f"{result.num_skipped:,} skipped"
+    if result.num_mismatches:
+        skipped += f", {result.num_mismatches:,} of them because they do not fit the genome"
+    typer.echo(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}")

@@ -1,0 +1,155 @@
+"""Embeddings on disk: ``.npz`` or ``.safetensors``, no pickles, written as they come and shown when complete."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..errors import ConfigError, DataError
+from ..inference.files import appearing_file
+from .embed import Embedding
+
+SUFFIXES = (".npz", ".safetensors")
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """What a file of embeddings holds.
+
+    Attributes:
+        names: Of the sequences, in the order of the input.
+        embeddings: [sequences, dim] float32.
+        num_bases: [sequences] A, C, G and T that each mean is taken over.
+        per_base: [length, dim] float32 of each sequence, or None.
+        settings: How they were made.
+    """
+
+    names: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    num_bases: NDArray[np.int64]
+    per_base: tuple[NDArray[np.float32], ...] | None
+    settings: dict[str, Any]
+
+
+def check_output(path: str | os.PathLike[str]) -> Path:
+    """The path, if its suffix names a format.
+
+    Raises:
+        ConfigError: It does not.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: the suffix says the format; use {' or '.join(SUFFIXES)}")
+    return path
+
+
+def write_embeddings(
+    path: str | os.PathLike[str], embeddings: Iterable[Embedding], settings: Mapping[str, Any]
+) -> tuple[int, int]:
+    """Write embeddings as they come; the file appears when all are there.
+
+    Both formats hold ``embeddings`` [sequences, dim], ``num_bases`` [sequences], and ``per_base_0``, ``per_base_1`` ...
+    [length, dim] where vectors per base were asked for. Names and settings are the arrays ``names`` and ``settings``
+    (JSON) of an ``.npz``, and the metadata (both JSON) of a ``.safetensors``, which is kept in memory until written.
+
+    Returns:
+        How many sequences were written, and how many of them have no A, C, G or T (their vectors are NaN).
+
+    Raises:
+        ConfigError: The suffix is unknown, or the place cannot be written.
+        DataError: There are no sequences.
+    """
+    path = check_output(path)
+    write = _write_npz if path.suffix == ".npz" else _write_safetensors
+    with appearing_file(path) as partial:
+        columns = write(partial, embeddings, json.dumps(dict(settings)))
+    return len(columns.names), columns.num_bases.count(0)
+
+
+class _Columns:
+    """What is written once all sequences are done."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.means: list[NDArray[np.float32]] = []
+        self.num_bases: list[int] = []
+
+    def add(self, embedding: Embedding) -> str:
+        """Take a sequence; the name under which its bases are stored comes back."""
+        self.names.append(embedding.name)
+        self.means.append(embedding.mean)
+        self.num_bases.append(embedding.num_bases)
+        return f"per_base_{len(self.names) - 1}"
+
+    def arrays(self) -> dict[str, NDArray]:
+        """The numeric columns."""
+        if not self.names:
+            raise DataError("there is no sequence to embed")
+        return {"embeddings": np.stack(self.means), "num_bases": np.array(self.num_bases, np.int64)}
+
+
+def _write_npz(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
+    columns = _Columns()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for embedding in embeddings:
+            key = columns.add(embedding)
+            if embedding.per_base is not None:
+                _store(archive, key, embedding.per_base)
+        texts = {"names": np.array(columns.names, dtype=np.str_), "settings": np.array(settings)}
+        for key, array in (columns.arrays() | texts).items():
+            _store(archive, key, array)
+    return columns
+
+
+def _store(archive: zipfile.ZipFile, key: str, array: NDArray) -> None:
+    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_safetensors(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
+    columns = _Columns()
+    per_base: dict[str, NDArray] = {}
+    for embedding in embeddings:
+        key = columns.add(embedding)
+        if embedding.per_base is not None:
+            per_base[key] = embedding.per_base
+    metadata = {"names": json.dumps(columns.names), "settings": settings}
+    save_file(columns.arrays() | per_base, path, metadata=metadata)
+    return columns
+
+
+def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
+    """Read a file that ``write_embeddings`` made.
+
+    Raises:
+        ConfigError: The suffix is unknown.
+        DataError: The file is missing, or no file of embeddings.
+    """
+    path = check_output(path)
+    try:
+        arrays, names, settings = (_read_npz if path.suffix == ".npz" else _read_safetensors)(path)
+        bases = tuple(arrays[f"per_base_{index}"] for index in range(len(names))) if "per_base_0" in arrays else None
+        return EmbeddingTable(tuple(names), arrays["embeddings"], arrays["num_bases"], bases, json.loads(settings))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+        raise DataError(f"{path} is no file of embeddings: {error}") from error
+
+
+def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str], str]:
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    return arrays, arrays.pop("names").tolist(), str(arrays.pop("settings"))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, NDArray], list[str], str]:
+    with safe_open(path, framework="numpy") as stored:
+        metadata = stored.metadata() or {}
+        arrays = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (no mapping)
+    return arrays, json.loads(metadata["names"]), metadata["settings"]

@@ -1,0 +1,92 @@
+"""Load a model folder for use: checked before anything heavy, in eval mode, on the device that was asked for."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from ..configuration_hnet_ntv2 import HNetNTV2Config
+from ..errors import ConfigError, WeightsError
+from ..genome import file_digest
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..resources import bundled_model
+
+
+def load_model(folder: str | os.PathLike[str] | None = None, device: str = "auto") -> HNetNTV2ForMaskedLM:
+    """Load a model in float32 for inference.
+
+    Args:
+        folder: With ``config.json`` and ``*.safetensors``, as training and ``init`` write it; None for the bundled one.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+
+    Raises:
+        WeightsError: There is no such folder, or what it holds is no HNet-NTv2 model.
+        ConfigError: The device cannot be used, or a setting in ``config.json`` is unknown.
+    """
+    folder = check_model_folder(folder)
+    place = choose_device(device)
+    shows_progress = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model: Any = HNetNTV2ForMaskedLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    except (WeightsError, ConfigError):
+        raise
+    except Exception as error:  # transformers and safetensors raise many kinds at a damaged file
+        raise WeightsError(f"the model in {folder} cannot be loaded: {error}") from error
+    finally:
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
+    return model.to(place).eval()
+
+
+def check_model_folder(folder: str | os.PathLike[str] | None = None) -> Path:
+    """The model folder, or the bundled one for None, if it looks like one.
+
+    Raises:
+        WeightsError: With what is missing.
+    """
+    if folder is None:
+        return bundled_model()
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise WeightsError(f"{path} is not a folder; name a model folder, such as checkpoints/hf of a run")
+    config = path / "config.json"
+    if not config.is_file():
+        raise WeightsError(f"{path} holds no config.json; name a model folder, such as checkpoints/hf of a run")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{config} cannot be read: {error}") from error
+    kind = content.get("model_type") if isinstance(content, dict) else None
+    if kind != HNetNTV2Config.model_type:
+        raise WeightsError(f"{path} holds a model of type {kind!r}, not {HNetNTV2Config.model_type!r}")
+    return path
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one.
+
+    Raises:
+        ConfigError: It cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {name} cannot be used here: {reason}; take auto or cpu") from error
+    return torch.device(name)
+
+
+def model_fingerprint(folder: str | os.PathLike[str] | None = None) -> str:
+    """Digest of a model folder's settings and weights, whatever the folder is called."""
+    path = check_model_folder(folder)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in [path / "config.json", *sorted(path.glob("*.safetensors"))]:
+        digest.update(f"{file.name} {file_digest(file)}\n".encode())
+    return digest.hexdigest()

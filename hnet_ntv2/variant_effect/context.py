@@ -1,0 +1,94 @@
+"""The windows that show a variant to the model: with the reference allele, the alternative, and a masked span."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..genome import Genome, Interval
+from ..genome.alphabet import BASE_BITS, A, T
+from ..kmers import MASK_ID
+
+
+@dataclass(frozen=True)
+class AlleleWindow:
+    """A window and the allele in it.
+
+    Attributes:
+        ids: [length] character ids.
+        start: First base of the allele.
+        end: The base after its last.
+    """
+
+    ids: NDArray[np.uint8]
+    start: int
+    end: int
+
+    def near(self, reach: int) -> NDArray[np.bool_]:
+        """[length] A, C, G or T in the allele or at most ``reach`` bases from it."""
+        is_near = (self.ids >= A) & (self.ids <= T)
+        is_near[: max(self.start - reach, 0)] = False
+        is_near[self.end + reach :] = False
+        return is_near
+
+
+@dataclass(frozen=True)
+class VariantContext:
+    """A variant in its surroundings; both windows have the same flanks."""
+
+    ref: AlleleWindow
+    alt: AlleleWindow
+
+    @property
+    def substituted(self) -> int | None:
+        """Index in both windows of the only base that differs; None if the alleles differ otherwise."""
+        if len(self.ref.ids) != len(self.alt.ids):
+            return None
+        differing = np.flatnonzero(self.ref.ids != self.alt.ids)
+        return int(differing[0]) if len(differing) == 1 else None
+
+
+def variant_context(
+    genome: Genome, interval: Interval, alt_bases: NDArray[np.uint8], window: int
+) -> VariantContext | None:
+    """The windows of a variant, with equal flanks on both sides; shorter where the contig ends.
+
+    The flank is (window - length of the longer allele) / 2, rounded down, so that neither window is longer than
+    ``window``, and exchanging the alleles, or reading the other strand, gives the same windows.
+
+    Args:
+        genome: Where ``interval`` lies.
+        interval: The reference allele.
+        alt_bases: The alternative, character ids.
+        window: Most bases of a window.
+
+    Returns:
+        None if an allele is longer than half of the window.
+    """
+    longest = max(len(interval), len(alt_bases))
+    if longest > window // 2:
+        return None
+    flank = (window - longest) // 2
+    start = max(interval.start - flank, 0)
+    end = min(interval.end + flank, genome.contigs[interval.contig])
+    mask = np.uint8(BASE_BITS)
+    ids = genome.read(Interval(interval.contig, start, end)) & mask
+    first, last = interval.start - start, interval.end - start
+    changed = np.concatenate([ids[:first], alt_bases & mask, ids[last:]])
+    return VariantContext(AlleleWindow(ids, first, last), AlleleWindow(changed, first, first + len(alt_bases)))
+
+
+def masked_rows(ids: NDArray[np.uint8], position: int, k: int) -> list[NDArray[np.uint8]]:
+    """Copies of a window with k bases around a position shown as [MASK], N left as it is.
+
+    The position is in the middle of the span. An even k has no middle: both placements nearest to it are given, one
+    being the mirror image of the other, so that both strands are asked the same. At the window's ends the span is
+    shorter.
+    """
+    rows = []
+    for before in sorted({(k - 1) // 2, k // 2}):
+        row = ids.copy()
+        span = row[max(position - before, 0) : position - before + k]
+        span[(span >= A) & (span <= T)] = MASK_ID
+        rows.append(row)
+    return rows

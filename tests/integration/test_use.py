@@ -1,0 +1,178 @@
+"""``embed``, ``segment`` and ``variants`` end to end on the bundled piece of human chromosome 20."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hnet_ntv2.cli.main import app, main
+from hnet_ntv2.embedding import read_embeddings
+from hnet_ntv2.errors import WeightsError
+from hnet_ntv2.genome import Interval, decode, open_genome
+from hnet_ntv2.resources import bundled_genome, bundled_model
+from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
+from tests.builders import lively_model
+
+CONTIG = "GRCh38_chr20_2097152-8388608"
+SMALL = ("--window", "400", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def use_cache(cache, monkeypatch):
+    monkeypatch.setenv("HNET_NTV2_CACHE", str(cache))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    lively_model().save_pretrained(folder)
+    HNetNTV2Tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def run(*arguments) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refuse(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert told.startswith("error: ")
+    return told
+
+
+def write_regions(tmp_path):
+    path = tmp_path / "regions.bed"
+    path.write_text(f"{CONTIG}\t1000\t2001\tfirst\n{CONTIG}\t500000\t500100\n")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_embed_regions(model, tmp_path, suffix):
+    output = tmp_path / "out" / f"vectors.{suffix}"
+    told = run(
+        "embed", "--regions", write_regions(tmp_path), "--output", output, "--model", model, "--per-base", *SMALL
+    )
+    assert "2 sequences embedded to" in told
+    table = read_embeddings(output)
+    assert table.names == (f"{CONTIG}:1000-2001", f"{CONTIG}:500000-500100")
+    assert table.num_bases.tolist() == [1001, 100]
+    assert [each.shape for each in table.per_base] == [(1001, 32), (100, 32)]
+    np.testing.assert_allclose(table.embeddings[0], table.per_base[0].mean(0), atol=1e-5)
+    assert (table.settings["window"], table.settings["flank"], table.settings["layer"]) == (400, 50, "last")
+    assert sorted(path.name for path in output.parent.iterdir()) == [output.name]
+
+
+def test_embed_records_equals_embedding_the_same_regions(model, tmp_path):
+    regions = write_regions(tmp_path)
+    genome = open_genome(bundled_genome())
+    text = decode(genome.read(Interval(CONTIG, 1000, 2001))).decode()
+    (tmp_path / "some.fa").write_text(f">one\n{text.lower()}\n")
+    own = ("--model", model, "--layer", "trunk_1", *SMALL)
+    run("embed", "--fasta", tmp_path / "some.fa", "--output", tmp_path / "one.npz", *own)
+    run("embed", "--regions", regions, "--genome", bundled_genome(), "--output", tmp_path / "two.npz", *own)
+    one, two = (read_embeddings(tmp_path / name) for name in ("one.npz", "two.npz"))
+    assert one.names == ("one",)
+    np.testing.assert_allclose(one.embeddings[0], two.embeddings[0], atol=1e-5)
+
+
+def test_segment_a_region(model, tmp_path):
+    paths = [tmp_path / name for name in ("chunks.bed", "stage1.bed", "p.bedgraph")]
+    options = ("--output", paths[0], "--stage1", paths[1], "--probability", paths[2], "--model", model, *SMALL)
+    told = run("segment", "--region", f"{CONTIG}:1,000,000-1,001,500", *options)
+    rows = [line.split("\t") for line in paths[0].read_text().splitlines()]
+    bounds = [int(row[1]) for row in rows] + [int(rows[-1][2])]
+    assert (bounds[0], bounds[-1]) == (1_000_000, 1_001_500)
+    assert [int(row[2]) for row in rows] == bounds[1:]
+    assert f"{len(rows):,} chunks in 1 regions of 1,500 bases" in told
+    assert f"max {max(np.diff(bounds))}" in told
+    stage1 = {line.split("\t")[1] for line in paths[1].read_text().splitlines()}
+    assert {row[1] for row in rows} < stage1
+    probability = np.loadtxt(paths[2], usecols=(1, 2, 3))
+    assert probability[:, 1].max() == 1_001_500
+    assert (probability[1:, 0] == probability[:-1, 1]).all()
+
+
+def write_variants(tmp_path, wrong: bool = False):
+    genome = open_genome(bundled_genome())
+    lines = ["##fileformat=VCFv4.2", "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO"]
+    for position in (0, 1_000_000, 6_291_455):
+        ref = decode(genome.read(Interval(CONTIG, position, position + 1))).decode().upper()
+        alt = "ACGT".replace(ref, "")
+        shown = alt[0] if wrong and position else ref
+        lines.append(f"{CONTIG}\t{position + 1}\t.\t{shown}\t{alt[1]},{shown}TT,<DEL>\t.\t.\t.")
+    path = tmp_path / "some.vcf"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_score_variants(model, tmp_path, capsys):
+    vcf, output = write_variants(tmp_path), tmp_path / "scores.tsv"
+    command = ("variants", "--vcf", vcf, "--output", output, "--model", model, "--window", "100", "--device", "cpu")
+    assert "9 alleles in" in (told := run(*command))
+    assert "6 scored, 3 skipped" in told
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["skipped"] for row in rows] == [".", ".", "symbolic allele <DEL>"] * 3
+    assert [row["log_odds"] == "NA" for row in rows] == [False, True, True] * 3
+    assert all(float(row["l2_distance"]) > 0 for row in rows if row["skipped"] == ".")
+    assert json.loads((tmp_path / "scores.tsv.settings.json").read_text())["window"] == 100
+    whole = output.read_bytes()
+    assert "--resume goes on with it" in refuse(capsys, *command)
+    output.write_bytes(whole[: len(whole) // 2])
+    run(*command, "--resume")
+    assert output.read_bytes() == whole
+    wrong = write_variants(tmp_path, wrong=True)
+    command = (*command[:2], wrong, "--output", tmp_path / "wrong.tsv", *command[5:])
+    assert "some.vcf, line 4 (alternative " in (told := refuse(capsys, *command))
+    assert f"at {CONTIG}:1000001, but the genome has" in told
+    assert "9 alleles in" in (told := run(*command, "--skip-mismatches"))
+    assert "7 skipped, 6 of them because they do not fit the genome" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["embed", "--output", "v.npz"], "either --fasta FASTA, or --regions BED"),
+        (["embed", "--output", "v.npz", "--fasta", "no.fa", "--model", "MODEL"], "no.fa does not exist"),
+        (["embed", "--output", "v.txt", "--regions", "no.bed"], ".npz or .safetensors"),
+        (["embed", "--output", "v.npz", "--fasta", "a", "--genome", "b"], "--genome is for --regions"),
+        (["segment", "--output", "c.bed", "--region", "chr9:5-10", "--model", "MODEL"], "'chr9' is not in"),
+        (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5", "--model", "MODEL"], "contig:start-end"),
+        (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5-9999999", "--model", "MODEL"], "goes past the end"),
+        (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5-9", "--model", "no"], "no is not a folder"),
+        (["segment", "--output", "c.bed", "--region", "x", "--regions", "y"], "contradict each other"),
+        (["segment", "--output", "c.bed", "--stage1", "c.bed"], "same name: c.bed"),
+        (["variants", "--vcf", "no.vcf", "--output", "s.tsv", "--model", "MODEL"], "no.vcf does not exist"),
+        (["variants", "--vcf", "no.vcf", "--output", "s.tsv", "--model", "MODEL", "--device", "abacus"], "abacus"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told_in_one_line(model, arguments, problem, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [model if argument == "MODEL" else argument for argument in arguments]
+    assert problem in refuse(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bundled_model_is_the_default(tmp_path):
+    try:
+        bundled_model()
+    except WeightsError as error:
+        pytest.skip(str(error))
+    chunks, vectors = tmp_path / "chunks.bed", tmp_path / "vectors.npz"
+    assert "regions of 3,000 bases" in run("segment", "--region", f"{CONTIG}:0-3000", "--output", chunks)
+    run("embed", "--regions", chunks, "--output", vectors)
+    assert np.isfinite(read_embeddings(vectors).embeddings).all()
+    run("variants", "--vcf", write_variants(tmp_path), "--output", tmp_path / "scores.tsv")
