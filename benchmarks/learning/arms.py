@@ -83,6 +83,12 @@ ONE_AT_A_TIME = (
     Arm("single_base_masks", "single masked bases in training", training={"mask.span": 1}),
     Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teachers={"hidden_state": 1.0}),
     Arm("full_rate", "grafted parts at the learning rate of random ones", training={"grafted_rate": FROM_SCRATCH}),
+    Arm(
+        "gentle_kept",
+        "anchors_kept, all learning rates a third",
+        training={"learning_rate": 5e-4},
+        phases={"release.anchor_share": [1.0], "joint.anchor_share": [1.0]},
+    ),
     Arm("gentle", "graft, all learning rates a third", releases=False, training={"learning_rate": 5e-4}),
     Arm("gentle_release", "release, all learning rates a third", training={"learning_rate": 5e-4}),
     Arm("anchors_free", "graft, anchors from the first step to the last, no grid", phases=_ONLY_ANCHORS),
