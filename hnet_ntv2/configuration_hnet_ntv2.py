@@ -112,7 +112,7 @@ class HNetNTV2Config(PreTrainedConfig):
     tokenizer_type: Literal["default"] = "default"
     ratio_loss_weight: float = 0.03
     mask_rate: float = 0.15
-    use_anchors: bool = False
+    use_anchors: bool = True
     mask_protection: bool = True
     residual_gating: bool = True
     smoothing: bool = True

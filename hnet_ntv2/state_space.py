@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from .kmers import flip_rows
+from .scans import BLOCK, decay_matrix, linear_scan
 from .shapes import Bool, Float, Tensor
 
-# Positions per block: inside a block everything meets everything, between blocks one state per head is carried on.
-_BLOCK = 32
 _KERNEL = 4
 _LEAST_STEP, _GREATEST_STEP = 1e-3, 1e-1
 
@@ -25,7 +24,7 @@ def scan_states(
     """Run the recurrence ``h_t = exp(step_t rate) h_{t-1} + step_t write_t x_t^T``, ``y_t = read_t^T h_t``, from h = 0.
 
     Block by block as matrix products (Dao and Gu, 2024, arXiv 2405.21060, section 6). All decays are exponentials of
-    sums of non-positive numbers, so nothing overflows however large the steps are.
+    sums of non-positive numbers, never of differences: nothing overflows or cancels.
 
     Args:
         x: What is written.
@@ -34,30 +33,22 @@ def scan_states(
         write: B of the paper, shared by the heads.
         read: C of the paper, shared by the heads.
     """
-    batch, length, heads, _ = x.shape
-    padding = -length % _BLOCK
+    batch, length, heads, width = x.shape
 
     def blocks(values: Tensor) -> Tensor:
-        filled = F.pad(values, (0, 0) * (values.dim() - 2) + (0, padding))
-        return filled.unflatten(1, (-1, _BLOCK))
+        filled = F.pad(values, (0, 0) * (values.dim() - 2) + (0, -length % BLOCK))
+        return filled.unflatten(1, (-1, BLOCK))
 
-    written = blocks(x * step[..., None])
-    write, read = blocks(write), blocks(read)
-    decay = (blocks(step) * rate).cumsum(2)  # [batch, blocks, q, heads]: log of the decay since the block began
-    by_head = decay.permute(0, 1, 3, 2)
-    is_past = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool, device=x.device).tril()
-    between = (by_head[..., :, None] - by_head[..., None, :]).masked_fill(~is_past, -math.inf).exp()
-    inside = torch.einsum("bcqs,bchqs,bcshp->bcqhp", read @ write.transpose(-1, -2), between, written)
+    written, write, read = blocks(x * step[..., None]), blocks(write), blocks(read)
+    log_decay = blocks(step * rate).transpose(-1, -2)  # [batch, blocks, heads, q]
+    decay = decay_matrix(log_decay)
+    inside = torch.einsum("bcqs,bchqs,bcshp->bcqhp", read @ write.transpose(-1, -2), decay, written)
 
-    to_end = (decay[:, :, -1:] - decay).exp()
-    added = torch.einsum("bcqn,bcqh,bcqhp->bchnp", write, to_end, written)
-    kept = decay[:, :, -1].exp()[..., None, None]
-    state = added.new_zeros(batch, heads, write.shape[-1], x.shape[-1])
-    before = []
-    for block in range(added.shape[1]):
-        before.append(state)
-        state = kept[:, block] * state + added[:, block]
-    carried = torch.einsum("bcqn,bcqh,bchnp->bcqhp", read, decay.exp(), torch.stack(before, 1))
+    added = torch.einsum("bcqn,bchq,bcqhp->bhcnp", write, decay[..., -1, :], written)
+    log_kept = log_decay.sum(-1).transpose(1, 2).flatten(0, 1)
+    at_end = linear_scan(log_kept, added.flatten(0, 1).flatten(2)).unflatten(0, (batch, heads))
+    before = F.pad(at_end, (0, 0, 1, 0))[:, :, :-1].unflatten(-1, (-1, width))
+    carried = torch.einsum("bcqn,bchq,bhcnp->bcqhp", read, log_decay.cumsum(-1).exp(), before)
     return (inside + carried).flatten(1, 2)[:, :length]
 
 
@@ -91,7 +82,7 @@ class StateSpaceMixer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Mamba-2's starting values: rates of 1 to 16, steps of 0.001 to 0.1, both spread evenly on a log scale."""
+        """Mamba-2's starting values: rates drawn evenly from 1..16, steps from 0.001..0.1 on a log scale."""
         bound = _KERNEL**-0.5
         nn.init.uniform_(self.kernel, -bound, bound)
         nn.init.zeros_(self.kernel_bias)
@@ -109,7 +100,9 @@ class StateSpaceMixer(nn.Module):
         gate, mixed, step = self.input(hidden).split(self.widths, dim=-1)
         with torch.autocast(hidden.device.type, enabled=False):
             exact = torch.promote_types(hidden.dtype, torch.float32)
-            mixed, step = mixed.to(exact), F.softplus(step.to(exact) + self.step_bias.to(exact))
+            # Padding may hold anything, NaN too: it must not enter a sum even with weight 0.
+            mixed = mixed.to(exact).masked_fill(~is_valid[..., None], 0.0)
+            step = F.softplus(step.to(exact) + self.step_bias.to(exact)).masked_fill(~is_valid[..., None], 0.0)
             forward = self._one_direction(mixed, step)
             reverse = self._one_direction(flip_rows(mixed, is_valid), flip_rows(step, is_valid))
             joined = forward + flip_rows(reverse, is_valid)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from .chunking import BoundaryReason, ChunkIndex, Routing
+from .scans import linear_scan
 from .shapes import Bool, Float, Tensor
 
 _CLAMP = 1e-4
-_BLOCK = 32
 
 
 def boundary_weights(
@@ -46,7 +46,7 @@ def smooth_forward(
     chunks: Float[Tensor, "batch chunks dim"], weight: Float[Tensor, "batch chunks"]
 ) -> Float[Tensor, "batch chunks dim"]:
     """zbar_k = P_k z_k + (1 - P_k) zbar_{k-1}, starting from zero."""
-    return _linear_scan(_log_one_minus(weight), weight[..., None] * chunks)
+    return linear_scan(_log_one_minus(weight), weight[..., None] * chunks)
 
 
 def smooth_backward(
@@ -79,37 +79,6 @@ def _log_one_minus(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """log(1 - P), minus infinity at P = 1 with a zero gradient instead of NaN."""
     is_one = weight >= 1
     return torch.log1p(-weight.masked_fill(is_one, 0.5)).masked_fill(is_one, -torch.inf)
-
-
-def _linear_scan(
-    log_decay: Float[Tensor, "batch steps"], inputs: Float[Tensor, "batch steps dim"]
-) -> Float[Tensor, "batch steps dim"]:
-    """h_k = exp(log_decay_k) h_{k-1} + inputs_k, as triangular matrices over blocks; their ends recurse.
-
-    Decays within a block are sums of the logarithms between two steps (never differences of running sums, whose
-    rounding errors reach the gradients).
-    """
-    batch, steps, dim = inputs.shape
-    if steps <= _BLOCK:
-        return _decay_matrix(log_decay) @ inputs
-    pad = -steps % _BLOCK
-    log_decay = nn.functional.pad(log_decay, (0, pad)).reshape(batch, -1, _BLOCK)
-    blocks = nn.functional.pad(inputs, (0, 0, 0, pad)).reshape(batch, -1, _BLOCK, dim)
-    within = _decay_matrix(log_decay) @ blocks
-    since_start = log_decay.cumsum(-1)
-    at_end = _linear_scan(since_start[..., -1], within[:, :, -1])
-    carried = torch.cat([torch.zeros_like(at_end[:, :1]), at_end[:, :-1]], dim=1)
-    total = within + since_start.exp()[..., None] * carried[:, :, None]
-    return total.reshape(batch, -1, dim)[:, :steps]
-
-
-def _decay_matrix(log_decay: Float[Tensor, "*batch steps"]) -> Float[Tensor, "*batch steps steps"]:
-    """Entry [k, j] is the product of the decays j+1..k; 1 on the diagonal, 0 above it."""
-    steps = log_decay.shape[-1]
-    ones = torch.ones(steps, steps, dtype=torch.bool, device=log_decay.device)
-    per_column = log_decay[..., None].expand(*log_decay.shape, steps)
-    segment_sum = per_column.masked_fill(~ones.tril(-1), 0.0).cumsum(-2)
-    return segment_sum.exp().masked_fill(~ones.tril(), 0.0)
 
 
 class Upsampler(nn.Module):

@@ -9,7 +9,17 @@ from jaxtyping import install_import_hook
 
 # Not the configurations: they check their own values, with messages for users, and must be tested doing so.
 _CHECKED = (
-    *("attention", "backbone", "chunking", "forced_boundaries", "hierarchy", "kmers", "state_space", "upsampling"),
+    *(
+        "attention",
+        "backbone",
+        "chunking",
+        "forced_boundaries",
+        "hierarchy",
+        "kmers",
+        "scans",
+        "state_space",
+        "upsampling",
+    ),
     *("heads", "outputs", "modeling_hnet_ntv2", "modeling_ntv2"),
     *("conversion", "data", "embedding", "evaluation", "inference", "segmentation", "training", "variant_effect"),
 )

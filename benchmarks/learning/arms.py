@@ -225,7 +225,7 @@ def _phases(arm: Arm, setup: Setup, source: Path) -> dict[str, Any]:
             "anchor_share": [1.0, 0.0],
             "ratio_weight": [0.0, 1.0],
         },
-        "joint": {},
+        "joint": {"anchor_share": [0.0]},
     }
     for name, value in arm.phases.items():
         phase, _, key = name.partition(".")

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from hnet_ntv2.errors import ConfigError, DataError, HNetNTV2Error
 
-from .statistics import bits, bits_at_time, paired_bootstrap, steps_to_reach
+from .statistics import bits, bits_at_time, paired_bootstrap, steps_to_reach, steps_to_stay
 
 BASELINE = "random"
 MAIN_VIEW = "anchors_off"
+ANCHORED = "anchors_on"
 # The grid is another segmentation at evaluation than at training; it gets a table of its own.
 GRID_VIEW = "grid"
 CONTEXT_NAMES = {
@@ -366,6 +367,7 @@ def _to_goal(runs: Sequence[Run], goal: float, goal_steps: float | None) -> dict
     steps = steps_to_reach(mean_curve(runs), goal)
     return {
         "steps": steps,
+        "stays_from": steps_to_stay(mean_curve(runs), goal),
         "steps_per_seed": [steps_to_reach(run.result["curve"], goal) for run in runs],
         "speed_up": goal_steps / steps if steps and goal_steps is not None else None,
     }
@@ -403,13 +405,18 @@ def _core_table(summary: Mapping[str, Any]) -> str:
     reference = summary["reference"]
     header = ["arm", "seeds", "bits", "repeat-rich", "rest", "bits, anchors on", "accuracy", f"bits less {BASELINE}"]
     others = [BASELINE] if reference == BASELINE else [BASELINE, reference]
-    header += [f"bits less {reference}"] * (len(others) - 1) + _learning_header(summary)
+    header += [f"bits less {reference}"] * (len(others) - 1) + [f"bits less {BASELINE}, anchors on"]
+    header += _learning_header(summary)
     rows = []
     for name in summary["core"]:
         arm = summary["arms"][name]
         accuracy = f"{100 * arm['views'][MAIN_VIEW]['all']['accuracy']:.1f} %"
-        row = [name, str(arm["num_seeds"]), *_bits_cells(arm), _bits(arm, "anchors_on"), accuracy]
-        rows.append([*row, *(_difference_cell(arm, other) for other in others), *_learning_cells(summary, arm)])
+        row = [name, str(arm["num_seeds"]), *_bits_cells(arm), _bits(arm, ANCHORED), accuracy]
+        differences = [
+            *(_difference_cell(arm, other) for other in others),
+            _difference_cell(arm, BASELINE, view=ANCHORED),
+        ]
+        rows.append([*row, *differences, *_learning_cells(summary, arm)])
     for key, name in CONTEXT_NAMES.items():
         rows.append([name, "", f"{summary['context'][key]:.4f}"] + [""] * (len(header) - 3))
     return _table(header, rows)
@@ -418,12 +425,15 @@ def _core_table(summary: Mapping[str, Any]) -> str:
 def _single_table(summary: Mapping[str, Any], names: Sequence[str]) -> str:
     reference = summary["reference"]
     header = ["arm", "seeds", "bits", "repeat-rich", "rest"]
-    header += [f"bits less {reference}{where}" for where in ("", ", repeat-rich", ", rest")] + _learning_header(summary)
+    header += [f"bits less {reference}{where}" for where in ("", ", repeat-rich", ", rest")]
+    header += ["bits, anchors on", f"bits less {reference}, anchors on", *_learning_header(summary)]
     rows = []
     for name in names:
         arm = summary["arms"][name]
         differences = [_difference_cell(arm, reference, subset) for subset in _SUBSETS]
-        rows.append([name, str(arm["num_seeds"]), *_bits_cells(arm), *differences, *_learning_cells(summary, arm)])
+        anchored = [_bits(arm, ANCHORED), _difference_cell(arm, reference, view=ANCHORED)]
+        row = [name, str(arm["num_seeds"]), *_bits_cells(arm), *differences, *anchored]
+        rows.append([*row, *_learning_cells(summary, arm)])
     return _table(header, rows)
 
 
@@ -489,7 +499,11 @@ def _difference_cell(arm: Mapping[str, Any], other: str, subset: str = "all", vi
 
 def _learning_header(summary: Mapping[str, Any]) -> list[str]:
     seconds, goal = summary["equal_time_cpu_seconds"], summary["baseline_final_curve_bits"]
-    return [f"curve bits after {seconds:,.0f} CPU s", f"steps to curve bits of {goal:.4f} (speed-up)"]
+    return [
+        f"curve bits after {seconds:,.0f} CPU s",
+        f"steps to curve bits of {goal:.4f} (speed-up)",
+        "stays there from",
+    ]
 
 
 def _learning_cells(summary: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
@@ -497,7 +511,8 @@ def _learning_cells(summary: Mapping[str, Any], arm: Mapping[str, Any]) -> list[
     early = f" (ended at {equal['share']:.0%} of it)" if equal["share"] < 0.98 else ""
     steps = "not reached" if goal["steps"] is None else f"{goal['steps']:,.0f}"
     factor = "" if goal["speed_up"] is None else f" ({goal['speed_up']:.2f})"
-    return [f"{equal['bits']:.4f}{early}", steps + factor]
+    stays = "" if goal["stays_from"] is None else f"{goal['stays_from']:,.0f}"
+    return [f"{equal['bits']:.4f}{early}", steps + factor, stays]
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:

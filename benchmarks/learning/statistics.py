@@ -161,6 +161,24 @@ def steps_to_reach(curve: Curve, bits: float) -> float | None:
     return None
 
 
+def steps_to_stay(curve: Curve, bits: float) -> float | None:
+    """Step from which a learning curve stays at or below ``bits``, on straight lines between the recorded points.
+
+    Args:
+        curve: Points with "step" and "bits", in the order of the steps.
+        bits: Level, bits per masked base.
+
+    Returns:
+        The step, with a fraction; None if the curve ends above.
+    """
+    above = [number for number, point in enumerate(curve) if point["bits"] > bits]
+    if not above:
+        return float(curve[0]["step"])
+    if above[-1] == len(curve) - 1:
+        return None
+    return steps_to_reach(curve[above[-1] :], bits)
+
+
 def bits_at_time(curve: Curve, cpu_seconds: float) -> float:
     """Bits per masked base when that much CPU time of training was spent, on straight lines between the points.
 

@@ -110,7 +110,7 @@ class PhaseSettings:
     steps: int = 0
     multipliers: dict[str, float] = field(default_factory=dict)
     grid_share: tuple[float, ...] = (0.0,)
-    anchor_share: tuple[float, ...] = (0.0,)
+    anchor_share: tuple[float, ...] = (1.0,)
     ratio_weight: tuple[float, ...] = (1.0,)
     hidden_state_weight: tuple[float, ...] = (0.0,)
     marginals_weight: tuple[float, ...] = (0.0,)

@@ -63,7 +63,7 @@ def test_validation_reports_both_anchor_settings_and_the_ratios_without_masks(fi
     rows = read_history(finished[0].history["validation"])
     assert [row["step"] for row in rows] == [3, 6]
     for row in rows:
-        assert row["bits"] == row["bits_anchors_off"] != row["bits_anchors_on"]
+        assert row["bits"] == row["bits_anchors_on"] != row["bits_anchors_off"]
         assert row["bits_non_repeat"] > 0
         assert 0.15 <= row["mask_free/stage1/ratio"] <= 0.6
         assert row["mask_free/stage1/forced_mask"] == 0 < row["stage1/forced_mask"]
