@@ -123,7 +123,7 @@ class WarmStartSettings:
     Attributes:
         when: "graft" runs the phases if ``init`` is a grafted model, "always" and "never" do as they say.
         align: Grid forced, trunk frozen.
-        release: The grid and the anchors fade out, the ratio loss comes in.
+        release: The grid fades out, the ratio loss comes in.
         joint: The rest of the run.
         teacher: Folder or Hub name of the source, for the teachers.
         teacher_layer: Trunk blocks after which the hidden-state teacher compares.
