@@ -92,10 +92,23 @@ def write_model(model: HNetNTV2ForMaskedLM, folder: Path, figures: dict[str, Any
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     HNetNTV2Tokenizer().save_pretrained(folder)
+    _leave_out_code(folder)
+    (folder / "model.safetensors").chmod(0o644)
     size = (folder / "model.safetensors").stat().st_size
     assert size <= _MOST_BYTES, f"{size} bytes are too many for the package"
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(figures), encoding="utf-8")
+
+
+def _leave_out_code(folder: Path) -> None:
+    """A model inside the package needs no copy of the package's modules, as one for the Hub does."""
+    for path in folder.glob("*.py"):
+        path.unlink()
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings.pop("auto_map", None)
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def card(figures: dict[str, Any]) -> str:

@@ -70,7 +70,8 @@ def test_phases_shares_rates_and_teachers_are_in_the_log(uninterrupted):
 def test_validation_is_reported_with_anchors_without_and_on_the_grid(uninterrupted):
     report = uninterrupted.summary.validation
     assert {"bits_anchors_on", "bits_anchors_off", "bits_on_grid"} <= set(report)
-    assert report["bits"] == report["bits_anchors_on"] != report["bits_anchors_off"]  # which the checkpoints are chosen by
+    # The model's own setting, which the checkpoints are chosen by.
+    assert report["bits"] == report["bits_anchors_on"] != report["bits_anchors_off"]
 
 
 def test_frozen_parts_stay_bit_for_bit_while_the_rest_learns(folder):
