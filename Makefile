@@ -32,8 +32,8 @@ SIZE ?= minutes
 DNA ?=
 WORK ?= outputs/learning/$(SIZE)
 RESULTS ?= $(WORK)/report
-CORE = --core trunk --core trunk_embedding --core graft --core release --core teacher
+CORE = --core trunk trunk_embedding graft
 
 bench-learning: install ## does a start from a 6-mer model learn faster? goes on where it was interrupted
 	$(PYTHON) -m benchmarks.learning $(WORK) --size $(SIZE) $(DNA)
-	$(PYTHON) -m benchmarks.learning.report $(WORK) --output $(RESULTS) --reference release $(CORE)
+	$(PYTHON) -m benchmarks.learning.report $(WORK) --output $(RESULTS) --reference anchors_kept $(CORE)

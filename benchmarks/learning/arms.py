@@ -30,7 +30,6 @@ class Arm:
         name: In folders and tables.
         description: What it is.
         parts: What comes from the source: of "trunk", "embedding", "head".
-        is_core: It gets all seeds.
         releases: Trained in phases from the grid to free chunks, else free from the first step.
         layers: Which source blocks the trunk keeps, and how many (None: all).
         model: Model settings that differ.
@@ -42,7 +41,6 @@ class Arm:
     name: str
     description: str
     parts: tuple[str, ...] = ("trunk", "embedding", "head")
-    is_core: bool = False
     releases: bool = True
     layers: tuple[str, float] | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -51,25 +49,31 @@ class Arm:
     teachers: Mapping[str, float] = field(default_factory=dict)
 
 
-RANDOM, REFERENCE = "random", "release"
+REFERENCE = "anchors_kept"
+_FADING = {"release.anchor_share": [1.0, 0.0], "joint.anchor_share": [0.0]}
+_ONLY_ANCHORS = {"align.steps": 0, "release.grid_share": [0.0], "release.ratio_weight": [1.0]}
 
 CORE = (
-    Arm("random", "all weights random", (), True, False),
-    Arm("trunk", "trunk grafted, k-mer embeddings and head random", ("trunk",), True, False),
-    Arm("trunk_embedding", "trunk and 6-mer embeddings grafted, head random", ("trunk", "embedding"), True, False),
-    Arm("graft", "full graft, grafted parts at 0.1", is_core=True, releases=False),
-    Arm("release", "full graft, anchors and gradual release of the grid", is_core=True),
-    Arm("teacher", "release, matching the full source's marginals", is_core=True, teachers={"marginals": 1.0}),
+    Arm("random", "all weights random", (), releases=False),
+    Arm("trunk", "trunk grafted, k-mer embeddings and head random", ("trunk",), releases=False),
+    Arm("trunk_embedding", "trunk and 6-mer embeddings grafted, head random", ("trunk", "embedding"), releases=False),
+    Arm("graft", "full graft, grafted parts at 0.1", releases=False),
+    Arm("anchors_kept", "full graft, gradual release of the grid, anchors kept"),
 )
-_ONLY_ANCHORS = {
-    "align.steps": 0,
-    "release.grid_share": [0.0],
-    "release.anchor_share": [1.0],
-    "release.ratio_weight": [1.0],
-    "joint.anchor_share": [1.0],
-}
 ONE_AT_A_TIME = (
-    Arm("anchors_kept", "anchors never fade out", phases={"release.anchor_share": [1.0], "joint.anchor_share": [1.0]}),
+    Arm("release", "anchors fade out with the grid", phases=_FADING),
+    Arm("teacher", "release, matching the full source's marginals", phases=_FADING, teachers={"marginals": 1.0}),
+    Arm("anchors_free", "graft, anchors from the first step to the last, no grid", phases=_ONLY_ANCHORS),
+    Arm("random_anchors", "all weights random, anchors from the first step to the last", (), phases=_ONLY_ANCHORS),
+    Arm("gentle", "graft, all learning rates a third", releases=False, training={"learning_rate": 5e-4}),
+    Arm(
+        "gentle_anchors",
+        "anchors_free, all learning rates a third",
+        training={"learning_rate": 5e-4},
+        phases=_ONLY_ANCHORS,
+    ),
+    Arm("gentle_kept", "anchors_kept, all learning rates a third", training={"learning_rate": 5e-4}),
+    Arm("gentle_release", "release, all learning rates a third", training={"learning_rate": 5e-4}, phases=_FADING),
     Arm("no_protection", "no forced boundaries around masks", model={"mask_protection": False}),
     Arm("no_gating", "skip path open in masked chunks", model={"residual_gating": False}),
     Arm("no_smoothing", "no smoothing of chunk vectors", model={"smoothing": False}),
@@ -83,22 +87,6 @@ ONE_AT_A_TIME = (
     Arm("single_base_masks", "single masked bases in training", training={"mask.span": 1}),
     Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teachers={"hidden_state": 1.0}),
     Arm("full_rate", "grafted parts at the learning rate of random ones", training={"grafted_rate": FROM_SCRATCH}),
-    Arm(
-        "gentle_kept",
-        "anchors_kept, all learning rates a third",
-        training={"learning_rate": 5e-4},
-        phases={"release.anchor_share": [1.0], "joint.anchor_share": [1.0]},
-    ),
-    Arm("gentle", "graft, all learning rates a third", releases=False, training={"learning_rate": 5e-4}),
-    Arm("gentle_release", "release, all learning rates a third", training={"learning_rate": 5e-4}),
-    Arm("anchors_free", "graft, anchors from the first step to the last, no grid", phases=_ONLY_ANCHORS),
-    Arm("random_anchors", "all weights random, anchors from the first step to the last", (), phases=_ONLY_ANCHORS),
-    Arm(
-        "gentle_anchors",
-        "anchors_free, all learning rates a third",
-        training={"learning_rate": 5e-4},
-        phases=_ONLY_ANCHORS,
-    ),
     Arm("layers_auto", "3/4 of the source's layers, by similarity", layers=("auto", 0.75)),
     Arm("layers_first", "3/4 of the source's layers, the first", layers=("first", 0.75)),
     Arm("layers_last", "3/4 of the source's layers, the last", layers=("last", 0.75)),
@@ -210,7 +198,7 @@ def run_settings(
 
 
 def _phases(arm: Arm, setup: Setup, source: Path) -> dict[str, Any]:
-    """Align for 5 % of the steps, release for 55 %, joint for the rest."""
+    """Align for 5 % of the steps, release for 55 %, joint for the rest; anchors stay unless the arm says otherwise."""
     phases: dict[str, Any] = {
         "align": {
             "steps": round(0.05 * setup.steps),
@@ -222,10 +210,10 @@ def _phases(arm: Arm, setup: Setup, source: Path) -> dict[str, Any]:
         "release": {
             "steps": round(0.55 * setup.steps),
             "grid_share": [1.0, 0.0],
-            "anchor_share": [1.0, 0.0],
+            "anchor_share": [1.0],
             "ratio_weight": [0.0, 1.0],
         },
-        "joint": {"anchor_share": [0.0]},
+        "joint": {"anchor_share": [1.0]},
     }
     for name, value in arm.phases.items():
         phase, _, key = name.partition(".")

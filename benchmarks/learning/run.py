@@ -16,7 +16,7 @@ from hnet_ntv2.training.history import VALIDATION
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
-from .arms import ARMS, Arm, make_start, run_settings
+from .arms import ARMS, REFERENCE, Arm, make_start, run_settings
 from .baselines import curve_bits, train_plain
 from .dna import Dna, open_data
 from .evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts, write_npz
@@ -206,7 +206,7 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
     folder = place.folder
     if name == "source_on":
         folder = place.run_folder(name, seed) / "training"
-        reference = json.loads((place.run_folder("release", seed) / "result.json").read_text(encoding="utf-8"))
+        reference = json.loads((place.run_folder(REFERENCE, seed) / "result.json").read_text(encoding="utf-8"))
         data = place.training_data(setup.source.batch_size, grid_aligned_samples=10**15, seed=1000 + seed)
         cost = train_source(setup.source, data, folder, start=place.source, cpu_seconds=reference["cpu_seconds"])
         result |= {key: cost[key] for key in ("steps", "train_bases", "cpu_seconds")}
