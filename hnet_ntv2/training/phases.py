@@ -1,5 +1,6 @@
 """The phases of a warm start: which learning rates, forced cells, anchors and loss weights hold at each step."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 from ..data.ramps import CellShares, Piece, Ramp
 from ..errors import ConfigError
 from .settings import PhaseSettings, WarmStartSettings
+
+logger = logging.getLogger(__name__)
 
 PHASES = ("align", "release", "joint")
 TEACHERS = ("hidden_state", "marginals")
@@ -65,6 +68,8 @@ class PhasePlan:
     def of(cls, settings: WarmStartSettings, max_steps: int, multipliers: Mapping[str, float]) -> "PhasePlan":
         """The phases that the settings describe; the last one gets the steps that the others leave.
 
+        A run that is shorter than the first two, such as a trial of a few steps, ends inside them, with a warning.
+
         Args:
             settings: Of the warm start.
             max_steps: Optimiser steps of the run.
@@ -79,12 +84,13 @@ class PhasePlan:
         if settings.joint.steps:
             raise ConfigError(f"warm_start.joint.steps={settings.joint.steps}: leave it 0, joint takes what is left")
         left = max_steps - settings.align.steps - settings.release.steps
-        if left < 0:
-            raise ConfigError(
-                f"warm_start.align.steps={settings.align.steps} and release.steps={settings.release.steps} are more "
-                f"than trainer.max_steps={max_steps}"
+        if left <= 0:
+            logger.warning(
+                "warm_start.align.steps=%d and release.steps=%d fill trainer.max_steps=%d: the run ends before its chunks "
+                "are free; give it more steps, or the phases fewer",
+                *(settings.align.steps, settings.release.steps, max_steps),
             )
-        steps = (settings.align.steps, settings.release.steps, left)
+        steps = (settings.align.steps, settings.release.steps, max(left, 0))
         return cls(steps, tuple(dict(phase.multipliers) for phase in phases), _ramps(phases, steps), True)
 
     def number_at(self, step: int) -> int:

@@ -49,7 +49,6 @@ def test_only_teachers_with_a_weight_are_used():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"align": PhaseSettings(steps=8)}, r"align.steps=8 and release.steps=3 are more than trainer.max_steps=10"),
         ({"joint": PhaseSettings(steps=5)}, r"joint.steps=5: leave it 0"),
         ({"align": PhaseSettings(steps=-1)}, r"align.steps=-1 must not be negative"),
         ({"align": PhaseSettings(grid_share=(1.5,))}, r"align.grid_share=\[1.5\] must be .* between 0 and 1"),
@@ -64,6 +63,13 @@ def test_only_teachers_with_a_weight_are_used():
 def test_impossible_phases_are_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         plan(**changes)
+
+
+def test_a_run_shorter_than_its_phases_ends_inside_them_and_says_so(caplog):
+    short = plan(align=PhaseSettings(steps=8, grid_share=(1.0,)))
+    assert short.steps == (8, 3, 0)
+    assert [short.at(step).name for step in (0, 7, 8, 9)] == ["align", "align", "release", "release"]
+    assert "fill trainer.max_steps=10: the run ends before its chunks are free" in caplog.text
 
 
 def test_the_table_tells_every_phase():
