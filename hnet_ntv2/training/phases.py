@@ -86,8 +86,8 @@ class PhasePlan:
         left = max_steps - settings.align.steps - settings.release.steps
         if left <= 0:
             logger.warning(
-                "warm_start.align.steps=%d and release.steps=%d fill trainer.max_steps=%d: the run ends before its chunks "
-                "are free; give it more steps, or the phases fewer",
+                "warm_start.align.steps=%d and release.steps=%d fill trainer.max_steps=%d: the run ends before its "
+                "chunks are free; give it more steps, or the phases fewer",
                 *(settings.align.steps, settings.release.steps, max_steps),
             )
         steps = (settings.align.steps, settings.release.steps, max(left, 0))
