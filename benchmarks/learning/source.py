@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnet_ntv2.attention import pack_rows, rotary_cos_sin
-from hnet_ntv2.backbone import run_blocks
 from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.data.datamodule import HG38DataModule
-from hnet_ntv2.kmers import SOURCE_CLS, SOURCE_PAD, grid_cells, kmer_marginals, source_token_ids
+from hnet_ntv2.kmers import SOURCE_CLS, kmer_marginals, source_token_ids
 from hnet_ntv2.modeling_hnet_ntv2 import KmerEmbedding
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from hnet_ntv2.tokenization_hnet_ntv2 import NTv2Tokenizer
 from hnet_ntv2.training.checkpoint_io import read_checkpoint, write_checkpoint
 from hnet_ntv2.training.schedule import warmup_cosine
+from hnet_ntv2.training.teachers import cut_tokens
 
 from .setup import SourceSetup
 
@@ -50,29 +49,21 @@ def token_batch(batch: Mapping[str, Tensor]) -> TokenBatch:
     shown, labels = batch["input_ids"].long(), batch["labels"].long()
     clean = torch.where(labels == -100, shown, labels)
     everywhere = torch.ones_like(shown, dtype=torch.bool)
-    cells = grid_cells(shown, everywhere, K)
-    targets = source_token_ids(clean, everywhere, K).masked_fill((labels == -100) | ~cells.is_whole, -100)
-    seen = source_token_ids(shown, everywhere, K)
-    # Stable: tokens first, in their order.
-    order = (~cells.is_start).to(torch.int8).argsort(dim=1, stable=True)[:, : int(cells.is_start.sum(1).max())]
-    is_valid = cells.is_start.gather(1, order)
-    front = order.new_ones(len(order), 1)
+    cut = cut_tokens(shown, everywhere, K)
+    targets = source_token_ids(clean, everywhere, K).masked_fill(labels == -100, -100).gather(1, cut.first)
+    front = cut.first.new_ones(len(cut.first), 1)
     return TokenBatch(
-        tokens=torch.cat([front * SOURCE_CLS, seen.gather(1, order).masked_fill(~is_valid, SOURCE_PAD)], 1),
-        is_valid=torch.cat([front.bool(), is_valid], 1),
-        labels=torch.cat([front * -100, targets.gather(1, order).masked_fill(~is_valid, -100)], 1),
-        first_base=torch.cat([front * -1, order.masked_fill(~is_valid, -1)], 1),
+        tokens=torch.cat([front * SOURCE_CLS, cut.ids], 1),
+        is_valid=torch.cat([front.bool(), cut.is_valid], 1),
+        labels=torch.cat([front * -100, targets.masked_fill(~cut.is_whole, -100)], 1),
+        first_base=torch.cat([front * -1, cut.first.masked_fill(~cut.is_valid, -1)], 1),
     )
 
 
 def target_logits(model: NTv2ForMaskedLM, batch: TokenBatch) -> Tensor:
     """[targets, vocabulary] logits at the targets only, which spares most of the head."""
-    config, body = model.config, model.esm
-    hidden, layout = pack_rows(body.embeddings.word_embeddings(batch.tokens), batch.is_valid)
-    positions = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)[batch.is_valid].float()
-    rotary = rotary_cos_sin(positions, config.hidden_size // config.num_attention_heads)
-    output = run_blocks(body.encoder.layer, body.encoder.emb_layer_norm_after, hidden, rotary, layout)
-    return model.lm_head(output.last_hidden_state[(batch.labels != -100)[batch.is_valid]])
+    hidden = model.encode(batch.tokens, batch.is_valid).last_hidden_state
+    return model.lm_head(hidden[batch.labels != -100])
 
 
 def base_log_probs(model: NTv2ForMaskedLM, batch: Mapping[str, Tensor]) -> Tensor:
