@@ -16,7 +16,7 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class BoundaryReason(IntEnum):
-    """Who decided about a position; ``ROUTER`` is the only one that the ratio loss counts."""
+    """Who decided about a position."""
 
     ROUTER = 0
     ROW_START = 1
@@ -49,7 +49,7 @@ class Routing(NamedTuple):
         probability: The router's boundary probability p, float32 or better; 1 at row starts, 0 at padding.
         is_boundary: The final decision.
         reason: ``BoundaryReason`` of the final decision.
-        is_free: The decision was the router's to make (before cap and guard): where the ratio loss looks.
+        is_free: The decision was the router's to make (before cap and guard).
     """
 
     probability: Float[Tensor, "batch positions"]
@@ -279,10 +279,10 @@ def ratio_loss(
     return share * mean_probability / target + (1 - share) * (1 - mean_probability) / (1 - target)
 
 
-def mean_free_probability(
-    probability: Float[Tensor, "batch positions"], is_free: Bool[Tensor, "batch positions"], when_none: float
+def mean_probability(
+    probability: Float[Tensor, "batch positions"], is_counted: Bool[Tensor, "batch positions"], when_none: float
 ) -> Float[Tensor, " batch"]:
-    """G per row: the mean p over the positions that the router decides; ``when_none`` for rows without any."""
-    count = is_free.sum(1)
-    total = (probability * is_free).sum(1)
+    """G per row: the mean p over the positions that count; ``when_none`` for rows without any."""
+    count = is_counted.sum(1)
+    total = (probability * is_counted).sum(1)
     return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, when_none))

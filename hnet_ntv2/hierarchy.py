@@ -33,6 +33,8 @@ class Level(NamedTuple):
         first_base: [batch, positions] index of the base at which a position starts.
         num_bases: [batch] valid bases of each row.
         is_masked: [batch, positions] the position holds a [MASK].
+        is_clear: [batch, positions] neither the k-mer that starts here nor the one before it holds a [MASK]: what the
+            router compares is what it would compare without masks.
         forced_boundary: [batch, positions, stages] forced decisions, this stage first, then the inner ones.
         forced_reason: [batch, positions, stages] ``BoundaryReason`` of these decisions.
     """
@@ -41,6 +43,7 @@ class Level(NamedTuple):
     first_base: Int[Tensor, "batch positions"]
     num_bases: Int[Tensor, " batch"]
     is_masked: Bool[Tensor, "batch positions"]
+    is_clear: Bool[Tensor, "batch positions"]
     forced_boundary: Bool[Tensor, "batch positions stages"]
     forced_reason: Int[Tensor, "batch positions stages"]
 
@@ -53,6 +56,7 @@ class Level(NamedTuple):
             first_base=self.first_base.gather(1, first),
             num_bases=self.num_bases,
             is_masked=chunk_holds(self.is_masked, index),
+            is_clear=self.is_clear.gather(1, first),
             forced_boundary=self.forced_boundary.gather(1, wide)[..., 1:],
             forced_reason=self.forced_reason.gather(1, wide)[..., 1:],
         )
@@ -65,7 +69,8 @@ class StageOutput(NamedTuple):
         probability: [batch, positions] the router's boundary probability.
         is_boundary: [batch, positions] the final decision.
         reason: [batch, positions] ``BoundaryReason`` of the decision.
-        is_free: [batch, positions] the decision was the router's to make: where the ratio loss looks.
+        is_free: [batch, positions] the decision was the router's to make.
+        is_counted: [batch, positions] free, and clear of masks: where the ratio loss looks (docs/decisions/0010).
         is_valid: [batch, positions] False at padding.
         first_base: [batch, positions] index of the base at which a position starts.
         chunk_of: [batch, positions] index of the chunk that a position belongs to.
@@ -75,6 +80,7 @@ class StageOutput(NamedTuple):
     is_boundary: Bool[Tensor, "batch positions"]
     reason: Int[Tensor, "batch positions"]
     is_free: Bool[Tensor, "batch positions"]
+    is_counted: Bool[Tensor, "batch positions"]
     is_valid: Bool[Tensor, "batch positions"]
     first_base: Int[Tensor, "batch positions"]
     chunk_of: Int[Tensor, "batch positions"]
@@ -242,7 +248,8 @@ class ChunkStage(nn.Module):
         states = {}
         if output_hidden_states:
             states = {f"{self.name}_encoder": fine, **inner.hidden_states, f"{self.name}_decoder": decoded}
-        output = StageOutput(*routing, level.is_valid, level.first_base, index.chunk_of)
+        is_counted = routing.is_free & level.is_clear
+        output = StageOutput(*routing, is_counted, level.is_valid, level.first_base, index.chunk_of)
         return NetworkOutput(decoded, (output, *inner.stages), inner.final, states)
 
     def route(self, fine: Float[Tensor, "batch positions dim"], level: Level) -> Routing:

@@ -63,6 +63,14 @@ def fits_whole_kmer(
     return run_length_right(is_letter) >= k
 
 
+def holds_mask(is_masked: Bool[Tensor, "batch length"], k: int) -> Bool[Tensor, "batch length"]:
+    """Whether one of the k bases from each base on is masked; what lies behind the row's end is not."""
+    found = is_masked
+    for offset in range(1, k):
+        found = found | shift_left(is_masked, offset)
+    return found
+
+
 def source_token_ids(
     input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], k: int
 ) -> Int[Tensor, "batch length"]:
@@ -80,13 +88,11 @@ def source_token_ids(
     digits = input_ids.new_tensor(_DIGIT_OF_ID)[input_ids.clamp(0, N_ID)]
     is_masked = input_ids == MASK_ID
     code = torch.zeros_like(digits)
-    holds_mask = torch.zeros_like(is_masked)
     for offset in range(k):
         code = code * 4 + shift_left(digits, offset)
-        holds_mask = holds_mask | shift_left(is_masked, offset)
 
     letter = torch.where(is_masked, SOURCE_MASK, NUM_SOURCE_SPECIALS + num_kmers + digits)
-    kmer = torch.where(holds_mask, SOURCE_MASK, NUM_SOURCE_SPECIALS + code)
+    kmer = torch.where(holds_mask(is_masked, k), SOURCE_MASK, NUM_SOURCE_SPECIALS + code)
     token = torch.where(fits_whole_kmer(input_ids, is_valid, k), kmer, letter)
     token = torch.where(is_clean_base(input_ids) | is_masked, token, SOURCE_UNK)
     token = torch.where(input_ids == N_ID, NUM_SOURCE_SPECIALS + num_kmers + 4, token)

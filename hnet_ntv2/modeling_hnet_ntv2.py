@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .chunking import Router, mean_free_probability, ratio_loss
+from .chunking import Router, mean_probability, ratio_loss
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
@@ -24,6 +24,7 @@ from .kmers import (
     NUM_SOURCE_SPECIALS,
     SOURCE_CLS,
     flip_rows,
+    holds_mask,
     reverse_complement,
     source_token_ids,
 )
@@ -40,7 +41,7 @@ Strands = Literal["forward", "both"]
 EXCLUDED_LOGIT = -1e4
 
 # Tensors of task heads, which another task's model may leave behind.
-_HEAD_TENSORS = ("head.", "router_shares", "classifier.")
+_HEAD_TENSORS = ("head.", "boundary_shares", "classifier.")
 
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
 
@@ -331,7 +332,9 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         )
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         is_masked = (input_ids == self.config.mask_token_id) & is_valid
-        return Level(is_valid, positions, is_valid.sum(1), is_masked, forced.is_boundary, forced.reason)
+        sees_mask = holds_mask(is_masked, self.config.kmer_size)
+        is_clear = ~(sees_mask | torch.nn.functional.pad(sees_mask[:, :-1], (1, 0)))
+        return Level(is_valid, positions, is_valid.sum(1), is_masked, is_clear, forced.is_boundary, forced.reason)
 
     def _warn_of_length(self, final: FinalChunks) -> None:
         num_positions = (1 + final.has_chunk.shape[1]) / self.config.rope_scaling_factor
@@ -352,19 +355,20 @@ def _both_strands(flag: Shaped[Tensor, "batch length"] | bool, is_valid: Bool[Te
 class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
     """Masked language model: NTv2's head, marginalised to bases, plus what the decoders add."""
 
-    router_shares: Tensor
+    boundary_shares: Tensor
 
     def __init__(self, config: HNetNTV2Config):
         super().__init__(config)
         self.model = HNetNTV2Model(config)
         self.head = Heads(config)
-        # F of the ratio loss: the router's share of boundaries over the previous step's global batch.
-        self.register_buffer("router_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
+        # F of the ratio loss: the share of boundaries where it looks, over the previous step's global batch.
+        self.register_buffer("boundary_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
         self.post_init()
 
-    def set_router_shares(self, shares: Float[Tensor, " stages"]) -> None:
-        """Set F of the next steps' ratio loss, the share of p > 0.5 among the free positions of each stage."""
-        self.router_shares.copy_(shares)
+    def set_boundary_shares(self, shares: Float[Tensor, " stages"]) -> None:
+        """Set F of the next steps' ratio loss: the share of boundaries, those of cap and guard included, among the
+        counted positions of each stage."""
+        self.boundary_shares.copy_(shares)
 
     def count_parameters(self) -> dict[str, int]:
         """Number of parameters per part; the values add up to the whole model."""
@@ -456,10 +460,10 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         return is_target
 
     def ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
-        """Mean over rows of each stage's ratio loss, with F = ``router_shares`` and G from the free positions."""
+        """Mean over rows of each stage's ratio loss, with F = ``boundary_shares`` and G from the counted positions."""
         losses = []
-        for stage, target, share in zip(stages, self.config.target_ratios, self.router_shares, strict=True):
-            mean = mean_free_probability(stage.probability, stage.is_free, when_none=target)
+        for stage, target, share in zip(stages, self.config.target_ratios, self.boundary_shares, strict=True):
+            mean = mean_probability(stage.probability, stage.is_counted, when_none=target)
             losses.append(ratio_loss(share.to(mean.dtype), mean, target).mean())
         return torch.stack(losses)
 

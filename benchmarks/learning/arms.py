@@ -184,7 +184,7 @@ def run_settings(
             "every": every,
             "windows": setup.curve_windows,
             "anchors": [False],
-            "mask_free": False,
+            "mask_free": True,
             "grid": False,
             "strands": "forward",
         },

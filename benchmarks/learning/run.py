@@ -130,8 +130,8 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
     per_validation = time.process_time() - begun
     cpu, wall = time.process_time(), time.monotonic()
     outcome = pretrain(settings)
-    # Training only: the validations of the curve cost what the one before training did.
-    spent = time.process_time() - cpu - per_validation * setup.curve_points
+    # Training only: the validations of the curve look at the windows twice, the one before training once.
+    spent = time.process_time() - cpu - 2 * per_validation * setup.curve_points
     curve = [{"step": 0, "cpu_seconds": 0.0, "bits": before}, *_curve(outcome.history[VALIDATION], spent, setup.steps)]
     measured = evaluate_model(outcome.model, place.validation_data(), setup, True)
     bases = setup.steps * setup.batch_size * setup.seq_length
@@ -164,11 +164,13 @@ def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
     """Points of the validation log; steps are taken to cost alike."""
     lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
     columns = {name: number for number, name in enumerate(lines[0])}
+    stages = [name for name in columns if name.startswith("mask_free/stage") and name.endswith("/ratio")]
     return [
         {
             "step": (step := int(float(line[columns["step"]]))),
             "cpu_seconds": cpu_seconds * step / steps,
             "bits": float(line[columns["bits"]]),
+            "mask_free_ratios": [float(line[columns[stage]]) for stage in stages],
         }
         for line in lines[1:]
     ]

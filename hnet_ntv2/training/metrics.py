@@ -55,7 +55,8 @@ def target_sums(
 
 @torch.no_grad()
 def stage_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
-    """Per stage: positions, boundaries, positions by reason, free positions and the router's share among those.
+    """Per stage: positions, boundaries, positions by reason; among those that the ratio loss counts, what the router
+    wants and what it comes to with cap and guard.
 
     Args:
         output: The model's output.
@@ -69,8 +70,9 @@ def stage_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | 
         counted = {
             "positions": stage.is_valid,
             "boundaries": stage.is_boundary & stage.is_valid,
-            "free": stage.is_free,
-            "wanted": (stage.probability > 0.5) & stage.is_free,
+            "counted": stage.is_counted,
+            "wanted": (stage.probability > 0.5) & stage.is_counted,
+            "kept": stage.is_boundary & stage.is_counted,
             **{name: stage.reason == reason for name, reason in _REASONS.items()},
         }
         sums.update({f"stage{number}_{name}": (flag & row).sum().double() for name, flag in counted.items()})
@@ -114,14 +116,16 @@ def target_metrics(sums: Mapping[str, float], name: str, suffix: str = "") -> di
 
 
 def stage_metrics(sums: Mapping[str, float], num_stages: int) -> dict[str, float]:
-    """Per stage: achieved ratio, chunk length in bases, shares forced, capped and guarded, router share."""
+    """Per stage: achieved ratio, chunk length in bases, shares forced, capped and guarded; and where the ratio loss looks,
+    the router's own share of boundaries and the share with those of cap and guard, which the loss holds."""
     metrics = {}
     for number in range(1, num_stages + 1):
         stage = f"stage{number}"
         positions, boundaries = sums[f"{stage}_positions"], sums[f"{stage}_boundaries"]
         metrics[f"{stage}/ratio"] = _share(boundaries, positions)
         metrics[f"{stage}/chunk_length"] = _share(sums["bases"], boundaries)
-        metrics[f"{stage}/router_share"] = _share(sums[f"{stage}_wanted"], sums[f"{stage}_free"])
+        metrics[f"{stage}/router_share"] = _share(sums[f"{stage}_wanted"], sums[f"{stage}_counted"])
+        metrics[f"{stage}/boundary_share"] = _share(sums[f"{stage}_kept"], sums[f"{stage}_counted"])
         for name in ("mask", "anchor", "grid"):
             metrics[f"{stage}/forced_{name}"] = _share(sums[f"{stage}_{name}"], positions)
         metrics[f"{stage}/capped"] = _share(sums[f"{stage}_cap"], positions)

@@ -1,4 +1,4 @@
-"""The LightningModule: an exactly additive loss, the routers' global shares, gradients clipped on any strategy."""
+"""The LightningModule: an exactly additive loss, the global shares of boundaries, gradients clipped on any strategy."""
 
 import logging
 import math
@@ -155,9 +155,9 @@ class PretrainingModule(L.LightningModule):
         return describe_groups(self.optimizer_groups())
 
     @property
-    def router_shares(self) -> torch.Tensor:
+    def boundary_shares(self) -> torch.Tensor:
         """[stages] the share F that the ratio loss uses."""
-        return cast(torch.Tensor, self.model.router_shares)
+        return cast(torch.Tensor, self.model.boundary_shares)
 
     # ---- one micro-batch
 
@@ -271,22 +271,22 @@ class PretrainingModule(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step, then agree over all ranks on what the step measured and on the routers' shares."""
+        """Step, then agree over all ranks on what the step measured and on the shares of boundaries."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
         sums = self._reduced(
             {**self._step.sums, "stop_signal": torch.tensor(float(self.stop_signal), dtype=torch.float64)}
         )
-        self._update_router_shares(sums)
+        self._update_boundary_shares(sums)
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
 
-    def _update_router_shares(self, sums: Mapping[str, float]) -> None:
+    def _update_boundary_shares(self, sums: Mapping[str, float]) -> None:
         shares = [
-            sums[f"stage{i}_wanted"] / sums[f"stage{i}_free"] if sums[f"stage{i}_free"] else float(previous)
-            for i, previous in enumerate(self.router_shares.tolist(), start=1)
+            sums[f"stage{i}_kept"] / sums[f"stage{i}_counted"] if sums[f"stage{i}_counted"] else float(previous)
+            for i, previous in enumerate(self.boundary_shares.tolist(), start=1)
         ]
-        self.model.set_router_shares(torch.tensor(shares, device=self.router_shares.device))
+        self.model.set_boundary_shares(torch.tensor(shares, device=self.boundary_shares.device))
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]
@@ -374,7 +374,7 @@ class PretrainingModule(L.LightningModule):
     def _reduced(self, sums: Sums) -> dict[str, float]:
         """Sums over all ranks, as numbers: one transfer for all of them."""
         names = list(sums)
-        device = self.router_shares.device
+        device = self.boundary_shares.device
         stacked = torch.stack([sums[name].to(device) for name in names])
         return dict(zip(names, self._reduce_tensor(stacked).tolist(), strict=True))
 

@@ -127,7 +127,7 @@ def test_the_halves_of_a_batch_differ(folder, one_batch):
     targets = (batch["labels"] != -100).sum(1)
     assert targets[:2].sum() != targets[2:].sum()
     for stage in output.stages:
-        counts = stage.is_free.sum(1)
+        counts = stage.is_counted.sum(1)
         assert counts[:2].sum() != counts[2:].sum()
 
 

@@ -141,10 +141,10 @@ def test_a_truncated_checkpoint_is_refused_before_training(folder, monkeypatch):
 
 def test_the_routers_shares_are_part_of_the_checkpoint(folder, uninterrupted):
     state = read_checkpoint(folder / "whole" / "checkpoints" / "last.ckpt")["state_dict"]
-    shares = state["model.router_shares"]
-    assert torch.equal(shares, uninterrupted.model.router_shares)
+    shares = state["model.boundary_shares"]
+    assert torch.equal(shares, uninterrupted.model.boundary_shares)
     rows = read_history(uninterrupted.history["train"])
-    expected = [rows[-1]["stage1/router_share"], rows[-1]["stage2/router_share"]]
+    expected = [rows[-1]["stage1/boundary_share"], rows[-1]["stage2/boundary_share"]]
     assert shares.tolist() == pytest.approx(expected)
 
 

@@ -12,7 +12,7 @@ from hnet_ntv2.chunking import (
     chunk_holds,
     decide_boundaries,
     index_chunks,
-    mean_free_probability,
+    mean_probability,
     pool_chunks,
 )
 from tests.oracles import cap_row
@@ -49,7 +49,7 @@ def test_cap_cuts_where_the_router_did_not_and_leaves_short_chunks_alone():
     routing = decide([[1, 0, 0, 0, 0, 0, 0, 0.9, 0, 0]], ChunkLimits(max_length=4))
     assert text(routing) == "|...|..|.."
     assert routing.reason[0, 4] == Why.CAP
-    assert routing.is_free[0, 4]  # the ratio loss still counts what the router wanted there
+    assert routing.is_free[0, 4]  # the ratio loss counts it: the cap stands in for the router
 
 
 def test_cap_counts_from_forced_boundaries_and_beats_forced_nothing():
@@ -156,8 +156,8 @@ def test_beta_moves_the_probability_and_stays_within_bounds(rng):
     assert after[0, 0] == 1
 
 
-def test_mean_free_probability_counts_free_positions_only():
+def test_mean_probability_counts_free_positions_only():
     probability = torch.tensor([[1.0, 0.2, 0.4], [1.0, 0.3, 0.9]])
     is_free = torch.tensor([[False, True, True], [False, False, False]])
-    assert torch.allclose(mean_free_probability(probability, is_free, 0.3), torch.tensor([0.3, 0.3]))
-    assert torch.allclose(mean_free_probability(probability, is_free, 0.7), torch.tensor([0.3, 0.7]))
+    assert torch.allclose(mean_probability(probability, is_free, 0.3), torch.tensor([0.3, 0.3]))
+    assert torch.allclose(mean_probability(probability, is_free, 0.7), torch.tensor([0.3, 0.7]))

@@ -41,6 +41,7 @@ def stage(is_boundary: str, first_base: list[int]) -> StageOutput:
         is_boundary=flags,
         reason=torch.zeros_like(flags, dtype=torch.int8),
         is_free=flags,
+        is_counted=flags,
         is_valid=torch.ones_like(flags),
         first_base=torch.tensor([first_base]),
         chunk_of=flags.cumsum(1) - 1,

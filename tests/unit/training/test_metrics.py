@@ -50,14 +50,16 @@ def test_ratios_and_shares():
     sums |= {
         "stage1_positions": 20.0,
         "stage1_boundaries": 5.0,
-        "stage1_free": 8.0,
+        "stage1_counted": 8.0,
         "stage1_wanted": 2.0,
+        "stage1_kept": 3.0,
         "bases": 20.0,
     }
     metrics = stage_metrics(sums, 1)
     assert metrics["stage1/ratio"] == 0.25
     assert metrics["stage1/chunk_length"] == 4.0
     assert metrics["stage1/router_share"] == 0.25
+    assert metrics["stage1/boundary_share"] == 0.375
     assert metrics["stage1/guarded"] == metrics["stage1/forced_grid"] == 0.1
 
 

@@ -116,8 +116,10 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(module):
 
 
 def test_the_routers_shares_follow_the_step(module):
-    module._update_router_shares({"stage1_wanted": 3.0, "stage1_free": 12.0, "stage2_wanted": 0.0, "stage2_free": 0.0})
-    assert module.model.router_shares.tolist() == [0.25, 0.5]  # no free position: the share stays
+    module._update_boundary_shares(
+        {"stage1_kept": 3.0, "stage1_counted": 12.0, "stage2_kept": 0.0, "stage2_counted": 0.0}
+    )
+    assert module.model.boundary_shares.tolist() == [0.25, 0.5]  # nothing counts: the share stays
 
 
 def test_gradients_of_task_and_ratio_at_the_routers_are_told_apart(module):
