@@ -63,6 +63,8 @@ class HNetNTV2Config(PreTrainedConfig):
         bidirectional_strategy: How strands are joined: "add" averages log-probabilities and vectors.
         tokenizer_type: "default" = one token per base.
         ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
+        router_offset_rate: How far a training step moves a router's offset per unit that its share of boundaries is off
+            the target; 0 holds the offsets.
         mask_rate: Share of bases that training masks; only the normaliser of the training loss uses it.
         use_anchors: Default of ``forward(anchors=...)``: one clean chunk of k bases on each side of a masked run.
         mask_protection: Forced chunk boundaries around and inside masked runs.
@@ -111,6 +113,7 @@ class HNetNTV2Config(PreTrainedConfig):
     bidirectional_strategy: Literal["add"] = "add"
     tokenizer_type: Literal["default"] = "default"
     ratio_loss_weight: float = 0.03
+    router_offset_rate: float = 0.05
     mask_rate: float = 0.15
     use_anchors: bool = True
     mask_protection: bool = True
@@ -228,6 +231,10 @@ class HNetNTV2Config(PreTrainedConfig):
         require(0 < self.mask_rate < 1, f"mask_rate={self.mask_rate} must lie between 0 and 1")
         require(self.rope_scaling_factor >= 1, f"rope_scaling_factor={self.rope_scaling_factor} must be at least 1")
         require(self.ratio_loss_weight >= 0, f"ratio_loss_weight={self.ratio_loss_weight} must not be negative")
+        require(
+            0 <= self.router_offset_rate <= 1,
+            f"router_offset_rate={self.router_offset_rate} must lie between 0 and 1",
+        )
         require(self.vocab_size >= 12, f"vocab_size={self.vocab_size} must hold the 12 character ids")
 
     def _raw_guards(self):

@@ -1,6 +1,7 @@
 """The Hugging Face classes: embeddings, heads, strands, losses and typed outputs around the hierarchy."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -208,6 +209,15 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         assert isinstance(value, nn.Embedding)
         self.embeddings.base = value
 
+    @property
+    def routers(self) -> tuple[Router, ...]:
+        """The routers, outermost stage first."""
+        routers, network = [], self.hierarchy
+        while isinstance(network, ChunkStage):
+            routers.append(network.router)
+            network = network.main
+        return tuple(routers)
+
     def forward(
         self,
         input_ids: Shaped[Tensor, "batch length"],
@@ -365,10 +375,22 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         self.register_buffer("boundary_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
         self.post_init()
 
-    def set_boundary_shares(self, shares: Float[Tensor, " stages"]) -> None:
-        """Set F of the next steps' ratio loss: the share of boundaries, those of cap and guard included, among the
-        counted positions of each stage."""
-        self.boundary_shares.copy_(shares)
+    @torch.no_grad()
+    def observe_boundary_shares(self, shares: Sequence[float | None]) -> None:
+        """Take in what the decisions of a step came to over its global batch.
+
+        A share becomes F of the next steps' ratio loss, and moves the offset of its router towards the target:
+        beta += router_offset_rate x (target - share), within -1 and 1 (docs/decisions/0010).
+
+        Args:
+            shares: Per stage, outermost first: boundaries, those of cap and guard included, among the counted
+                positions; None where nothing was counted, which changes nothing.
+        """
+        rate = self.config.router_offset_rate
+        for number, (share, router) in enumerate(zip(shares, self.model.routers, strict=True)):
+            if share is not None:
+                self.boundary_shares[number] = share
+                router.beta.add_(rate * (self.config.target_ratios[number] - share)).clamp_(-1, 1)
 
     def count_parameters(self) -> dict[str, int]:
         """Number of parameters per part; the values add up to the whole model."""

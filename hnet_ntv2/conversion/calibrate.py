@@ -5,9 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..chunking import Router
 from ..errors import DataError
-from ..hierarchy import ChunkStage
 from ..modeling_hnet_ntv2 import HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 
@@ -39,7 +37,7 @@ def calibrate_routers(
     was_training = model.training
     model.eval()
     offsets = []
-    for stage, (router, target) in enumerate(zip(_routers(model), model.config.target_ratios, strict=True)):
+    for stage, (router, target) in enumerate(zip(model.routers, model.config.target_ratios, strict=True)):
         router.beta.zero_()
         values = torch.cat([_free_probabilities(model, batch, stage) for batch in batches])
         if len(values) == 0:
@@ -86,15 +84,6 @@ def boundary_rates(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length
     model.train(was_training)
     over, free, boundaries, valid = counts.clamp(min=1e-9).unbind(1)
     return BoundaryRates(tuple((over / free).tolist()), tuple((boundaries / valid).tolist()))
-
-
-def _routers(model: HNetNTV2Model) -> list[Router]:
-    """The routers, outermost stage first."""
-    routers, network = [], model.hierarchy
-    while isinstance(network, ChunkStage):
-        routers.append(network.router)
-        network = network.main
-    return routers
 
 
 def _free_probabilities(model: HNetNTV2Model, input_ids: Tensor, stage: int) -> Float[Tensor, " free"]:

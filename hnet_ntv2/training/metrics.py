@@ -116,8 +116,10 @@ def target_metrics(sums: Mapping[str, float], name: str, suffix: str = "") -> di
 
 
 def stage_metrics(sums: Mapping[str, float], num_stages: int) -> dict[str, float]:
-    """Per stage: achieved ratio, chunk length in bases, shares forced, capped and guarded; and where the ratio loss looks,
-    the router's own share of boundaries and the share with those of cap and guard, which the loss holds."""
+    """Per stage: achieved ratio, chunk length in bases, shares forced, capped and guarded.
+
+    And, where the ratio loss looks, the router's own share of boundaries and the share with those of cap and guard, F.
+    """
     metrics = {}
     for number in range(1, num_stages + 1):
         stage = f"stage{number}"

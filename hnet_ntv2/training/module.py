@@ -282,11 +282,9 @@ class PretrainingModule(L.LightningModule):
         self._step = _Step()
 
     def _update_boundary_shares(self, sums: Mapping[str, float]) -> None:
-        shares = [
-            sums[f"stage{i}_kept"] / sums[f"stage{i}_counted"] if sums[f"stage{i}_counted"] else float(previous)
-            for i, previous in enumerate(self.boundary_shares.tolist(), start=1)
-        ]
-        self.model.set_boundary_shares(torch.tensor(shares, device=self.boundary_shares.device))
+        stages = range(1, self.num_stages + 1)
+        counts = [(sums[f"stage{i}_kept"], sums[f"stage{i}_counted"]) for i in stages]
+        self.model.observe_boundary_shares([kept / counted if counted else None for kept, counted in counts])
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]

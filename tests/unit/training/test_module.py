@@ -115,11 +115,20 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(module):
     assert all(torch.equal(before[name], tensor) for name, tensor in module.model.state_dict().items())
 
 
-def test_the_routers_shares_follow_the_step(module):
+def test_shares_and_offsets_follow_the_step(module):
+    before = [float(router.beta) for router in module.model.model.routers]
     module._update_boundary_shares(
         {"stage1_kept": 3.0, "stage1_counted": 12.0, "stage2_kept": 0.0, "stage2_counted": 0.0}
     )
     assert module.model.boundary_shares.tolist() == [0.25, 0.5]  # nothing counts: the share stays
+    moved = [float(router.beta) - old for router, old in zip(module.model.model.routers, before, strict=True)]
+    assert moved == pytest.approx([module.model.config.router_offset_rate * (0.3 - 0.25), 0.0], abs=1e-7)
+
+
+def test_offsets_stay_within_bounds_where_the_target_is_out_of_reach(module):
+    for _ in range(1000):
+        module.model.observe_boundary_shares([1.0, None])
+    assert float(module.model.model.routers[0].beta) == -1.0
 
 
 def test_gradients_of_task_and_ratio_at_the_routers_are_told_apart(module):
