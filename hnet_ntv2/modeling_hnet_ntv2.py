@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .chunking import Router, mean_probability, ratio_loss
+from .chunking import NEAR_THRESHOLD, Router, mean_probability, ratio_loss
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
@@ -376,21 +376,24 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         self.post_init()
 
     @torch.no_grad()
-    def observe_boundary_shares(self, shares: Sequence[float | None]) -> None:
+    def observe_boundary_shares(self, shares: Sequence[float | None], densities: Sequence[float]) -> None:
         """Take in what the decisions of a step came to over its global batch.
 
-        A share becomes F of the next steps' ratio loss, and moves the offset of its router towards the target:
-        beta += router_offset_rate x (target - share), within -1 and 1 (docs/decisions/0010).
+        A share becomes F of the next steps' ratio loss. Besides, the offset of its router moves by what would close
+        ``router_offset_rate`` of the gap to the target if no weight changed (docs/decisions/0010).
 
         Args:
             shares: Per stage, outermost first: boundaries, those of cap and guard included, among the counted
                 positions; None where nothing was counted, which changes nothing.
+            densities: Per stage: share of the counted positions per unit of p around the threshold 0.5.
         """
         rate = self.config.router_offset_rate
-        for number, (share, router) in enumerate(zip(shares, self.model.routers, strict=True)):
+        for number, router in enumerate(self.model.routers):
+            share = shares[number]
             if share is not None:
                 self.boundary_shares[number] = share
-                router.beta.add_(rate * (self.config.target_ratios[number] - share)).clamp_(-1, 1)
+                step = rate * (self.config.target_ratios[number] - share) / max(densities[number], 1.0)
+                router.beta.add_(max(-NEAR_THRESHOLD, min(NEAR_THRESHOLD, step))).clamp_(-1, 1)
 
     def count_parameters(self) -> dict[str, int]:
         """Number of parameters per part; the values add up to the whole model."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..chunking import BoundaryReason
+from ..chunking import NEAR_THRESHOLD, BoundaryReason
 from ..hierarchy import final_chunk_of
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Shaped, Tensor
@@ -56,7 +56,7 @@ def target_sums(
 @torch.no_grad()
 def stage_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
     """Per stage: positions, boundaries, positions by reason; among those that the ratio loss counts, what the router
-    wants and what it comes to with cap and guard.
+    wants, what it comes to with cap and guard, and what is near the threshold.
 
     Args:
         output: The model's output.
@@ -73,6 +73,7 @@ def stage_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | 
             "counted": stage.is_counted,
             "wanted": (stage.probability > 0.5) & stage.is_counted,
             "kept": stage.is_boundary & stage.is_counted,
+            "near": ((stage.probability - 0.5).abs() < NEAR_THRESHOLD) & stage.is_counted,
             **{name: stage.reason == reason for name, reason in _REASONS.items()},
         }
         sums.update({f"stage{number}_{name}": (flag & row).sum().double() for name, flag in counted.items()})

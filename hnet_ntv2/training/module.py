@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from ..chunking import Router
+from ..chunking import NEAR_THRESHOLD, Router
 from ..errors import ConfigError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
@@ -283,8 +283,14 @@ class PretrainingModule(L.LightningModule):
 
     def _update_boundary_shares(self, sums: Mapping[str, float]) -> None:
         stages = range(1, self.num_stages + 1)
-        counts = [(sums[f"stage{i}_kept"], sums[f"stage{i}_counted"]) for i in stages]
-        self.model.observe_boundary_shares([kept / counted if counted else None for kept, counted in counts])
+        counted = [sums[f"stage{i}_counted"] for i in stages]
+        self.model.observe_boundary_shares(
+            [sums[f"stage{i}_kept"] / count if count else None for i, count in zip(stages, counted, strict=True)],
+            [
+                sums[f"stage{i}_near"] / max(count, 1) / (2 * NEAR_THRESHOLD)
+                for i, count in zip(stages, counted, strict=True)
+            ],
+        )
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]
