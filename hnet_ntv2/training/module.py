@@ -282,15 +282,13 @@ class PretrainingModule(L.LightningModule):
         self._step = _Step()
 
     def _update_boundary_shares(self, sums: Mapping[str, float]) -> None:
-        stages = range(1, self.num_stages + 1)
-        counted = [sums[f"stage{i}_counted"] for i in stages]
-        self.model.observe_boundary_shares(
-            [sums[f"stage{i}_kept"] / count if count else None for i, count in zip(stages, counted, strict=True)],
-            [
-                sums[f"stage{i}_near"] / max(count, 1) / (2 * NEAR_THRESHOLD)
-                for i, count in zip(stages, counted, strict=True)
-            ],
-        )
+        shares: list[float | None] = []
+        densities = []
+        for stage in range(1, self.num_stages + 1):
+            kept, near, counted = (sums[f"stage{stage}_{name}"] for name in ("kept", "near", "counted"))
+            shares.append(kept / counted if counted else None)
+            densities.append(near / max(counted, 1) / (2 * NEAR_THRESHOLD))
+        self.model.observe_boundary_shares(shares, densities)
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]
