@@ -32,7 +32,7 @@ SIZE ?= minutes
 DNA ?=
 WORK ?= outputs/learning/$(SIZE)
 RESULTS ?= $(WORK)/report
-CORE = --core trunk trunk_embedding graft plain
+CORE = --core trunk trunk_embedding graft matching plain
 
 bench-learning: install ## does a start from a 6-mer model learn faster? goes on where it was interrupted
 	$(PYTHON) -m benchmarks.learning $(WORK) --size $(SIZE) $(DNA)

@@ -16,8 +16,9 @@ from hnet_ntv2.training.provenance import git_state
 from .arms import CORE, ONE_AT_A_TIME
 from .dna import join_dna
 from .evaluate import context_baselines
+from .results import copy_kept
 from .run import OTHERS, Workplace, perform
-from .setup import SIZES, Setup
+from .setup import SIZES, Setup, describe_device
 
 
 def queue(setup: Setup) -> list[tuple[str, int]]:
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="hour")
     parser.add_argument("--fasta", type=Path, action="append", default=[], help="DNA; the bundled piece without it")
     parser.add_argument("--intervals", type=Path, action="append", default=[], help="chrom start end split")
+    parser.add_argument("--kept", type=Path, help="folder of a report: its source and runs are not done again")
     parser.add_argument("--run", action="append", default=[], metavar="ARM:SEED", help="only these, in this process")
     parser.add_argument("--only", help="comma-separated names of arms")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
@@ -45,6 +47,8 @@ def main() -> None:
             name, _, seed = run.partition(":")
             perform(place, name, int(seed))
         return
+    if options.kept is not None:
+        copy_kept(options.kept, options.work)
     prepare(place, options.size)
     wanted = None if options.only is None else set(options.only.split(","))
     runs = [run for run in queue(setup) if wanted is None or run[0] in wanted]
@@ -67,7 +71,7 @@ def prepare(place: Workplace, size: str) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "commit": git_state()["commit"],
         "torch": torch.__version__,
-        "device": "cpu, one thread per run" if setup.accelerator == "cpu" else torch.cuda.get_device_name(),
+        "device": describe_device(setup.accelerator),
         "steps": setup.steps,
         "batch": setup.batch_size,
         "seq_length": setup.seq_length,

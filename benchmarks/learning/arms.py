@@ -59,10 +59,10 @@ CORE = (
     Arm("trunk_embedding", "trunk and 6-mer embeddings grafted, head random", ("trunk", "embedding"), releases=False),
     Arm("graft", "full graft, grafted parts at 0.1", releases=False),
     Arm("anchors_kept", "full graft, gradual release of the grid, anchors kept"),
+    Arm("matching", "the same, matching the full source's marginals", teachers={"marginals": 1.0}),
 )
 ONE_AT_A_TIME = (
     Arm("release", "anchors fade out with the grid", phases=_FADING),
-    Arm("teacher", "release, matching the full source's marginals", phases=_FADING, teachers={"marginals": 1.0}),
     Arm("anchors_free", "graft, anchors from the first step to the last, no grid", phases=_ONLY_ANCHORS),
     Arm("random_anchors", "all weights random, anchors from the first step to the last", (), phases=_ONLY_ANCHORS),
     Arm("gentle", "graft, all learning rates a third", releases=False, training={"learning_rate": 5e-4}),

@@ -15,7 +15,7 @@ from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.training.schedule import warmup_cosine
 
 from .evaluate import evaluate_view
-from .setup import Setup
+from .setup import Setup, clock
 
 _FIRST_BASE = 7
 
@@ -38,13 +38,15 @@ class PlainTransformer(nn.Module):
         """[batch, length, 4] log-probabilities."""
         is_valid = torch.ones_like(input_ids, dtype=torch.bool)
         packed, layout = pack_rows(self.embedding(input_ids), is_valid)
-        positions = torch.arange(input_ids.shape[1], dtype=torch.float32).repeat(len(input_ids))
+        positions = torch.arange(input_ids.shape[1], dtype=torch.float32, device=input_ids.device).repeat(
+            len(input_ids)
+        )
         hidden = self.trunk(packed, positions, layout).last_hidden_state
         return unpack_rows(self.head(hidden), is_valid).log_softmax(-1)
 
     def log_probs(self, batch: Mapping[str, Tensor]) -> Tensor:
         """As ``evaluate_view`` wants it."""
-        return self(batch["input_ids"].long())
+        return self(batch["input_ids"].long().to(self.head.weight.device)).cpu()
 
 
 def train_plain(
@@ -56,7 +58,7 @@ def train_plain(
         The model, and "cpu_seconds", "wall_seconds" and "curve" as ``result.json`` has them.
     """
     torch.manual_seed(seed)
-    model = PlainTransformer(setup, setup.source.layers + 4)
+    model = PlainTransformer(setup, setup.source.layers + 4).to(setup.accelerator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=setup.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     factor = warmup_cosine(setup.steps, 0.1, 6.0)
     every = setup.steps // setup.curve_points
@@ -70,18 +72,19 @@ def train_plain(
             model.train()
         if step == setup.steps:
             break
-        started = time.process_time()
+        started = clock(setup.accelerator)
         batch = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = setup.learning_rate * factor(step)
         labels = batch["labels"].long()
         is_target = labels != -100
-        loss = F.nll_loss(model.log_probs(batch)[is_target], labels[is_target] - _FIRST_BASE)
+        log_probs = model(batch["input_ids"].long().to(setup.accelerator))[is_target.to(setup.accelerator)]
+        loss = F.nll_loss(log_probs, (labels[is_target] - _FIRST_BASE).to(setup.accelerator))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
-        spent += time.process_time() - started
+        spent += clock(setup.accelerator) - started
     return model, {"cpu_seconds": spent, "wall_seconds": time.monotonic() - wall, "curve": curve}
 
 

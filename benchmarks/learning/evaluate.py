@@ -89,26 +89,25 @@ def model_log_probs(model: HNetNTV2ForMaskedLM, **options) -> LogProbs:
     """Log-probabilities of our model under some options of its forward pass, forward strand."""
 
     def log_probs(batch: Batch) -> Tensor:
-        output = model(
-            batch["input_ids"].long(), labels=batch["labels"].long(), only_targets=True, strands="forward", **options
-        )
-        return output.logits[..., _FIRST_BASE : _FIRST_BASE + 4]
+        shown, labels = (batch[name].long().to(model.device) for name in ("input_ids", "labels"))
+        output = model(shown, labels=labels, only_targets=True, strands="forward", **options)
+        return output.logits[..., _FIRST_BASE : _FIRST_BASE + 4].cpu()
 
     return log_probs
 
 
-def evaluate_model(model: HNetNTV2ForMaskedLM, data: HG38DataModule, setup: Setup, all_views: bool) -> dict:
+def evaluate_model(model: HNetNTV2ForMaskedLM, data: HG38DataModule, setup: Setup) -> dict:
     """All views of a model, its chunk ratios with and without masks and its chunk lengths.
 
     Returns:
         "views" (name -> ``WindowSums``), "ratios", "chunk_length" as ``result.json`` has them.
     """
     model.eval()
-    views = {"anchors_off": evaluate_view(model_log_probs(model, anchors=False), data, setup, "anchors_off")}
-    if all_views:
-        every = setup.view_every
-        views["anchors_on"] = evaluate_view(model_log_probs(model, anchors=True), data, setup, "anchors_on", every)
-        views["grid"] = evaluate_view(model_log_probs(model, on_grid=True), data, setup, "grid", every)
+    options: dict[str, dict] = {"anchors_off": {"anchors": False}, "anchors_on": {"anchors": True}}
+    options["grid"] = {"on_grid": True}
+    views = {
+        view: evaluate_view(model_log_probs(model, **chosen), data, setup, view) for view, chosen in options.items()
+    }
     every = max(1, setup.windows // _MASK_FREE_WINDOWS)
     masked, free, histogram = _chunking(model, data, every)
     lengths = histogram_metrics(histogram)
@@ -123,7 +122,7 @@ def evaluate_model(model: HNetNTV2ForMaskedLM, data: HG38DataModule, setup: Setu
 def _chunking(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int):
     sums, histogram = {}, None
     for batch in validation_batches(data, every):
-        shown, labels = batch["input_ids"].long(), batch["labels"].long()
+        shown, labels = (batch[name].long().to(model.device) for name in ("input_ids", "labels"))
         clean = torch.where(labels == -100, shown, labels)
         for name, input_ids in (("masked", shown), ("mask_free", clean)):
             output = model(input_ids, labels=labels, only_targets=True, anchors=False, strands="forward")

@@ -10,6 +10,7 @@ import torch
 
 from hnet_ntv2.conversion.calibrate import calibrate_routers
 from hnet_ntv2.data.datamodule import HG38DataModule
+from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2Config, HNetNTV2ForMaskedLM
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from hnet_ntv2.training.history import VALIDATION
@@ -20,7 +21,7 @@ from .arms import ARMS, REFERENCE, Arm, make_start, run_settings
 from .baselines import curve_bits, train_plain
 from .dna import Dna, open_data
 from .evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts, write_npz
-from .setup import Setup
+from .setup import Setup, clock, describe_device
 from .source import base_log_probs, train_source
 
 # Besides the arms: the source itself, a start before any training, and what a user would pick instead.
@@ -66,7 +67,7 @@ class Workplace:
         """Train the source unless it is there."""
         if not (self.folder / "source.json").exists():
             data = self.training_data(self.setup.source.batch_size, grid_aligned_samples=10**15)
-            train_source(self.setup.source, data, self.folder)
+            train_source(self.setup.source, data, self.folder, accelerator=self.setup.accelerator)
 
     def ensure_facts(self) -> Path:
         """Blocks and repeat-richness of the validation windows."""
@@ -96,6 +97,7 @@ def perform(place: Workplace, name: str, seed: int) -> None:
         "wall_seconds": 0.0,
         "bases_per_second": 0.0,
         "strands": "forward",
+        "device": describe_device(place.setup.accelerator),
         "curve": [],
         "ratios": None,
         "chunk_length": None,
@@ -124,16 +126,16 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
     )
     settings = build_settings(PretrainSettings, values, f"arm {arm.name}")
     few = place.validation_data(setup.curve_windows)
-    begun = time.process_time()
+    begun = clock(setup.accelerator)
     model = _starting_model(place, arm, seed, start)
     before = curve_bits(model_log_probs(model.eval(), anchors=False), few, setup)
-    per_validation = time.process_time() - begun
-    cpu, wall = time.process_time(), time.monotonic()
+    per_validation = clock(setup.accelerator) - begun
+    cpu, wall = clock(setup.accelerator), time.monotonic()
     outcome = pretrain(settings)
     # Training only: the validations of the curve look at the windows twice, the one before training once.
-    spent = time.process_time() - cpu - 2 * per_validation * setup.curve_points
+    spent = clock(setup.accelerator) - cpu - 2 * per_validation * setup.curve_points
     curve = [{"step": 0, "cpu_seconds": 0.0, "bits": before}, *_curve(outcome.history[VALIDATION], spent, setup.steps)]
-    measured = evaluate_model(outcome.model, place.validation_data(), setup, True)
+    measured = evaluate_model(outcome.model.to(setup.accelerator), place.validation_data(), setup)
     bases = setup.steps * setup.batch_size * setup.seq_length
     return {
         "description": arm.description,
@@ -152,12 +154,12 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
 def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetNTV2ForMaskedLM:
     """What the run will start from, for the first point of its curve."""
     if arm.parts:
-        return HNetNTV2ForMaskedLM.from_pretrained(start)
+        return HNetNTV2ForMaskedLM.from_pretrained(start).to(place.setup.accelerator)
     torch.manual_seed(seed)
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**{**place.setup.model_settings(), **arm.model}))
     data = place.training_data(place.setup.batch_size, seed=seed)
     calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)))
-    return model
+    return model.to(place.setup.accelerator)
 
 
 def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
@@ -176,14 +178,24 @@ def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
     ]
 
 
+def _check_same_device(place: Workplace, reference: dict) -> None:
+    source = json.loads((place.folder / "source.json").read_text(encoding="utf-8"))
+    devices = {source["device"], reference["device"], describe_device(place.setup.accelerator)}
+    if len(devices) > 1:
+        raise DataError(
+            f"the times of {REFERENCE}, of the source and of this run are of different devices: "
+            f"{', '.join(sorted(devices))}; run all three on one"
+        )
+
+
 def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[str, WindowSums]]:
     setup, validation = place.setup, place.validation_data()
     result = {"description": OTHERS[name]}
     if name == "graft_untrained":
         start = place.run_folder(name, seed) / "start"
         make_start(ARMS["graft"], setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
-        model = HNetNTV2ForMaskedLM.from_pretrained(start)
-        measured = evaluate_model(model, validation, setup, True)
+        model = HNetNTV2ForMaskedLM.from_pretrained(start).to(setup.accelerator)
+        measured = evaluate_model(model, validation, setup)
         bits = curve_bits(model_log_probs(model, anchors=False), place.validation_data(setup.curve_windows), setup)
         return {
             **result,
@@ -209,11 +221,17 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
     if name == "source_on":
         folder = place.run_folder(name, seed) / "training"
         reference = json.loads((place.run_folder(REFERENCE, seed) / "result.json").read_text(encoding="utf-8"))
+        _check_same_device(place, reference)
         data = place.training_data(setup.source.batch_size, grid_aligned_samples=10**15, seed=1000 + seed)
-        cost = train_source(setup.source, data, folder, start=place.source, cpu_seconds=reference["cpu_seconds"])
+        cost = train_source(
+            setup.source,
+            data,
+            folder,
+            accelerator=setup.accelerator,
+            start=place.source,
+            cpu_seconds=reference["cpu_seconds"],
+        )
         result |= {key: cost[key] for key in ("steps", "train_bases", "cpu_seconds")}
-    model = NTv2ForMaskedLM.from_pretrained(folder / "source")
-    views = {
-        "grid": evaluate_view(lambda batch: base_log_probs(model, batch), validation, setup, "grid", setup.view_every)
-    }
+    model = NTv2ForMaskedLM.from_pretrained(folder / "source").to(setup.accelerator)
+    views = {"grid": evaluate_view(lambda batch: base_log_probs(model, batch), validation, setup, "grid")}
     return {**result, "parameters": sum(p.numel() for p in model.parameters())}, views

@@ -1,6 +1,10 @@
 """The sizes of the experiment: minutes, an hour, a GPU."""
 
+import platform
+import time
 from dataclasses import dataclass, field, replace
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,6 @@ class Setup:
         learning_rate: Peak, of all arms.
         seeds: Of the core arms; the others have the first one only.
         windows: Validation windows, masked alike for all arms.
-        view_every: Anchors on and the grid are looked at in every so many-th of them.
         curve_windows: Validation windows of the learning curves.
         curve_points: Points of a learning curve after the start.
         accelerator: "cpu" or "cuda".
@@ -54,7 +57,6 @@ class Setup:
     learning_rate: float = 1.5e-3
     seeds: tuple[int, ...] = (1, 2, 3)
     windows: int = 2560
-    view_every: int = 4
     curve_windows: int = 128
     curve_points: int = 8
     accelerator: str = "cpu"
@@ -74,6 +76,21 @@ class Setup:
             "use_anchors": False,  # an arm says itself when it trains with anchors
             "initializer_gain": 1.0,
         }
+
+
+def describe_device(accelerator: str) -> str:
+    """The device of a run, in words: times of different devices are never compared."""
+    if accelerator == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU with {torch.backends.cpu.get_cpu_capability()}, one thread"
+
+
+def clock(accelerator: str) -> float:
+    """Seconds that a run has spent: of the CPU, so that other processes do not count; of the clock on a GPU."""
+    if accelerator == "cuda":
+        torch.cuda.synchronize()
+        return time.monotonic()
+    return time.process_time()
 
 
 HOUR = Setup()

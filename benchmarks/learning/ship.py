@@ -1,4 +1,7 @@
-"""Train the small model that comes with the package, in the way that the experiment found best, and write its card."""
+"""Train the small model that comes with the package, in the way that the experiment found best, and write its card.
+
+From a fresh graft, or further from a model that was trained by this script before.
+"""
 
 import argparse
 import json
@@ -16,11 +19,11 @@ from hnet_ntv2.training.provenance import git_state
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
-from .arms import ARMS, make_start, run_settings
+from .arms import ARMS, GRAFTED, make_start, run_settings
 from .dna import join_dna
 from .evaluate import evaluate_model
 from .run import Workplace
-from .setup import SIZES
+from .setup import SIZES, clock
 
 _MOST_BYTES = 15_000_000
 
@@ -37,6 +40,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--continue-from", type=Path, help="folder of a shipped model to train on, without a new graft")
+    parser.add_argument("--grafted-rate", type=float, default=GRAFTED, help="learning-rate multiplier of NTv2's parts")
     options = parser.parse_args()
     torch.set_num_threads(1)
     setup = replace(
@@ -45,13 +50,19 @@ def main() -> None:
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         curve_points=10,
-        view_every=1,
     )
     place = Workplace(options.work, join_dna(options.fasta, options.intervals, options.work), setup)
     folder = options.work / "ship"
-    arm, start = ARMS[options.arm], folder / "start"
-    arm = replace(arm, model={**arm.model, "use_anchors": True})
-    make_start(arm, setup, place.source, place.training_data(setup.batch_size), options.seed, start)
+    arm = replace(ARMS[options.arm], training={"grafted_rate": options.grafted_rate})
+    if options.continue_from is None:
+        start = folder / "start"
+        arm = replace(arm, model={**arm.model, "use_anchors": True})
+        make_start(arm, setup, place.source, place.training_data(setup.batch_size), options.seed, start)
+        earlier = []
+    else:
+        start = options.continue_from
+        arm = replace(arm, releases=False)  # its chunks are free already
+        earlier = json.loads((start / "figures.json").read_text(encoding="utf-8"))["runs"]
     values = run_settings(
         arm,
         setup,
@@ -64,27 +75,40 @@ def main() -> None:
         output=folder / "training",
     )
     values["callbacks"]["checkpoint_every"] = 200
+    values["validation"]["anchors"] = [True]  # as it is used
     if (folder / "training" / "checkpoints" / "last").exists():
         values |= {"resume": "last", "overwrite": False}
-    begun = time.process_time()
+    begun = clock(setup.accelerator)
     outcome = pretrain(build_settings(PretrainSettings, values, "the shipped model"))
-    measured = evaluate_model(outcome.model, place.validation_data(), setup, True)
-    figures = {
-        "arm": arm.name,
+    run = {
+        "start": f"arm {arm.name}" if options.continue_from is None else "the run before",
         "steps": setup.steps,
         "bases": setup.steps * setup.batch_size * setup.seq_length,
-        "cpu_seconds": time.process_time() - begun,
-        "validation": {view: sums.summary() for view, sums in measured["views"].items()},
-        "ratios": measured["ratios"],
-        "chunk_length": measured["chunk_length"],
-        "parameters": sum(outcome.model.count_parameters().values()),
-        "source": json.loads((options.work / "source.json").read_text(encoding="utf-8")),
-        "context": json.loads((options.work / "context.json").read_text(encoding="utf-8")),
+        "learning_rate": setup.learning_rate,
+        "grafted_rate": options.grafted_rate,
+        "cpu_seconds": clock(setup.accelerator) - begun,
         "date": time.strftime("%Y-%m-%d"),
         "commit": git_state()["commit"],
         "torch": torch.__version__,
     }
+    measured = evaluate_model(outcome.model.to(setup.accelerator), place.validation_data(), setup)
+    figures = {
+        "runs": [*earlier, run],
+        "validation": {view: sums.summary() for view, sums in measured["views"].items()},
+        "ratios": measured["ratios"],
+        "chunk_length": measured["chunk_length"],
+        "parameters": sum(outcome.model.count_parameters().values()),
+        "source": _source_cost(options),
+        "context": json.loads((options.work / "context.json").read_text(encoding="utf-8")),
+    }
     write_model(outcome.model, options.output, figures)
+
+
+def _source_cost(options: argparse.Namespace) -> dict[str, Any]:
+    """What training the source took from which the model was grafted, in this run or in the one before."""
+    if options.continue_from is not None:
+        return json.loads((options.continue_from / "figures.json").read_text(encoding="utf-8"))["source"]
+    return json.loads((options.work / "source.json").read_text(encoding="utf-8"))
 
 
 def write_model(model: HNetNTV2ForMaskedLM, folder: Path, figures: dict[str, Any]) -> None:
@@ -127,6 +151,12 @@ def card(figures: dict[str, Any]) -> str:
     )
     masked, free = (" / ".join(f"{ratio:.3f}" for ratio in figures["ratios"][key]) for key in ("masked", "mask_free"))
     length = figures["chunk_length"]
+    runs = "\n".join(
+        f"- This model, from {run['start']} of `benchmarks/learning`: {run['steps']:,} steps, {run['bases']:,} bases,\n"
+        f"  learning rate {run['learning_rate']:g} (grafted parts {run['grafted_rate']:g} times that), "
+        f"{run['cpu_seconds']:,.0f} CPU seconds on one core,\n  torch {run['torch']}, {run['date']}."
+        for run in figures["runs"]
+    )
     return f"""---
 license: apache-2.0
 library_name: hnet-ntv2
@@ -151,9 +181,7 @@ intervals was trained on. No reads, no individuals, no labels.
 
 - Source: {source["layers"]} layers of width {source["width"]}, {source["steps"]:,} steps,
   {source["train_bases"]:,} bases, {source["cpu_seconds"]:,.0f} CPU seconds.
-- This model: arm `{figures["arm"]}` of `benchmarks/learning`, {figures["steps"]:,} steps,
-  {figures["bases"]:,} bases, {figures["cpu_seconds"]:,.0f} CPU seconds on one core,
-  torch {figures["torch"]}, {figures["date"]}.
+{runs}
 
 ## Figures
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from hnet_ntv2.training.checkpoint_io import read_checkpoint, write_checkpoint
 from hnet_ntv2.training.schedule import warmup_cosine
 from hnet_ntv2.training.teachers import cut_tokens
 
-from .setup import SourceSetup
+from .setup import SourceSetup, clock, describe_device
 
 K = 6
 _EMBEDDING_STD = 0.5
@@ -42,6 +41,10 @@ class TokenBatch(NamedTuple):
     is_valid: Tensor
     labels: Tensor
     first_base: Tensor
+
+    def to(self, device: torch.device) -> "TokenBatch":
+        """The same on a device."""
+        return TokenBatch(*(field.to(device) for field in self))
 
 
 def token_batch(batch: Mapping[str, Tensor]) -> TokenBatch:
@@ -69,7 +72,7 @@ def target_logits(model: NTv2ForMaskedLM, batch: TokenBatch) -> Tensor:
 def base_log_probs(model: NTv2ForMaskedLM, batch: Mapping[str, Tensor]) -> Tensor:
     """[batch, length, 4] marginal log-probabilities of A, C, G, T at the bases of masked tokens; 0 elsewhere."""
     tokens = token_batch(batch)
-    marginals = kmer_marginals(target_logits(model, tokens), K)
+    marginals = kmer_marginals(target_logits(model, tokens.to(model.device)), K).cpu()
     is_target = tokens.labels != -100
     row = torch.arange(len(is_target))[:, None].expand_as(is_target)[is_target]
     first = tokens.first_base[is_target]
@@ -107,6 +110,7 @@ def train_source(
     data: HG38DataModule,
     folder: Path,
     *,
+    accelerator: str,
     start: Path | None = None,
     cpu_seconds: float | None = None,
 ) -> dict:
@@ -116,13 +120,14 @@ def train_source(
         setup: Shape, steps, learning rate.
         data: Windows masked on the grid.
         folder: Gets ``source/`` and ``source.json``.
+        accelerator: "cpu" or "cuda".
         start: Folder of weights to go on from, at a tenth of the learning rate.
         cpu_seconds: Train for about this long in place of ``setup.steps`` (told from the cost of ``start``).
 
     Returns:
         What ``source.json`` holds: the cost of the source.
     """
-    model = build_source(setup).train()
+    model = build_source(setup).train().to(accelerator)
     no_decay = [p for p in model.parameters() if p.dim() < 2]
     decay = [p for p in model.parameters() if p.dim() >= 2]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": no_decay, "weight_decay": 0.0}]
@@ -141,8 +146,8 @@ def train_source(
     batches = _batches(data)
     recent: list[float] = []
     while step < steps:
-        started = time.process_time()
-        batch = token_batch(next(batches))
+        started = clock(accelerator)
+        batch = token_batch(next(batches)).to(model.device)
         for group in optimizer.param_groups:
             group["lr"] = rate * factor(step)
         loss = F.cross_entropy(target_logits(model, batch), batch.labels[batch.labels != -100])
@@ -150,7 +155,7 @@ def train_source(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        step, spent = step + 1, spent + time.process_time() - started
+        step, spent = step + 1, spent + clock(accelerator) - started
         recent.append(loss.item())
         if step % _REPORT_EVERY == 0:
             mean = sum(recent) / len(recent)
@@ -162,6 +167,7 @@ def train_source(
         "steps": step,
         "train_bases": step * setup.batch_size * data.seq_length,
         "cpu_seconds": spent,
+        "device": describe_device(accelerator),
         "parameters": sum(p.numel() for p in model.parameters()),
         "layers": setup.layers,
         "width": setup.width,

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.learning.report import main, read_experiment, summarise, write_report
+from benchmarks.learning.report import main, write_report
+from benchmarks.learning.results import copy_kept, read_experiment
+from benchmarks.learning.summary import summarise
+from benchmarks.learning.tables import render_tables
 from hnet_ntv2.errors import ConfigError, DataError
 
 WINDOWS, LN2 = 60, math.log(2)
@@ -44,7 +47,7 @@ def write_run(work: Path, arm: str, seed: int) -> None:
     result = {
         **{"arm": arm, "seed": seed, "description": f"made-up {arm}", "steps": 100, "train_bases": 100_000},
         **{"cpu_seconds": 100 * speed, "wall_seconds": 60 * speed, "bases_per_second": 1000 / speed},
-        **{"strands": "forward", "curve": curve, "validation": validation, "parameters": 12_345},
+        **{"strands": "forward", "device": "a CPU", "curve": curve, "validation": validation, "parameters": 12_345},
         "ratios": None if arm == "random" else {"masked": [0.31 + seed / 100, 0.5], "mask_free": [0.30, 0.52]},
         "chunk_length": None if arm == "random" else {"p50": 5, "p95": 12, "max": 20 + seed},
     }
@@ -73,7 +76,8 @@ def load(work: Path, arm: str, view: str = "anchors_off", name: str = "nats") ->
 def test_writes_three_files_with_the_right_numbers(work, tmp_path):
     output = tmp_path / "report"
     main([str(work), "--output", str(output), "--reference", "graft", "--core", "random", "graft"])
-    assert {path.name for path in output.iterdir()} == {"learning.json", "learning.md", "learning.png"}
+    written = {path.name for path in output.iterdir() if path.name.startswith("learning")}
+    assert written == {"learning.json", "learning.md", "learning.png"}
     assert (output / "learning.png").stat().st_size > 10_000
     summary = json.loads((output / "learning.json").read_text())
     for name in ("context", "source", "setup"):
@@ -122,6 +126,29 @@ def test_learning_speed_and_chunks(work):
     assert arms["random"]["ratios"] is None
     first = {"step": 0, "cpu_seconds": 0, "bits": 2.101, "least": 2.1, "most": 2.102}
     assert arms["graft"]["curve"][0] == pytest.approx(first)
+
+
+def test_a_report_holds_what_it_was_made_from(work, tmp_path):
+    output, other = tmp_path / "report", tmp_path / "other"
+    summary = write_report(work, output, "graft", num_draws=50)
+    (work / "runs" / "graft" / "seed0" / "training").mkdir()
+    copy_kept(output, other)
+    assert summarise(read_experiment(other), "graft", num_draws=50) == summary
+    with pytest.raises(DataError, match="holds no runs"):
+        copy_kept(tmp_path / "nowhere", other)
+
+
+def test_times_are_of_the_device_that_did_most_of_the_baseline(work):
+    change_result(work, "random/seed2", device="a slow CPU", cpu_seconds=900, bases_per_second=1)
+    change_result(work, "graft/seed0", device="a slow CPU", cpu_seconds=900, bases_per_second=1)
+    change_result(work, "graft_no_anchors/seed1", device="a slow CPU")
+    summary = summarise(read_experiment(work), "graft", num_draws=10)
+    assert (summary["device"], summary["equal_time_cpu_seconds"]) == ("a CPU", 100)
+    assert (summary["arms"]["graft"]["cpu_seconds"], summary["arms"]["graft"]["timed_seeds"]) == (200, [1, 2])
+    lone = summary["arms"]["graft_no_anchors"]
+    assert lone["cpu_seconds"] is lone["equal_time"] is None
+    row = render_tables(summary).split("## Chunks and cost")[1].split("| graft_no_anchors |")[1].splitlines()[0]
+    assert row.split(" | ")[-4:-2] == ["", ""]
 
 
 def test_tables_keep_kinds_apart(work, tmp_path):
