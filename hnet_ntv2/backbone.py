@@ -170,7 +170,28 @@ def run_blocks(
     return TrunkOutput(final_norm(hidden), tuple(states) if output_hidden_states else None)
 
 
-class LocalBlock(GradientCheckpointingLayer):
+class _MixerBlock(GradientCheckpointingLayer):
+    """Pre-LN block of encoder and decoder: a mixer of positions, which the subclass makes, then a plain GELU MLP."""
+
+    def make_mlp(self, dim: int, mlp_width: int, layer_norm_eps: float) -> None:
+        """Make the parameters of the second half; called last, so that parameters stand in order of use."""
+        self.mlp_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.mlp_input = nn.Linear(dim, mlp_width)
+        self.mlp_output = nn.Linear(mlp_width, dim)
+
+    def add_mlp(self, hidden: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """The block's second half."""
+        return hidden + self.mlp_output(F.gelu(self.mlp_input(self.mlp_norm(hidden))))
+
+    def start_at_identity(self, mixer_output: nn.Linear) -> None:
+        """Make both branches end in a zero matrix and a zero bias, marked to stay so."""
+        for layer in (mixer_output, self.mlp_output):
+            layer.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+class LocalBlock(_MixerBlock):
     """Pre-LN block of encoder and decoder: windowed attention with rotary, then a plain GELU MLP.
 
     Args:
@@ -188,9 +209,7 @@ class LocalBlock(GradientCheckpointingLayer):
         self.attention_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.attention_output = nn.Linear(dim, dim)
-        self.mlp_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.mlp_input = nn.Linear(dim, mlp_width)
-        self.mlp_output = nn.Linear(mlp_width, dim)
+        self.make_mlp(dim, mlp_width, layer_norm_eps)
 
     def forward(
         self, hidden: Float[Tensor, "batch length dim"], rotary: Rotary, is_valid: Bool[Tensor, "batch length"]
@@ -198,22 +217,14 @@ class LocalBlock(GradientCheckpointingLayer):
         projected = self.query_key_value(self.attention_norm(hidden)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = projected.unbind(dim=2)
         attended = attend_window(apply_rotary(query, *rotary), apply_rotary(key, *rotary), value, is_valid, self.window)
-        hidden = hidden + self.attention_output(attended.flatten(-2))
-        return hidden + self.mlp_output(F.gelu(self.mlp_input(self.mlp_norm(hidden))))
+        return self.add_mlp(hidden + self.attention_output(attended.flatten(-2)))
 
     def zero_output_projections(self) -> None:
-        """Make the block the identity: both branches end in a zero matrix and a zero bias, marked to stay so."""
-        _start_at_zero(self.attention_output, self.mlp_output)
+        """Make the block the identity."""
+        self.start_at_identity(self.attention_output)
 
 
-def _start_at_zero(*layers: nn.Linear) -> None:
-    for layer in layers:
-        layer.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-
-
-class StateSpaceBlock(GradientCheckpointingLayer):
+class StateSpaceBlock(_MixerBlock):
     """Pre-LN block of encoder and decoder: a bidirectional state space mixer, then a plain GELU MLP.
 
     Args:
@@ -228,20 +239,17 @@ class StateSpaceBlock(GradientCheckpointingLayer):
         super().__init__()
         self.mixer_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.mixer = StateSpaceMixer(dim, num_heads, state_size)
-        self.mlp_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.mlp_input = nn.Linear(dim, mlp_width)
-        self.mlp_output = nn.Linear(mlp_width, dim)
+        self.make_mlp(dim, mlp_width, layer_norm_eps)
 
     def forward(
         self, hidden: Float[Tensor, "batch length dim"], rotary: Rotary, is_valid: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length dim"]:
         del rotary  # positions are what the recurrence counts
-        hidden = hidden + self.mixer(self.mixer_norm(hidden), is_valid)
-        return hidden + self.mlp_output(F.gelu(self.mlp_input(self.mlp_norm(hidden))))
+        return self.add_mlp(hidden + self.mixer(self.mixer_norm(hidden), is_valid))
 
     def zero_output_projections(self) -> None:
         """Make the block the identity, as ``LocalBlock`` does."""
-        _start_at_zero(self.mixer.output, self.mlp_output)
+        self.start_at_identity(self.mixer.output)
 
 
 class LocalLayers(nn.Module):

@@ -1,9 +1,9 @@
-"""The Hugging Face classes: embeddings, heads, strands, losses and typed outputs around the hierarchy."""
+"""The Hugging Face classes: input checks, losses and typed outputs around embeddings, hierarchy and heads."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .base_embeddings import BaseEmbeddings, KmerEmbedding
 from .chunking import NEAR_THRESHOLD, Router, mean_probability, ratio_loss
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
@@ -22,21 +23,17 @@ from .heads import Heads, SourceHead
 from .hierarchy import ChunkStage, FinalChunks, Level, StageOutput, build_hierarchy, final_chunk_of
 from .kmers import (
     BASE_IDS,
-    NUM_SOURCE_SPECIALS,
-    SOURCE_CLS,
     flip_rows,
     holds_mask,
     reverse_complement,
-    source_token_ids,
 )
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
 from .shapes import Bool, Float, Int, Shaped, Tensor
 from .state_space import StateSpaceMixer
+from .strands import StrandRun, Strands, both_strands
 
 logger = logging.getLogger(__name__)
-
-Strands = Literal["forward", "both"]
 
 # Value of all output columns but A, C, G, T: as good as minus infinity, yet finite in every float type.
 EXCLUDED_LOGIT = -1e4
@@ -45,49 +42,6 @@ EXCLUDED_LOGIT = -1e4
 _HEAD_TENSORS = ("head.", "boundary_shares", "classifier.")
 
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
-
-
-class KmerEmbedding(nn.Embedding):
-    """The source model's embedding table; random ones are composed of their letters (docs/decisions/0003).
-
-    A random k-mer is the sum of k random letter vectors, one table per offset, so that k-mers that share letters start
-    alike. Specials and N are independent, a single letter is the first letter of a k-mer.
-    """
-
-    def __init__(self, k: int, dim: int, std: float):
-        self.k, self.std = k, std
-        super().__init__(4**k + NUM_SOURCE_SPECIALS + 5, dim)
-
-    def reset_parameters(self) -> None:
-        """Random vectors of standard deviation ``std``."""
-        nn.init.normal_(self.weight, std=self.std)
-        letters = torch.empty(self.k, 4, self.embedding_dim, device=self.weight.device)
-        nn.init.normal_(letters, std=self.std * self.k**-0.5)
-        code = torch.arange(4**self.k, device=self.weight.device)
-        kmers = sum(letters[offset][code // 4 ** (self.k - 1 - offset) % 4] for offset in range(self.k))
-        first_letter = NUM_SOURCE_SPECIALS + 4**self.k
-        with torch.no_grad():
-            self.weight[NUM_SOURCE_SPECIALS:first_letter] = kmers
-            self.weight[first_letter : first_letter + 4] = letters[0] * self.k**0.5
-
-
-class BaseEmbeddings(nn.Module):
-    """Base embedding (zero at start) plus the source model's embedding of the k-mer that starts at the base."""
-
-    def __init__(self, config: HNetNTV2Config):
-        super().__init__()
-        self.kmer_size = config.kmer_size
-        self.base = nn.Embedding(config.vocab_size, config.d_model)
-        self.base.starts_at_zero = True  # pyright: ignore[reportArgumentType]
-        self.kmer = KmerEmbedding(config.kmer_size, config.d_model, config.initializer_range)
-
-    def forward(
-        self, input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
-    ) -> tuple[Float[Tensor, "batch length dim"], Float[Tensor, " dim"]]:
-        """Return the vectors of the bases and the vector of ``<cls>``."""
-        tokens = source_token_ids(input_ids, is_valid, self.kmer_size)
-        cls_vector = self.kmer(torch.full((1,), SOURCE_CLS, device=input_ids.device))[0]
-        return self.base(input_ids) + self.kmer(tokens), cls_vector
 
 
 class HNetNTV2PreTrainedModel(PreTrainedModel):
@@ -155,41 +109,6 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         if found:
             raise WeightsError(f"{pretrained_model_name_or_path} does not fit {cls.__name__}; {'; '.join(found)}")
         return (model, info) if wants_info else model
-
-
-class _StrandRun(NamedTuple):
-    """One batch of rows through the network, before strands are joined."""
-
-    input_ids: Int[Tensor, "rows length"]
-    is_valid: Bool[Tensor, "rows length"]
-    hidden: Float[Tensor, "rows length dim"]
-    stages: tuple[StageOutput, ...]
-    final: FinalChunks
-    hidden_states: dict[str, Tensor]
-    num_strands: int
-
-    def join(self, values: Float[Tensor, "rows length ..."]) -> Float[Tensor, "batch length ..."]:
-        """The mean over strands in the forward frame."""
-        if self.num_strands == 1:
-            return values
-        forward, reverse = values.chunk(2)
-        return (forward + flip_rows(reverse, self.is_valid.chunk(2)[1])) / 2
-
-    def strand_stages(self) -> tuple[tuple[StageOutput, ...], tuple[StageOutput, ...] | None]:
-        """Chunking per strand, each in its own frame."""
-        if self.num_strands == 1:
-            return self.stages, None
-        halves = [tuple(StageOutput(*(field.chunk(2)[i] for field in stage)) for stage in self.stages) for i in (0, 1)]
-        return halves[0], halves[1]
-
-    def forward_states(self) -> dict[str, Tensor] | None:
-        """The named states of the forward strand, if they were asked for."""
-        states = {name: state.chunk(self.num_strands)[0] for name, state in self.hidden_states.items()}
-        return states or None
-
-    def forward_chunks(self) -> FinalChunks:
-        """The trunk's output for the forward strand."""
-        return FinalChunks(*(field.chunk(self.num_strands)[0] for field in self.final))
 
 
 class HNetNTV2Model(HNetNTV2PreTrainedModel):
@@ -267,7 +186,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         anchors: Bool[Tensor, "batch length"] | bool | None,
         strands: Strands | None,
         output_hidden_states: bool = False,
-    ) -> _StrandRun:
+    ) -> StrandRun:
         """Run one strand, or both stacked into one batch (forward rows first)."""
         input_ids, is_valid = self._check_input(input_ids, attention_mask)
         anchors = self.config.use_anchors if anchors is None else anchors
@@ -275,7 +194,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         if strands is None:
             strands = "both" if self.config.bidirectional and not self.training else "forward"
         if strands == "both":
-            on_grid, anchors = (_both_strands(flag, is_valid) for flag in (on_grid, anchors))
+            on_grid, anchors = (both_strands(flag, is_valid) for flag in (on_grid, anchors))
             input_ids = torch.cat([input_ids, reverse_complement(input_ids, is_valid)])
             is_valid = is_valid.repeat(2, 1)
         elif strands != "forward":
@@ -294,7 +213,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         self._warn_of_length(output.final)
         states = {"embeddings": embedded, **output.hidden_states} if output_hidden_states else {}
         num_strands = 2 if strands == "both" else 1
-        return _StrandRun(input_ids, is_valid, output.hidden, output.stages, output.final, states, num_strands)
+        return StrandRun(input_ids, is_valid, output.hidden, output.stages, output.final, states, num_strands)
 
     def _check_input(
         self, input_ids: Tensor, attention_mask: Tensor | None
@@ -355,11 +274,6 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
                 final.has_chunk.shape[1],
                 self.config.max_trunk_positions,
             )
-
-
-def _both_strands(flag: Shaped[Tensor, "batch length"] | bool, is_valid: Bool[Tensor, "batch length"]):
-    """A per-base flag for the forward rows and, mirrored, for the reverse ones."""
-    return flag if isinstance(flag, bool) else torch.cat([flag, flip_rows(flag, is_valid)])
 
 
 class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
@@ -459,7 +373,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         return output if self.model._wants_dict(return_dict) else output.to_tuple()
 
     def letter_log_probs(
-        self, run: _StrandRun, is_wanted: Bool[Tensor, "rows length"] | None = None
+        self, run: StrandRun, is_wanted: Bool[Tensor, "rows length"] | None = None
     ) -> Float[Tensor, "batch length 4"]:
         """Log-probabilities of A, C, G, T after ``model.run_strands``; the mean over strands in the forward frame.
 
@@ -476,7 +390,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             return self._join_letters((source + residual).log_softmax(-1), run)
 
     @staticmethod
-    def _wanted_bases(run: _StrandRun, labels: Tensor | None) -> Bool[Tensor, "rows length"]:
+    def _wanted_bases(run: StrandRun, labels: Tensor | None) -> Bool[Tensor, "rows length"]:
         if labels is None:
             return run.is_valid
         is_target = labels != -100
@@ -493,7 +407,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         return torch.stack(losses)
 
     @staticmethod
-    def _join_letters(log_probs: Float[Tensor, "rows length 4"], run: _StrandRun) -> Float[Tensor, "batch length 4"]:
+    def _join_letters(log_probs: Float[Tensor, "rows length 4"], run: StrandRun) -> Float[Tensor, "batch length 4"]:
         """Average log-probabilities over strands; A C G T of the reverse strand are T G C A of the forward one."""
         if run.num_strands == 1:
             return log_probs

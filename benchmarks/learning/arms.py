@@ -87,6 +87,7 @@ ONE_AT_A_TIME = (
     Arm("ssm", "state space mixer in encoder and decoder", model={"local_mixer": "ssm", "state_size": 32}),
     Arm("single_base_masks", "single masked bases in training", training={"mask.span": 1}),
     Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teachers={"hidden_state": 1.0}),
+    Arm("half_rate", "grafted parts at 0.5 instead of 0.1", training={"grafted_rate": 0.5}),
     Arm("full_rate", "grafted parts at the learning rate of random ones", training={"grafted_rate": FROM_SCRATCH}),
     Arm("layers_auto", "3/4 of the source's layers, by similarity", layers=("auto", 0.75)),
     Arm("layers_first", "3/4 of the source's layers, the first", layers=("first", 0.75)),

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,20 @@ class Workplace:
         """The fixed windows, masked both freely and on the grid."""
         return self.training_data(_EVALUATION_BATCH, valid_windows=windows or self.setup.windows, adds_grid_view=True)
 
+    def settings(self, arm: Arm, seed: int, start: Path, output: Path) -> dict[str, Any]:
+        """Settings of ``pretrain`` for a run in this place."""
+        return run_settings(
+            arm,
+            self.setup,
+            seed,
+            fasta=self.dna.fasta,
+            intervals=self.dna.intervals,
+            cache=self.folder / "cache",
+            source=self.source,
+            start=start,
+            output=output,
+        )
+
     def ensure_source(self) -> None:
         """Train the source unless it is there."""
         if not (self.folder / "source.json").exists():
@@ -113,17 +128,7 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
     setup, folder = place.setup, place.run_folder(arm.name, seed)
     start = folder / "start"
     make_start(arm, setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
-    values = run_settings(
-        arm,
-        setup,
-        seed,
-        fasta=place.dna.fasta,
-        intervals=place.dna.intervals,
-        cache=place.folder / "cache",
-        source=place.source,
-        start=start,
-        output=folder / "training",
-    )
+    values = place.settings(arm, seed, start, folder / "training")
     settings = build_settings(PretrainSettings, values, f"arm {arm.name}")
     few = place.validation_data(setup.curve_windows)
     begun = clock(setup.accelerator)

@@ -19,7 +19,7 @@ from hnet_ntv2.training.provenance import git_state
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
-from .arms import ARMS, GRAFTED, make_start, run_settings
+from .arms import ARMS, GRAFTED, make_start
 from .dna import join_dna
 from .evaluate import evaluate_model
 from .run import Workplace
@@ -63,17 +63,7 @@ def main() -> None:
         start = options.continue_from
         arm = replace(arm, releases=False)  # its chunks are free already
         earlier = json.loads((start / "figures.json").read_text(encoding="utf-8"))["runs"]
-    values = run_settings(
-        arm,
-        setup,
-        options.seed,
-        fasta=place.dna.fasta,
-        intervals=place.dna.intervals,
-        cache=place.folder / "cache",
-        source=place.source,
-        start=start,
-        output=folder / "training",
-    )
+    values = place.settings(arm, options.seed, start, folder / "training")
     values["callbacks"]["checkpoint_every"] = 200
     values["validation"]["anchors"] = [True]  # as it is used
     if (folder / "training" / "checkpoints" / "last").exists():

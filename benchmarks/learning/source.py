@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hnet_ntv2.base_embeddings import KmerEmbedding
 from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.kmers import SOURCE_CLS, kmer_marginals, source_token_ids
-from hnet_ntv2.modeling_hnet_ntv2 import KmerEmbedding
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from hnet_ntv2.tokenization_hnet_ntv2 import NTv2Tokenizer
 from hnet_ntv2.training.checkpoint_io import read_checkpoint, write_checkpoint

@@ -21,8 +21,9 @@ from ..inference.windows import (
     group_sequences,
     window_batches,
 )
-from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2Model, Strands
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2Model
 from ..shapes import Float, Int, Tensor
+from ..strands import Strands
 from .sequences import NamedSequence
 
 LAST_LAYER = "last"

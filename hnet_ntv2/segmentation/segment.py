@@ -19,8 +19,9 @@ from ..inference.windows import (
     group_sequences,
     window_batches,
 )
-from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, Strands
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..shapes import Float, Int, Tensor
+from ..strands import Strands
 from .joint import at_forward_junctions
 
 

@@ -12,7 +12,8 @@ from ..errors import ConfigError
 from ..genome import Genome, Variant, VariantChecker
 from ..genome.alphabet import A
 from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, pad_rows
-from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, Strands
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..strands import Strands
 from .context import AlleleWindow, VariantContext, masked_rows, variant_context
 
 DEFAULT_WINDOW, DEFAULT_NEAR = 1024, 32
