@@ -27,13 +27,15 @@ check: install ## format, lint, types, layers, then the fast tests
 bench: install ## speed of the model beside NTv2 and a single-nucleotide baseline
 	$(PYTHON) -m hnet_ntv2.cli.main bench
 
-# SIZE is minutes, hour or gpu; DNA="--fasta F.fa.gz --intervals F.bed" (repeatable) replaces the bundled piece.
+# SIZE is minutes, hour, long or gpu; DNA="--fasta F.fa.gz --intervals F.bed" (repeatable) replaces the bundled piece;
+# KEPT=FOLDER of an earlier report: its source and runs are taken over instead of being done again.
 SIZE ?= minutes
 DNA ?=
+KEPT ?=
 WORK ?= outputs/learning/$(SIZE)
 RESULTS ?= $(WORK)/report
 CORE = --core trunk trunk_embedding graft matching plain
 
 bench-learning: install ## does a start from a 6-mer model learn faster? goes on where it was interrupted
-	$(PYTHON) -m benchmarks.learning $(WORK) --size $(SIZE) $(DNA)
+	$(PYTHON) -m benchmarks.learning $(WORK) --size $(SIZE) $(DNA) $(if $(KEPT),--kept $(KEPT))
 	$(PYTHON) -m benchmarks.learning.report $(WORK) --output $(RESULTS) --reference anchors_kept $(CORE)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .results import CONTEXT_NAMES, MAIN_VIEW
+from .results import ANCHORED, CONTEXT_NAMES, MAIN_VIEW
 
 # Okabe and Ito's colours without yellow (too pale for a line on white).
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -19,7 +19,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    compared = [name for name in summary["arms"] if _main_difference(summary, name)]
+    compared = [name for name in summary["arms"] if _difference(summary, name, MAIN_VIEW)]
     height = max(5.5, 2.0 + 0.35 * max(len(compared), len(summary["core"])))
     figure = Figure(figsize=(13, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -57,25 +57,27 @@ def _draw_curves(axes: Any, summary: Mapping[str, Any], styles: Mapping[str, dic
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize="small", frameon=False)
 
 
-def _main_difference(summary: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    return summary["arms"][name]["differences"].get(summary["reference"], {}).get(MAIN_VIEW, {}).get("all")
+def _difference(summary: Mapping[str, Any], name: str, view: str) -> dict[str, Any] | None:
+    return summary["arms"][name]["differences"].get(summary["reference"], {}).get(view, {}).get("all")
 
 
 def _draw_forest(
     axes: Any, summary: Mapping[str, Any], compared: Sequence[str], styles: Mapping[str, dict[str, str]]
 ) -> None:
-    """One line per arm: the difference as a dot, hollow where the interval is over windows only."""
+    """Two lines per arm, anchors off (circle) and on (square): hollow where the interval is over windows only."""
     for place, name in enumerate(compared):
-        found = _main_difference(summary, name)
-        assert found is not None
         colour = styles[name]["color"] if name in styles else "0.35"
-        axes.plot((found["low"], found["high"]), (place, place), color=colour, linewidth=1.8)
-        fill = "white" if found["num_seeds"] == 1 else colour
-        axes.plot(found["estimate"], place, marker="o", color=colour, markerfacecolor=fill, markersize=6)
+        for shift, view, marker in ((-0.17, MAIN_VIEW, "o"), (0.17, ANCHORED, "s")):
+            if (found := _difference(summary, name, view)) is None:
+                continue
+            height = place + shift
+            axes.plot((found["low"], found["high"]), (height, height), color=colour, linewidth=1.6)
+            fill = "white" if found["num_seeds"] == 1 else colour
+            axes.plot(found["estimate"], height, marker=marker, color=colour, markerfacecolor=fill, markersize=5.5)
     axes.axvline(0, color="0.45", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(compared)), compared)
     axes.set_ylim(len(compared) - 0.5, -0.5)
-    meaning = "(left of zero: better; hollow: one seed, interval over windows only)"
-    axes.set_xlabel(f"bits per masked base less those of {summary['reference']}\n{meaning}")
+    meaning = "(left of zero: better; circle: anchors off, square: on; hollow: one seed, interval over windows only)"
+    axes.set_xlabel(f"bits per masked base less those of {summary['reference']}\n{meaning}", fontsize="small")
     axes.set_title("Final difference on all windows, 95 % intervals", fontsize="medium")
     axes.grid(alpha=0.3, axis="x")

@@ -13,13 +13,18 @@ from typing import Any
 from hnet_ntv2.errors import HNetNTV2Error
 
 from .figure import draw
-from .results import copy_kept, read_experiment
+from .results import BASELINE, copy_kept, read_experiment
 from .summary import summarise
 from .tables import render_tables
 
 
 def write_report(
-    work: Path, output: Path, reference: str, core: Sequence[str] = (), num_draws: int = 2000
+    work: Path,
+    output: Path,
+    reference: str,
+    core: Sequence[str] = (),
+    num_draws: int = 2000,
+    baseline: str = BASELINE,
 ) -> dict[str, Any]:
     """Read the runs under ``work`` and write ``learning.json``, ``learning.md`` and ``learning.png`` into ``output``.
 
@@ -32,11 +37,12 @@ def write_report(
         reference: Arm that the others are compared with, beside the baseline.
         core: Arms of the first table and of the curves; all without it.
         num_draws: Bootstrap draws of each interval.
+        baseline: Arm that every other one is compared with.
 
     Returns:
         What stands in ``learning.json``.
     """
-    summary = summarise(read_experiment(work), reference, core, num_draws)
+    summary = summarise(read_experiment(work, baseline), reference, core, num_draws)
     output.mkdir(parents=True, exist_ok=True)
     (output / "learning.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
     (output / "learning.md").write_text(render_tables(summary))
@@ -54,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("work", type=Path, help="folder of the experiment, with runs/<arm>/seed<k>")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--reference", required=True, help="arm that the others are compared with")
+    parser.add_argument("--baseline", default=BASELINE, help=f"arm that all are compared with; default: {BASELINE}")
     parser.add_argument("--core", nargs="+", default=(), help="arms of the first table and the curves; default: all")
     chosen = parser.parse_args(arguments)
     try:
-        write_report(chosen.work, chosen.output, chosen.reference, chosen.core)
+        write_report(chosen.work, chosen.output, chosen.reference, chosen.core, baseline=chosen.baseline)
     except HNetNTV2Error as error:
         parser.error(str(error))
     print(f"wrote learning.json, learning.md and learning.png into {chosen.output}")

@@ -66,6 +66,7 @@ class Experiment:
     """Everything that lies in a work folder.
 
     Attributes:
+        baseline: Arm that every other one is compared with.
         arms: Runs of each arm in the order of their seeds; the baseline first, then by name.
         context: Bits per masked base of the predictors that count.
         source: What training the source cost.
@@ -73,6 +74,7 @@ class Experiment:
         references: Results of models over 6-mer tokens, which can be compared on the grid only.
     """
 
+    baseline: str
     arms: dict[str, list[Run]]
     context: dict[str, float]
     source: dict[str, Any]
@@ -80,8 +82,12 @@ class Experiment:
     references: list[dict[str, Any]]
 
 
-def read_experiment(work: Path) -> Experiment:
+def read_experiment(work: Path, baseline: str = BASELINE) -> Experiment:
     """Read all runs under a work folder and check that they can be compared.
+
+    Args:
+        work: The folder.
+        baseline: Arm that every other one is compared with.
 
     Raises:
         DataError: if a file is missing, unreadable or incomplete, the baseline has no run, or runs differ in what they
@@ -92,9 +98,9 @@ def read_experiment(work: Path) -> Experiment:
         raise DataError(f"no run found: {work / 'runs'} holds no <arm>/seed<k>")
     runs = sorted((_read_run(folder) for folder in folders), key=lambda run: run.seed)
     _check_same_validation(runs)
-    names = sorted({run.result["arm"] for run in runs}, key=lambda name: (name != BASELINE, name))
-    if names[0] != BASELINE:
-        raise DataError(f"{work / 'runs' / BASELINE} is missing: every arm is compared with it")
+    names = sorted({run.result["arm"] for run in runs}, key=lambda name: (name != baseline, name))
+    if names[0] != baseline:
+        raise DataError(f"{work / 'runs' / baseline} is missing: every arm is compared with it")
     arms = {name: [run for run in runs if run.result["arm"] == name] for name in names}
     for members in arms.values():
         _check_same_training(members)
@@ -102,7 +108,7 @@ def read_experiment(work: Path) -> Experiment:
     if missing := [name for name in CONTEXT_NAMES if name not in context]:
         raise DataError(f"{work / 'context.json'} lacks {', '.join(missing)}")
     references = [_read_json(path) for path in sorted((work / "references").glob("*/seed*/result.json"))]
-    return Experiment(arms, context, source, setup, references)
+    return Experiment(baseline, arms, context, source, setup, references)
 
 
 def copy_kept(source: Path, target: Path) -> None:

@@ -106,6 +106,8 @@ SIZES = {
         source=replace(HOUR.source, width=32, heads=2, intermediate=64, layers=3, steps=40, checkpoint_every=20),
     ),
     "hour": HOUR,
+    # The same for longer: what is best in the first steps need not be so later.
+    "long": replace(HOUR, steps=700),
     # The shape of NTv2-50M.
     "gpu": replace(
         HOUR,

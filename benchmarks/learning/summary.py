@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hnet_ntv2.errors import ConfigError
 
-from .results import BASELINE, GRID_VIEW, MAIN_VIEW, Experiment, Run
+from .results import GRID_VIEW, MAIN_VIEW, Experiment, Run
 from .statistics import bits, bits_at_time, paired_bootstrap, steps_to_reach, steps_to_stay
 
 SUBSETS = ("all", "repeat_rich", "rest")
@@ -34,16 +34,16 @@ def summarise(
     arms = experiment.arms
     if unknown := [name for name in (reference, *core) if name not in arms]:
         raise ConfigError(f"no run of arm {unknown[0]!r}; there are {', '.join(arms)}")
-    baseline = arms[BASELINE]
+    baseline = arms[experiment.baseline]
     # Times are told of one device only: the one that did most runs of the baseline.
     device = Counter(run.device for run in baseline).most_common(1)[0][0]
     end = _mean(_timed(baseline, device), lambda run: run.result["curve"][-1]["cpu_seconds"])
     goal = _mean(baseline, lambda run: run.result["curve"][-1]["bits"])
     goal_steps = steps_to_reach(mean_curve(baseline), goal)
     summary: dict[str, Any] = {
-        "baseline": BASELINE,
+        "baseline": experiment.baseline,
         "reference": reference,
-        "core": [name for name in arms if not core or name in {BASELINE, reference, *core}],
+        "core": [name for name in arms if not core or name in {experiment.baseline, reference, *core}],
         "main_view": MAIN_VIEW,
         "num_draws": num_draws,
         "device": device,
@@ -52,7 +52,7 @@ def summarise(
         "arms": {},
     }
     for name, runs in arms.items():
-        others = [other for other in dict.fromkeys((BASELINE, reference)) if other != name]
+        others = [other for other in dict.fromkeys((experiment.baseline, reference)) if other != name]
         summary["arms"][name] = {
             **_describe(runs, _timed(runs, device)),
             "views": {view: _view_figures(runs, view) for view in runs[0].views},

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .results import ANCHORED, BASELINE, CONTEXT_NAMES, GRID_VIEW, MAIN_VIEW
+from .results import ANCHORED, CONTEXT_NAMES, GRID_VIEW, MAIN_VIEW
 from .summary import SUBSETS
 
 
@@ -22,14 +22,15 @@ def render_tables(summary: Mapping[str, Any]) -> str:
 
 
 def _preamble(summary: Mapping[str, Any]) -> str:
-    figures = summary["arms"][BASELINE]["views"][MAIN_VIEW]["all"]
+    figures = summary["arms"][summary["baseline"]]["views"][MAIN_VIEW]["all"]
     source = summary["source"]
     return (
         f"Bits per masked base on {figures['targets']:,} targets in {figures['windows']:,} validation windows, the "
         "same masks in every row; means over seeds; lower is better. Brackets: 95 % interval over blocks of windows "
         "and over seeds (* one seed pair: over windows only); differences are of the seeds that both arms have. Bits "
         "are with anchors off unless the heading says otherwise; curve bits are those of the fixed subset validated "
-        f"during training. Speed-up: steps of {BASELINE} to its own last curve value, over steps of the arm to it.\n\n"
+        f"during training. Speed-up: steps of {summary['baseline']} to its own last curve value, over steps of the arm "
+        "to it.\n\n"
         f"Training the source took {source.get('steps', 'an unknown number of')} steps and "
         f"{_number(source.get('cpu_seconds'), ',.0f')} CPU seconds, which no figure of an arm contains. Times of arms "
         f"are of runs on one kind of device only: {summary['device']}."
@@ -37,10 +38,10 @@ def _preamble(summary: Mapping[str, Any]) -> str:
 
 
 def _core_table(summary: Mapping[str, Any]) -> str:
-    reference = summary["reference"]
-    header = ["arm", "seeds", "bits", "repeat-rich", "rest", "bits, anchors on", "accuracy", f"bits less {BASELINE}"]
-    others = [BASELINE] if reference == BASELINE else [BASELINE, reference]
-    header += [f"bits less {reference}"] * (len(others) - 1) + [f"bits less {BASELINE}, anchors on"]
+    reference, baseline = summary["reference"], summary["baseline"]
+    header = ["arm", "seeds", "bits", "repeat-rich", "rest", "bits, anchors on", "accuracy", f"bits less {baseline}"]
+    others = [baseline] if reference == baseline else [baseline, reference]
+    header += [f"bits less {reference}"] * (len(others) - 1) + [f"bits less {baseline}, anchors on"]
     header += _learning_header(summary)
     rows = []
     for name in summary["core"]:
@@ -49,7 +50,7 @@ def _core_table(summary: Mapping[str, Any]) -> str:
         row = [name, str(arm["num_seeds"]), *_bits_cells(arm), _bits(arm, ANCHORED), accuracy]
         differences = [
             *(_difference_cell(arm, other) for other in others),
-            _difference_cell(arm, BASELINE, view=ANCHORED),
+            _difference_cell(arm, baseline, view=ANCHORED),
         ]
         rows.append([*row, *differences, *_learning_cells(summary, arm)])
     for key, name in CONTEXT_NAMES.items():

@@ -151,6 +151,14 @@ def test_times_are_of_the_device_that_did_most_of_the_baseline(work):
     assert row.split(" | ")[-4:-2] == ["", ""]
 
 
+def test_another_arm_can_be_the_baseline(work, tmp_path):
+    main([str(work), "--output", str(tmp_path), "--reference", "graft_no_anchors", "--baseline", "graft"])
+    summary = json.loads((tmp_path / "learning.json").read_text())
+    assert (summary["baseline"], next(iter(summary["arms"]))) == ("graft", "graft")
+    assert set(summary["arms"]["random"]["differences"]) == {"graft", "graft_no_anchors"}
+    assert "bits less graft, anchors on" in (tmp_path / "learning.md").read_text()
+
+
 def test_tables_keep_kinds_apart(work, tmp_path):
     write_report(work, tmp_path / "report", "graft", core=("random", "graft"), num_draws=50)
     text = (tmp_path / "report" / "learning.md").read_text()
