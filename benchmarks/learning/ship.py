@@ -68,17 +68,17 @@ def main() -> None:
     values["validation"]["anchors"] = [True]  # as it is used
     if (folder / "training" / "checkpoints" / "last").exists():
         values |= {"resume": "last", "overwrite": False}
-    begun = clock(setup.accelerator)
+    begun, commit = clock(setup.accelerator), git_state()["commit"]
     outcome = pretrain(build_settings(PretrainSettings, values, "the shipped model"))
     run = {
-        "start": f"arm {arm.name}" if options.continue_from is None else "the run before",
+        "arm": arm.name if options.continue_from is None else None,
         "steps": setup.steps,
         "bases": setup.steps * setup.batch_size * setup.seq_length,
         "learning_rate": setup.learning_rate,
         "grafted_rate": options.grafted_rate,
         "cpu_seconds": clock(setup.accelerator) - begun,
         "date": time.strftime("%Y-%m-%d"),
-        "commit": git_state()["commit"],
+        "commit": commit,
         "torch": torch.__version__,
     }
     measured = evaluate_model(outcome.model.to(setup.accelerator), place.validation_data(), setup)
@@ -125,6 +125,15 @@ def _leave_out_code(folder: Path) -> None:
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
+def _describe_run(run: dict[str, Any]) -> str:
+    what = "Trained further" if run["arm"] is None else f"This model, arm `{run['arm']}` of `benchmarks/learning`"
+    return (
+        f"- {what}: {run['steps']:,} steps, {run['bases']:,} bases,\n"
+        f"  learning rate {run['learning_rate']:g} (grafted parts {run['grafted_rate']:g} times that), "
+        f"{run['cpu_seconds']:,.0f} CPU seconds on one core,\n  torch {run['torch']}, {run['date']}."
+    )
+
+
 def card(figures: dict[str, Any]) -> str:
     """The model card."""
     views, context, source = figures["validation"], figures["context"], figures["source"]
@@ -133,6 +142,7 @@ def card(figures: dict[str, Any]) -> str:
         for name, value in (
             ("this model, anchors on, as it runs by default, one strand", views["anchors_on"]["bits"]),
             ("this model, anchors off", views["anchors_off"]["bits"]),
+            ("this model on NTv2's grid of tokens, masks on the grid", views["grid"]["bits"]),
             ("base composition", context["composition"]),
             ("two-sided context counts, 2 bases on each side", context["k2"]),
             ("two-sided context counts, 6 bases on each side", context["k6"]),
@@ -141,12 +151,7 @@ def card(figures: dict[str, Any]) -> str:
     )
     masked, free = (" / ".join(f"{ratio:.3f}" for ratio in figures["ratios"][key]) for key in ("masked", "mask_free"))
     length = figures["chunk_length"]
-    runs = "\n".join(
-        f"- This model, from {run['start']} of `benchmarks/learning`: {run['steps']:,} steps, {run['bases']:,} bases,\n"
-        f"  learning rate {run['learning_rate']:g} (grafted parts {run['grafted_rate']:g} times that), "
-        f"{run['cpu_seconds']:,.0f} CPU seconds on one core,\n  torch {run['torch']}, {run['date']}."
-        for run in figures["runs"]
-    )
+    runs = "\n".join(_describe_run(run) for run in figures["runs"])
     return f"""---
 license: apache-2.0
 library_name: hnet-ntv2
@@ -172,6 +177,8 @@ intervals was trained on. No reads, no individuals, no labels.
 - Source: {source["layers"]} layers of width {source["width"]}, {source["steps"]:,} steps,
   {source["train_bases"]:,} bases, {source["cpu_seconds"]:,.0f} CPU seconds.
 {runs}
+
+CPU seconds of different days are of different processors. Each run had a learning-rate schedule of its own.
 
 ## Figures
 
