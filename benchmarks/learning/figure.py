@@ -77,7 +77,7 @@ def _draw_forest(
     axes.axvline(0, color="0.45", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(compared)), compared)
     axes.set_ylim(len(compared) - 0.5, -0.5)
-    meaning = "(left of zero: better; circle: anchors off, square: on; hollow: one seed, interval over windows only)"
+    meaning = "(left of zero: better; circle: anchors off, square: on;\nhollow: one seed, interval over windows only)"
     axes.set_xlabel(f"bits per masked base less those of {summary['reference']}\n{meaning}", fontsize="small")
     axes.set_title("Final difference on all windows, 95 % intervals", fontsize="medium")
     axes.grid(alpha=0.3, axis="x")
