@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from hnet_ntv2.training.provenance import git_state
 from .arms import CORE, ONE_AT_A_TIME
 from .dna import join_dna
 from .evaluate import context_baselines
-from .results import copy_kept
+from .results import copy_kept, require_same_setup
 from .run import OTHERS, Workplace, perform
 from .setup import SIZES, Setup, describe_device
 
@@ -48,7 +49,8 @@ def main() -> None:
             perform(place, name, int(seed))
         return
     if options.kept is not None:
-        copy_kept(options.kept, options.work)
+        require_same_setup(options.kept, describe(place, options.size))
+        copy_kept(options.kept, options.work, replaces=False)
     prepare(place, options.size)
     wanted = None if options.only is None else set(options.only.split(","))
     runs = [run for run in queue(setup) if wanted is None or run[0] in wanted]
@@ -65,8 +67,13 @@ def prepare(place: Workplace, size: str) -> None:
     context = place.folder / "context.json"
     if not context.exists():
         context.write_text(json.dumps(context_baselines(place.validation_data(), place.setup), indent=2) + "\n")
+    (place.folder / "setup.json").write_text(json.dumps(describe(place, size), indent=2) + "\n", encoding="utf-8")
+
+
+def describe(place: Workplace, size: str) -> dict[str, Any]:
+    """What ``setup.json`` tells of the experiment."""
     setup = place.setup
-    describe = {
+    return {
         "size": size,
         "date": time.strftime("%Y-%m-%d"),
         "commit": git_state()["commit"],
@@ -79,7 +86,6 @@ def prepare(place: Workplace, size: str) -> None:
         "model": setup.model_settings(),
         "data": place.training_data(setup.batch_size).describe()["splits"],
     }
-    (place.folder / "setup.json").write_text(json.dumps(describe, indent=2) + "\n", encoding="utf-8")
 
 
 def _in_own_process(run: tuple[str, int]) -> str | None:

@@ -76,10 +76,9 @@ def train_plain(
         batch = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = setup.learning_rate * factor(step)
-        labels = batch["labels"].long()
+        shown, labels = (batch[name].long().to(setup.accelerator) for name in ("input_ids", "labels"))
         is_target = labels != -100
-        log_probs = model(batch["input_ids"].long().to(setup.accelerator))[is_target.to(setup.accelerator)]
-        loss = F.nll_loss(log_probs, (labels[is_target] - _FIRST_BASE).to(setup.accelerator))
+        loss = F.nll_loss(model(shown)[is_target], labels[is_target] - _FIRST_BASE)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)

@@ -24,6 +24,11 @@ _FIRST_BASE = 7
 _REPEAT_K = 12
 _REPEAT_COUNT = 20
 _MASK_FREE_WINDOWS = 256
+_VIEWS: dict[str, dict[str, bool]] = {
+    "anchors_off": {"anchors": False},
+    "anchors_on": {"anchors": True},
+    "grid": {"on_grid": True},
+}
 
 
 class WindowSums:
@@ -103,10 +108,8 @@ def evaluate_model(model: HNetNTV2ForMaskedLM, data: HG38DataModule, setup: Setu
         "views" (name -> ``WindowSums``), "ratios", "chunk_length" as ``result.json`` has them.
     """
     model.eval()
-    options: dict[str, dict] = {"anchors_off": {"anchors": False}, "anchors_on": {"anchors": True}}
-    options["grid"] = {"on_grid": True}
     views = {
-        view: evaluate_view(model_log_probs(model, **chosen), data, setup, view) for view, chosen in options.items()
+        view: evaluate_view(model_log_probs(model, **options), data, setup, view) for view, options in _VIEWS.items()
     }
     every = max(1, setup.windows // _MASK_FREE_WINDOWS)
     masked, free, histogram = _chunking(model, data, every)

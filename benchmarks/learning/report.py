@@ -48,7 +48,7 @@ def write_report(
     (output / "learning.md").write_text(render_tables(summary))
     draw(summary, output / "learning.png")
     if output != work:
-        copy_kept(work, output)
+        copy_kept(work, output, replaces=True)
     return summary
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ CONTEXT_NAMES = {
 }
 # Beside the runs: cost of the source, context counts, description, facts about the validation windows.
 KEPT_FILES = ("source.json", "context.json", "setup.json", "windows.npz")
+# What all runs of an experiment have in common, in ``setup.json``.
+_SAME_SETUP = ("size", "steps", "batch", "seq_length", "learning_rate", "model", "data")
 _REQUIRED = (
     *("arm", "seed", "description", "steps", "train_bases", "cpu_seconds", "wall_seconds", "bases_per_second"),
     *("strands", "device", "curve", "validation", "ratios", "chunk_length", "parameters"),
@@ -111,14 +113,15 @@ def read_experiment(work: Path, baseline: str = BASELINE) -> Experiment:
     return Experiment(baseline, arms, context, source, setup, references)
 
 
-def copy_kept(source: Path, target: Path) -> None:
-    """Copy what a report needs, and what further runs start from, but no training: what is there already stays.
+def copy_kept(source: Path, target: Path, *, replaces: bool) -> None:
+    """Copy what a report needs, and what further runs start from, but no training.
 
     Copied are ``result.json`` and ``windows.npz`` of every run, the source model, and the files beside them.
 
     Args:
         source: Folder of an experiment or of a report.
         target: The other one.
+        replaces: Files that are there already are written anew; otherwise they stay.
 
     Raises:
         DataError: if the source folder holds no run.
@@ -131,9 +134,23 @@ def copy_kept(source: Path, target: Path) -> None:
     wanted += [source / name for name in KEPT_FILES if (source / name).exists()]
     for path in wanted:
         copy = target / path.relative_to(source)
-        if not copy.exists():
+        if replaces or not copy.exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            partial = copy.with_name(f"{copy.name}.partial")
+            shutil.copyfile(path, partial)
+            partial.replace(copy)
+
+
+def require_same_setup(kept: Path, setup: Mapping[str, Any]) -> None:
+    """Stop if the runs of a kept folder were made with other sizes or data than those to come.
+
+    Raises:
+        DataError: naming what differs, with both values.
+    """
+    theirs = _read_json(kept / "setup.json")
+    for name in _SAME_SETUP:
+        if theirs.get(name) != setup[name]:
+            raise DataError(f"{kept} was made with {name}={theirs.get(name)!r}, this experiment has {setup[name]!r}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from hnet_ntv2.training.provenance import git_state
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
-from .arms import ARMS, GRAFTED, make_start
+from .arms import ARMS, make_start
 from .dna import join_dna
 from .evaluate import evaluate_model
 from .run import Workplace
@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--continue-from", type=Path, help="folder of a shipped model to train on, without a new graft")
-    parser.add_argument("--grafted-rate", type=float, default=GRAFTED, help="learning-rate multiplier of NTv2's parts")
+    parser.add_argument(
+        "--grafted-rate", type=float, help="learning-rate multiplier of NTv2's parts; default: the arm's"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     setup = replace(
@@ -53,16 +55,18 @@ def main() -> None:
     )
     place = Workplace(options.work, join_dna(options.fasta, options.intervals, options.work), setup)
     folder = options.work / "ship"
-    arm = replace(ARMS[options.arm], training={"grafted_rate": options.grafted_rate})
+    arm = ARMS[options.arm]
+    if options.grafted_rate is not None:
+        arm = replace(arm, training={**arm.training, "grafted_rate": options.grafted_rate})
     if options.continue_from is None:
         start = folder / "start"
         arm = replace(arm, model={**arm.model, "use_anchors": True})
         make_start(arm, setup, place.source, place.training_data(setup.batch_size), options.seed, start)
-        earlier = []
+        before = {"runs": [], "source": json.loads((options.work / "source.json").read_text(encoding="utf-8"))}
     else:
         start = options.continue_from
         arm = replace(arm, releases=False)  # its chunks are free already
-        earlier = json.loads((start / "figures.json").read_text(encoding="utf-8"))["runs"]
+        before = json.loads((start / "figures.json").read_text(encoding="utf-8"))
     values = place.settings(arm, options.seed, start, folder / "training")
     values["callbacks"]["checkpoint_every"] = 200
     values["validation"]["anchors"] = [True]  # as it is used
@@ -74,8 +78,8 @@ def main() -> None:
         "arm": arm.name if options.continue_from is None else None,
         "steps": setup.steps,
         "bases": setup.steps * setup.batch_size * setup.seq_length,
-        "learning_rate": setup.learning_rate,
-        "grafted_rate": options.grafted_rate,
+        "learning_rate": values["optimizer"]["learning_rate"],
+        "grafted_rate": values["optimizer"]["multipliers"]["trunk"],
         "cpu_seconds": clock(setup.accelerator) - begun,
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit,
@@ -83,22 +87,15 @@ def main() -> None:
     }
     measured = evaluate_model(outcome.model.to(setup.accelerator), place.validation_data(), setup)
     figures = {
-        "runs": [*earlier, run],
+        "runs": [*before["runs"], run],
         "validation": {view: sums.summary() for view, sums in measured["views"].items()},
         "ratios": measured["ratios"],
         "chunk_length": measured["chunk_length"],
         "parameters": sum(outcome.model.count_parameters().values()),
-        "source": _source_cost(options),
+        "source": before["source"],
         "context": json.loads((options.work / "context.json").read_text(encoding="utf-8")),
     }
     write_model(outcome.model, options.output, figures)
-
-
-def _source_cost(options: argparse.Namespace) -> dict[str, Any]:
-    """What training the source took from which the model was grafted, in this run or in the one before."""
-    if options.continue_from is not None:
-        return json.loads((options.continue_from / "figures.json").read_text(encoding="utf-8"))["source"]
-    return json.loads((options.work / "source.json").read_text(encoding="utf-8"))
 
 
 def write_model(model: HNetNTV2ForMaskedLM, folder: Path, figures: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.learning.report import main, write_report
-from benchmarks.learning.results import copy_kept, read_experiment
+from benchmarks.learning.results import copy_kept, read_experiment, require_same_setup
 from benchmarks.learning.summary import summarise
 from benchmarks.learning.tables import render_tables
 from hnet_ntv2.errors import ConfigError, DataError
@@ -76,8 +76,8 @@ def load(work: Path, arm: str, view: str = "anchors_off", name: str = "nats") ->
 def test_writes_three_files_with_the_right_numbers(work, tmp_path):
     output = tmp_path / "report"
     main([str(work), "--output", str(output), "--reference", "graft", "--core", "random", "graft"])
-    written = {path.name for path in output.iterdir() if path.name.startswith("learning")}
-    assert written == {"learning.json", "learning.md", "learning.png"}
+    made_from = {"runs", "context.json", "source.json", "setup.json"}
+    assert {path.name for path in output.iterdir()} == {"learning.json", "learning.md", "learning.png"} | made_from
     assert (output / "learning.png").stat().st_size > 10_000
     summary = json.loads((output / "learning.json").read_text())
     for name in ("context", "source", "setup"):
@@ -132,10 +132,29 @@ def test_a_report_holds_what_it_was_made_from(work, tmp_path):
     output, other = tmp_path / "report", tmp_path / "other"
     summary = write_report(work, output, "graft", num_draws=50)
     (work / "runs" / "graft" / "seed0" / "training").mkdir()
-    copy_kept(output, other)
+    copy_kept(output, other, replaces=False)
     assert summarise(read_experiment(other), "graft", num_draws=50) == summary
     with pytest.raises(DataError, match="holds no runs"):
-        copy_kept(tmp_path / "nowhere", other)
+        copy_kept(tmp_path / "nowhere", other, replaces=False)
+
+
+def test_a_second_report_replaces_what_the_first_was_made_from_and_kept_runs_replace_nothing(work, tmp_path):
+    output = tmp_path / "report"
+    write_report(work, output, "graft", num_draws=5)
+    change_result(work, "graft/seed1", parameters=54_321)
+    copy_kept(output, work, replaces=False)
+    assert json.loads((work / "runs/graft/seed1/result.json").read_text())["parameters"] == 54_321
+    write_report(work, output, "graft", num_draws=5)
+    assert json.loads((output / "runs/graft/seed1/result.json").read_text())["parameters"] == 54_321
+    assert not list(output.rglob("*.partial"))
+
+
+def test_kept_runs_of_another_setup_are_refused(tmp_path):
+    setup = dict.fromkeys(("size", "steps", "batch", "seq_length", "learning_rate", "model", "data"), 1)
+    (tmp_path / "setup.json").write_text(json.dumps({**setup, "date": "then"}))
+    require_same_setup(tmp_path, {**setup, "date": "now"})
+    with pytest.raises(DataError, match="was made with steps=1, this experiment has 2"):
+        require_same_setup(tmp_path, {**setup, "steps": 2})
 
 
 def test_times_are_of_the_device_that_did_most_of_the_baseline(work):
