@@ -141,8 +141,8 @@ class NTv2ForMaskedLM(PreTrainedModel):
         Raises:
             InputError: If ids lie outside the vocabulary, or the mask has another shape.
         """
-        encoding = self.encode(input_ids, attention_mask, output_hidden_states)
         is_valid = self._valid_positions(input_ids, attention_mask)
+        encoding = self._encode(input_ids, is_valid, output_hidden_states)
         logits = self.lm_head(encoding.last_hidden_state[is_valid])
         return NTv2MaskedLMOutput(unpack_rows(logits, is_valid), encoding.last_hidden_state, encoding.hidden_states)
 
@@ -165,7 +165,14 @@ class NTv2ForMaskedLM(PreTrainedModel):
         Raises:
             InputError: As ``forward``.
         """
-        is_valid = self._valid_positions(input_ids, attention_mask)
+        return self._encode(input_ids, self._valid_positions(input_ids, attention_mask), output_hidden_states)
+
+    def _encode(
+        self,
+        input_ids: Int[Tensor, "batch length"],
+        is_valid: Bool[Tensor, "batch length"],
+        output_hidden_states: bool,
+    ) -> TrunkOutput:
         hidden, layout = pack_rows(self.esm.embeddings.word_embeddings(input_ids), is_valid)
         positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)[is_valid].float()
         rotary = rotary_cos_sin(positions, self.config.hidden_size // self.config.num_attention_heads)

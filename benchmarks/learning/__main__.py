@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hnet_ntv2.errors import ConfigError, HNetNTV2Error
 from hnet_ntv2.training.provenance import git_state
 
-from .arms import CORE, ONE_AT_A_TIME
+from .arms import ARMS, CORE, ONE_AT_A_TIME
 from .dna import join_dna
 from .evaluate import context_baselines
 from .results import copy_kept, require_same_setup
@@ -29,7 +32,27 @@ def queue(setup: Setup) -> list[tuple[str, int]]:
     return [*runs, *((name, first) for name in OTHERS), *((arm.name, first) for arm in ONE_AT_A_TIME)]
 
 
-def main() -> None:
+def parse_run(text: str) -> tuple[str, int]:
+    """``ARM:SEED``.
+
+    Raises:
+        ConfigError: if it is not of that form, or there is no such arm.
+    """
+    name, _, seed = text.partition(":")
+    if not seed.isdecimal():
+        raise ConfigError(f"--run {text} is not ARM:SEED, such as random:1")
+    _require_known("--run", [name])
+    return name, int(seed)
+
+
+def _require_known(option: str, names: Iterable[str]) -> None:
+    known = (*ARMS, *OTHERS)
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"{option} names {unknown[0]!r}; there are {', '.join(known)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m benchmarks.learning WORK [options]``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__)
     parser.add_argument("work", type=Path, help="folder of the experiment")
     parser.add_argument("--size", choices=tuple(SIZES), default="hour")
@@ -39,23 +62,31 @@ def main() -> None:
     parser.add_argument("--run", action="append", default=[], metavar="ARM:SEED", help="only these, in this process")
     parser.add_argument("--only", help="comma-separated names of arms")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, one thread each")
-    options = parser.parse_args()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        _main(parser.parse_args(given), given)
+    except HNetNTV2Error as error:
+        parser.error(str(error))
+
+
+def _main(options: argparse.Namespace, given: Sequence[str]) -> None:
+    wanted = None if options.only is None else options.only.split(",")
+    _require_known("--only", wanted or ())
+    single = [parse_run(run) for run in options.run]
     setup = SIZES[options.size]
     place = Workplace(options.work, join_dna(options.fasta, options.intervals, options.work), setup)
-    if options.run:
+    if single:
         torch.set_num_threads(1)
-        for run in options.run:
-            name, _, seed = run.partition(":")
-            perform(place, name, int(seed))
+        for name, seed in single:
+            perform(place, name, seed)
         return
     if options.kept is not None:
         require_same_setup(options.kept, describe(place, options.size))
         copy_kept(options.kept, options.work, replaces=False)
     prepare(place, options.size)
-    wanted = None if options.only is None else set(options.only.split(","))
     runs = [run for run in queue(setup) if wanted is None or run[0] in wanted]
     with ThreadPoolExecutor(options.processes) as pool:
-        failures = [failure for failure in pool.map(_in_own_process, runs) if failure]
+        failures = [failure for failure in pool.map(partial(_in_own_process, given), runs) if failure]
     if failures:
         sys.exit("these runs failed, see their run.log: " + ", ".join(failures))
 
@@ -88,9 +119,9 @@ def describe(place: Workplace, size: str) -> dict[str, Any]:
     }
 
 
-def _in_own_process(run: tuple[str, int]) -> str | None:
+def _in_own_process(given: Sequence[str], run: tuple[str, int]) -> str | None:
     name, seed = run
-    command = [sys.executable, "-m", "benchmarks.learning", *sys.argv[1:], "--run", f"{name}:{seed}"]
+    command = [sys.executable, "-m", "benchmarks.learning", *given, "--run", f"{name}:{seed}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     started = time.monotonic()
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

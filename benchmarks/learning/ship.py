@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hnet_ntv2.errors import HNetNTV2Error
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 from hnet_ntv2.training.provenance import git_state
@@ -44,7 +45,13 @@ def main() -> None:
     parser.add_argument(
         "--grafted-rate", type=float, help="learning-rate multiplier of NTv2's parts; default: the arm's"
     )
-    options = parser.parse_args()
+    try:
+        _ship(parser.parse_args())
+    except HNetNTV2Error as error:
+        parser.error(str(error))
+
+
+def _ship(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     setup = replace(
         SIZES[options.size],
