@@ -16,6 +16,7 @@ import torch
 from hnet_ntv2.errors import HNetNTV2Error
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
+from hnet_ntv2.training.checkpoints import LAST
 from hnet_ntv2.training.provenance import git_state
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
@@ -77,7 +78,7 @@ def _ship(options: argparse.Namespace) -> None:
     values = place.settings(arm, options.seed, start, folder / "training")
     values["callbacks"]["checkpoint_every"] = 200
     values["validation"]["anchors"] = [True]  # as it is used
-    if (folder / "training" / "checkpoints" / "last").exists():
+    if (folder / "training" / "checkpoints" / LAST).exists():
         values |= {"resume": "last", "overwrite": False}
     begun, commit = clock(setup.accelerator), git_state()["commit"]
     outcome = pretrain(build_settings(PretrainSettings, values, "the shipped model"))

@@ -1,10 +1,12 @@
 """Compose the settings of a run from the packaged YAML, a user's YAML, options and Hydra overrides."""
 
+import dataclasses
 import tempfile
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -77,7 +79,7 @@ def compose_experiment(experiment: str, config_path: Path | None, overrides: Seq
         ConfigError: With Hydra's reason.
     """
     with _experiment_on_search_path(experiment, config_path) as (name, searchpath):
-        arguments = [*searchpath, f"experiment={name}", *map(_with_unlisted_model_settings, overrides)]
+        arguments = [*searchpath, f"experiment={name}", *map(_with_unlisted_settings, overrides)]
         try:
             with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="pretrain"):
                 config = compose("pretrain", overrides=arguments)
@@ -110,10 +112,24 @@ def read_experiment(path: Path) -> dict[str, Any]:
     return own
 
 
-def _with_unlisted_model_settings(override: str) -> str:
-    """Let an override set a model setting that the model's YAML leaves at its default."""
-    name = override.partition("=")[0].removeprefix("model.")
-    return f"++{override}" if override.startswith("model.") and name in own_field_names() else override
+def _with_unlisted_settings(override: str) -> str:
+    """Let an override set what the YAML files leave at its default, if there is such a setting."""
+    return f"++{override}" if _is_nested_setting(override.partition("=")[0]) else override
+
+
+def _is_nested_setting(name: str) -> bool:
+    *path, last = name.split(".")
+    if path == ["model"]:
+        return last in own_field_names()
+    cls: Any = PretrainSettings
+    for part in path:
+        if not dataclasses.is_dataclass(cls):
+            return False
+        cls = typing.get_type_hints(cast(type, cls)).get(part)
+    if typing.get_origin(cls) is dict:
+        return True
+    is_field = dataclasses.is_dataclass(cls) and last in typing.get_type_hints(cast(type, cls))
+    return bool(path) and is_field
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The source model's files: find or download them, check them, and hand out one tensor at a time."""
 
+import errno
 import logging
 import math
 import re
@@ -26,10 +27,11 @@ ROPE_THETA = 10000.0
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PASS_A_FOLDER = (
     "without a network, download config.json, vocab.txt and the safetensors files elsewhere and give their folder: "
-    "--ntv2-model DIR"
+    "--ntv2-model DIR (for a teacher warm_start.teacher=DIR)"
 )
 
 
@@ -174,8 +176,24 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise WeightsError(f"{place} is not on the Hugging Face Hub, or not public: {_first_line(error)}") from error
     except (OSError, http_error) as error:
+        if getattr(error, "errno", None) in _DISK_ERRORS:
+            raise WeightsError(
+                f"{place} cannot be stored: {error}; make room, or move the cache with HF_HOME"
+            ) from error
         return _cached(name, revision, error)
+    _remember(revision or "main", commit, paths[0].parent)
     return paths[0].parent, commit
+
+
+def _remember(revision: str, commit: str, snapshot: Path) -> None:
+    """Let the Hub's cache know which commit a branch or tag was, so that it is found without a network.
+
+    Files were fetched by their commit, for which the Hub's library notes no name.
+    """
+    if snapshot.parent.name == "snapshots" and revision != commit:
+        reference = snapshot.parent.parent / "refs" / revision
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit, encoding="utf-8")
 
 
 def files_to_fetch(present: set[str], place: str) -> list[str]:
@@ -193,8 +211,8 @@ def files_to_fetch(present: set[str], place: str) -> list[str]:
     weights = [name for name in (_WEIGHTS, _INDEX) if name in present][:1]
     if not weights:
         raise WeightsError(
-            f"{place} has no safetensors, and pickles are never loaded; try --revision refs/pr/3, where "
-            "nucleotide-transformer-v2-250m-multi-species has them"
+            f"{place} has no safetensors, and pickles are never loaded; try --revision refs/pr/3 (for a teacher "
+            "warm_start.teacher_revision=refs/pr/3), where nucleotide-transformer-v2-250m-multi-species has them"
         )
     return ["config.json", *(["vocab.txt"] if "vocab.txt" in present else []), *weights]
 

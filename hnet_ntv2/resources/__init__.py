@@ -15,10 +15,11 @@ def bundled_model() -> Path:
         WeightsError: This copy of the package came without it.
     """
     folder = _FOLDER / "model"
-    if not (folder / "config.json").is_file():
+    absent = [path for name in ("config.json", "model.safetensors") if not (path := folder / name).is_file()]
+    if absent:
         raise WeightsError(
-            f"this copy of the package has no bundled model ({folder} is missing); name a model folder with --model, "
-            "such as checkpoints/hf of a run, or install a package that holds one"
+            f"this copy of the package has no bundled model ({absent[0]} is missing); name a model folder with "
+            "--model, such as checkpoints/hf of a run, or install a package that holds one"
         )
     return folder
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +17,17 @@ from ..data.demo import demo_paths
 from ..errors import ConfigError, DataError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from .checkpoints import LAST, clear_checkpoints
-from .phases import PhasePlan
+from .phases import PHASES, TEACHERS, PhasePlan
 from .settings import PretrainSettings
 from .strategy import local_rank
 from .teachers import Teacher, load_teachers
 
 logger = logging.getLogger(__name__)
 
+# The ledger of the weights that a trained model started from.
+ORIGIN_FILE = "ntv2_origin.json"
+GRAFTED_GROUPS = ("trunk", "kmer_embedding", "source_head")
+_FAST = 0.5
 # Windows that pass through the model at once during calibration.
 _CALIBRATION_BATCH = 8
 
@@ -94,6 +99,24 @@ def is_graft(folder: str | None) -> bool:
     return path is not None and path.is_file() and Ledger.from_json(path.read_text("utf-8")).source is not None
 
 
+def descends_from_graft(folder: str | None) -> bool:
+    """Whether a folder holds a graft, or a model that was trained from one (``keep_origin`` tells)."""
+    return is_graft(folder) or (folder is not None and (Path(folder) / ORIGIN_FILE).is_file())
+
+
+def keep_origin(start: Path, folder: Path) -> None:
+    """Copy the ledger of a graft beside a model trained from it, under a name that claims nothing about its tensors.
+
+    Args:
+        start: Folder of the weights that training started from.
+        folder: Folder of the trained model.
+    """
+    for name in (LEDGER_FILE, ORIGIN_FILE):
+        if (start / name).is_file():
+            shutil.copyfile(start / name, folder / ORIGIN_FILE)
+            return
+
+
 def build_phases(settings: PretrainSettings) -> PhasePlan:
     """The phases of the run: those of the warm start if it is one, else a single one.
 
@@ -102,9 +125,41 @@ def build_phases(settings: PretrainSettings) -> PhasePlan:
     """
     warm = settings.warm_start
     wanted = warm.when == "always" or (warm.when == "graft" and is_graft(settings.init))
-    if not wanted:
-        return PhasePlan.single(settings.trainer.max_steps)
-    return PhasePlan.of(warm, settings.trainer.max_steps, settings.optimizer.multipliers)
+    if wanted:
+        plan = PhasePlan.of(warm, settings.trainer.max_steps, settings.optimizer.multipliers)
+    else:
+        _refuse_idle_teachers(settings)
+        plan = PhasePlan.single(settings.trainer.max_steps)
+    if descends_from_graft(settings.init):
+        _warn_of_fast_graft(settings, plan)
+    return plan
+
+
+def _refuse_idle_teachers(settings: PretrainSettings) -> None:
+    warm = settings.warm_start
+    reason = "no --init" if settings.init is None else f"--init {settings.init} is no fresh graft"
+    if warm.when == "never":
+        reason = "warm_start.when=never"
+    for phase in PHASES:
+        for teacher in TEACHERS:
+            weights = getattr(getattr(warm, phase), f"{teacher}_weight")
+            if max(weights, default=0.0) > 0:
+                raise ConfigError(
+                    f"warm_start.{phase}.{teacher}_weight={list(weights)} asks for a teacher, but this run has no warm "
+                    f"start ({reason}): start from a folder of `hnet-ntv2 init`, or set the weight to 0"
+                )
+
+
+def _warn_of_fast_graft(settings: PretrainSettings, plan: PhasePlan) -> None:
+    rates = settings.optimizer.multipliers | plan.multipliers[-1]
+    fast = {group: rates[group] for group in GRAFTED_GROUPS if rates[group] > _FAST}
+    if fast:
+        logger.warning(
+            "%s learn at %s of the learning rate: above %g a graft can lose what it started with "
+            "(docs/decisions/0012); 0.1 is recommended, as in `-- %s`",
+            *(", ".join(fast), ", ".join(f"{rate:g}" for rate in fast.values()), _FAST),
+            " ".join(f"optimizer.multipliers.{group}=0.1" for group in fast),
+        )
 
 
 def build_teachers(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phases: PhasePlan) -> dict[str, Teacher]:
@@ -122,7 +177,9 @@ def build_teachers(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phase
             f"the weights of {', '.join(wanted)} are above 0: warm_start.teacher=FOLDER must name the source model and "
             "--init the model grafted from it"
         )
-    return load_teachers(wanted, warm.teacher, Path(settings.init), model.config, warm.teacher_layer)
+    return load_teachers(
+        wanted, warm.teacher, warm.teacher_revision, Path(settings.init), model.config, warm.teacher_layer
+    )
 
 
 def build_datamodule(

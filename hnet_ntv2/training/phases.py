@@ -127,12 +127,15 @@ class PhasePlan:
         """The phases as a table for the user."""
         if not self.is_warm_start:
             return f"joint for {self.steps[-1]:,} steps (no warm start)"
-        rows = [f"{'phase':<8} {'steps':>8} {'grid':>10} {'anchors':>10} {'ratio':>10}  learning-rate multipliers"]
+        teachers = [f"{name}_weight" for name in self.used_teachers()]
+        titles = ["grid", "anchors", "ratio", *(name.removesuffix("_weight") for name in teachers)]
+        head = " ".join(f"{title:>12}" for title in titles)
+        rows = [f"{'phase':<8} {'steps':>8} {head}  learning-rate multipliers"]
         for number, name in enumerate(PHASES):
-            shares = [_span(self.ramps[key].pieces[number]) for key in (*_SHARES, "ratio_weight")]
+            shares = [_span(self.ramps[key].pieces[number]) for key in (*_SHARES, "ratio_weight", *teachers)]
             rates = ", ".join(f"{group} {value:g}" for group, value in self.multipliers[number].items()) or "as above"
             rows.append(
-                f"{name:<8} {self.steps[number]:>8,} " + " ".join(f"{text:>10}" for text in shares) + f"  {rates}"
+                f"{name:<8} {self.steps[number]:>8,} " + " ".join(f"{text:>12}" for text in shares) + f"  {rates}"
             )
         return "\n".join(rows)
 

@@ -37,6 +37,7 @@ from .parts import (
     build_teachers,
     calibrate,
     check_ready,
+    keep_origin,
     run_identity,
 )
 from .precision import Precision, resolve_precision
@@ -342,7 +343,7 @@ def export_model(model: HNetNTV2ForMaskedLM, folder: Path, started_from: str | N
     Args:
         model: What to write.
         folder: Where.
-        started_from: Folder of the first weights, whose model card goes along.
+        started_from: Folder of the first weights, whose model card and graft ledger go along.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -355,6 +356,7 @@ def export_model(model: HNetNTV2ForMaskedLM, folder: Path, started_from: str | N
         HNetNTV2Tokenizer().save_pretrained(temporary)
         if started_from is not None:
             _keep_card(Path(started_from), temporary)
+            keep_origin(Path(started_from), temporary)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)

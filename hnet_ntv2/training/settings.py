@@ -126,6 +126,7 @@ class WarmStartSettings:
         release: The grid fades out, the ratio loss comes in.
         joint: The rest of the run.
         teacher: Folder or Hub name of the source, for the teachers.
+        teacher_revision: Of a Hub name; None is the commit in the ledger of the graft.
         teacher_layer: Trunk blocks after which the hidden-state teacher compares.
     """
 
@@ -134,6 +135,7 @@ class WarmStartSettings:
     release: PhaseSettings = field(default_factory=PhaseSettings)
     joint: PhaseSettings = field(default_factory=PhaseSettings)
     teacher: str | None = None
+    teacher_revision: str | None = None
     teacher_layer: int = 4
 
 

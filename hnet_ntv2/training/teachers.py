@@ -201,13 +201,14 @@ class MarginalsTeacher(Teacher):
 
 
 def load_teachers(
-    names: tuple[str, ...], source: str, init: Path, config: HNetNTV2Config, layer: int
+    names: tuple[str, ...], source: str, revision: str | None, init: Path, config: HNetNTV2Config, layer: int
 ) -> dict[str, Teacher]:
     """Open the source model and make the teachers that are asked for.
 
     Args:
         names: "hidden_state", "marginals".
         source: Folder or Hub name of the source model.
+        revision: Of a Hub name; None is the commit that the ledger names.
         init: Folder of the grafted model, with its ledger.
         config: Of the student.
         layer: For the hidden-state teacher.
@@ -216,16 +217,19 @@ def load_teachers(
         ConfigError: The student was not grafted from this source.
         WeightsError: The source cannot be read.
     """
-    opened = open_source(source)
     path = init / LEDGER_FILE
     if not path.is_file():
         raise ConfigError(
             f"teachers need a grafted model: {init} holds no {LEDGER_FILE}; make one with `hnet-ntv2 init`"
         )
     ledger = Ledger.from_json(path.read_text(encoding="utf-8"))
+    described = ledger.source or {"name": "no source", "revision": None}
+    grafted_from = described["name"]
+    if revision is None and source == grafted_from and not Path(source).expanduser().is_dir():
+        revision = described["revision"]
+    opened = open_source(source, revision)
     digests = {entry.name: entry.sha256 for entry in ledger.source_tensors}
     if digests.get(_EMBEDDING) != sha256_of(opened.get(_EMBEDDING)):
-        grafted_from = "no source" if ledger.source is None else ledger.source["name"]
         raise ConfigError(f"warm_start.teacher={source} is not what {init} was grafted from ({grafted_from})")
     assert ledger.layers is not None
     reader = SourceReader(NTv2ForMaskedLM.from_pretrained(opened.stored[_EMBEDDING].path.parent), config.kmer_size)

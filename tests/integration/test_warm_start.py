@@ -12,6 +12,7 @@ from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.training.history import read_history
+from hnet_ntv2.training.parts import build_phases
 from hnet_ntv2.training.run import pretrain
 from tests.unit.conversion.sources import any_sequence, write_random_source
 
@@ -59,7 +60,6 @@ def test_phases_shares_rates_and_teachers_are_in_the_log(uninterrupted):
     assert [row["phase/number"] for row in rows] == [0] * ALIGN + [1] * RELEASE + [2] * 4
     assert [row["phase/grid_share"] for row in rows[3:9]] == pytest.approx([1, 1, 2 / 3, 1 / 3, 0, 0])
     assert {row["learning_rate/trunk"] for row in rows[:ALIGN]} == {0.0}
-    # The rate of the step after is logged: what the optimiser holds when the step is done.
     assert all(row["learning_rate/trunk"] > 0 for row in rows[ALIGN:-1])
     assert all(row["stage2/forced_grid"] > 0.5 for row in rows[:ALIGN])
     assert all(row["stage2/forced_grid"] == 0 for row in rows[ALIGN + RELEASE :])
@@ -102,6 +102,41 @@ def test_random_weights_are_trained_in_one_phase(folder):
     )
     assert {row["phase/number"] for row in read_history(result.history["train"])} == {2.0}
     assert all(row["stage1/forced_grid"] == 0 for row in read_history(result.history["train"]))
+
+
+def test_a_trained_graft_is_no_fresh_one_but_its_descent_is_known(folder, uninterrupted, caplog):
+    trained = folder / "whole" / "checkpoints" / "hf"
+    assert (trained / "ntv2_origin.json").read_bytes() == (folder / "start" / "ntv2_graft.json").read_bytes()
+    settings = tiny_settings(folder, "further", init=str(trained), model={})
+    assert not build_phases(settings).is_warm_start
+    assert "trunk, kmer_embedding, source_head learn at" in caplog.text
+    assert "optimizer.multipliers.trunk=0.1" in caplog.text
+    caplog.clear()
+    slow = {**settings.optimizer.multipliers, "trunk": 0.1, "kmer_embedding": 0.1, "source_head": 0.1}
+    build_phases(tiny_settings(folder, "further", init=str(trained), model={}, optimizer__multipliers=slow))
+    build_phases(tiny_settings(folder, "random"))
+    assert not caplog.records
+
+
+def test_teachers_that_would_be_ignored_are_refused(folder, uninterrupted):
+    weights = {"warm_start__joint": {"hidden_state_weight": [0.0, 0.5]}}
+    never = tiny_settings(folder, "idle", init=str(folder / "start"), model={}, warm_start__when="never", **weights)
+    with pytest.raises(ConfigError, match=r"joint\.hidden_state_weight=\[0\.0, 0\.5\] .*warm_start\.when=never"):
+        build_phases(never)
+    trained = folder / "whole" / "checkpoints" / "hf"
+    with pytest.raises(ConfigError, match=r"hf is no fresh graft"):
+        build_phases(tiny_settings(folder, "idle", init=str(trained), model={}, **weights))
+
+
+def test_the_table_of_phases_shows_the_teachers(folder):
+    plan = build_phases(
+        tiny_settings(folder, "shown", init=str(folder / "start"), model={},
+                      warm_start__release={"steps": 3, "marginals_weight": [1.0, 0.5]})
+    )  # fmt: skip
+    head, _, release, _ = plan.table().splitlines()
+    assert "marginals" in head
+    assert "hidden_state" not in head
+    assert "1 to 0.5" in release
 
 
 def test_teachers_want_the_source_of_the_graft(folder):

@@ -1,5 +1,6 @@
 """Finding, downloading and checking a source: every error names the tensor, the setting or the way out."""
 
+import errno
 import json
 from types import SimpleNamespace
 
@@ -155,6 +156,32 @@ def test_no_network_says_so_and_how_to_pass_a_folder(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
     monkeypatch.setattr("huggingface_hub.snapshot_download", absent)
     with pytest.raises(WeightsError, match=r"no network.*nobody there.*--ntv2-model DIR"):
+        open_source(NAME)
+
+
+def test_what_was_downloaded_is_found_without_a_network(monkeypatch, tmp_path, hub):
+    storage = tmp_path / f"models--{NAME.replace('/', '--')}"
+    snapshot = copy_tiny(storage / "snapshots" / COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, revision: str(snapshot / file))
+    assert open_source(NAME, "refs/pr/3").revision == open_source(NAME).revision == COMMIT
+
+    def unreachable(self, name, revision=None):
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    for revision in (None, "main", "refs/pr/3", COMMIT):
+        assert open_source(NAME, revision).revision == COMMIT
+    with pytest.raises(WeightsError, match="no network"):
+        open_source(NAME, "another")
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_network(monkeypatch, hub):
+    def full(name, file, revision):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(WeightsError, match=r"cannot be stored: .*No space left.*HF_HOME"):
         open_source(NAME)
 
 

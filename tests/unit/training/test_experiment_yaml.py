@@ -1,5 +1,6 @@
 """Every YAML in configs/ composes; a user's own YAML works from anywhere and its mistakes are named with the file."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ from omegaconf import OmegaConf
 from hnet_ntv2.cli.experiment import config_folder, load_settings
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
 from hnet_ntv2.errors import ConfigError
+from hnet_ntv2.training.phases import PHASES
 from hnet_ntv2.training.settings import PretrainSettings, build_settings, check_keys
 
 CONFIGS = config_folder()
-GROUPS = {"data", "optimizer", "scheduler", "trainer", "callbacks", "logger"}
+GROUPS = {"data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "warm_start"}
 
 
 def names(group: str) -> list[str]:
@@ -38,7 +40,8 @@ def test_every_experiment_composes_and_its_model_exists(experiment):
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in sorted(GROUPS) for name in names(group)])
 def test_every_group_fills_its_settings_completely(group, name):
     values = read(f"{group}/{name}")
-    build_settings(PretrainSettings, {group: values}, name)
+    complete = dataclasses.asdict(getattr(PretrainSettings(), group))
+    assert flat_names(values) == flat_names(complete)
     composed = load_settings(overrides=[f"{group}={name}"])
     assert getattr(composed, group) == getattr(build_settings(PretrainSettings, {group: values}, name), group)
 
@@ -56,6 +59,27 @@ def test_yaml_holds_values_only():
         assert "${" not in path.read_text(), path
 
 
+def test_the_recommended_phases_are_those_of_every_experiment(tmp_path):
+    steps, rates = {}, {}
+    for path in (None, user_yaml(tmp_path, "trainer:\n  max_steps: 20000\n")):
+        warm = load_settings(config_path=path, options={"init": "folder"}).warm_start
+        steps = {phase: getattr(warm, phase).steps for phase in PHASES}
+        rates = {phase: set(getattr(warm, phase).multipliers.items()) for phase in PHASES}
+        assert steps == {"align": 1000, "release": 10000, "joint": 0}
+        groups = ("trunk", "kmer_embedding", "source_head")
+        assert rates["align"] == {(group, 0.0) for group in groups}
+        assert rates["release"] == rates["joint"] == {(group, 0.1) for group in groups}
+        assert [getattr(warm, phase).grid_share for phase in PHASES] == [(1.0,), (1.0, 0.0), (0.0,)]
+        assert [getattr(warm, phase).ratio_weight for phase in PHASES] == [(0.0,), (0.0, 1.0), (1.0,)]
+        assert {getattr(warm, phase).anchor_share for phase in PHASES} == {(1.0,)}
+        assert warm.when == "graft"
+
+
+def test_the_demo_leaves_the_grid_before_it_ends():
+    settings = load_settings("demo/hnet_ntv2_tiny")
+    assert settings.warm_start.align.steps + settings.warm_start.release.steps <= settings.trainer.max_steps // 2
+
+
 def test_the_default_is_the_specification():
     settings, fallback = load_settings(), PretrainSettings()
     assert settings.trainer == fallback.trainer
@@ -64,6 +88,15 @@ def test_the_default_is_the_specification():
     assert settings.scheduler == fallback.scheduler
     assert settings.data.mask == fallback.data.mask
     assert (settings.seed, settings.output_dir) == (fallback.seed, fallback.output_dir)
+
+
+def flat_names(values: dict, prefix: str = "") -> set[str]:
+    nested = {"multipliers"}  # groups that a phase does not name keep the optimizer's
+    found = set()
+    for name, value in values.items():
+        deeper = isinstance(value, dict) and name not in nested
+        found |= flat_names(value, f"{prefix}{name}.") if deeper else {prefix + name}
+    return found
 
 
 def read(name: str) -> dict:
@@ -114,11 +147,28 @@ def test_an_override_may_set_what_the_models_yaml_does_not_list():
     assert load_settings(overrides=["model.initializer_range=0.5"]).model["initializer_range"] == 0.5
 
 
+def test_any_setting_of_a_phase_can_be_overridden():
+    settings = load_settings(
+        overrides=[
+            *("warm_start.release.marginals_weight=[1.0, 0.0]", "warm_start.align.hidden_state_weight=[0.5]"),
+            *("warm_start.align.multipliers.base=0.5", "validation.grid=false", "warm_start.joint.grid_share=[0.1]"),
+        ]
+    )
+    warm = settings.warm_start
+    assert warm.release.marginals_weight == (1.0, 0.0)
+    assert warm.align.hidden_state_weight == (0.5,)
+    assert warm.align.multipliers == {"trunk": 0.0, "kmer_embedding": 0.0, "source_head": 0.0, "base": 0.5}
+    assert warm.joint.grid_share == (0.1,)
+    assert not settings.validation.grid
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("trainer.max_stepz=1", "max_stepz"),
         ("nonsense", "nonsense"),
+        ("warm_start.release.stepz=1", "stepz"),
+        ("warm_start.nothing.steps=1", "nothing"),
         ("trainer.max_steps=x", r"trainer\.max_steps='x'"),
         ("+new.key=1", r"unknown setting 'new'"),
         ("model=nothing", "nothing"),

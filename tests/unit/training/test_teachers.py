@@ -1,14 +1,17 @@
 """The teachers see where the student stands: nothing to teach at the start of a graft, and gradients where there is."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from hnet_ntv2.conversion.graft import graft
+from hnet_ntv2.conversion.saving import save_start
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.kmers import kmer_marginals
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
+from hnet_ntv2.training import teachers
 from hnet_ntv2.training.teachers import HiddenStateTeacher, MarginalsTeacher, SourceReader, cut_tokens
 from tests.builders import ids
 from tests.unit.conversion.sources import any_sequence, write_random_source
@@ -129,3 +132,21 @@ def test_the_source_runs_once_per_batch(folder, reader, monkeypatch):
     assert len(calls) == 1
     MarginalsTeacher(reader).loss(output, make_batch())
     assert len(calls) == 2
+
+
+def test_a_teacher_from_the_hub_is_the_commit_that_was_grafted(folder, tmp_path, monkeypatch):
+    source = dataclasses.replace(open_source(str(folder)), name="someone/source", revision="a" * 40, is_local=False)
+    start = graft(source, any_sequence(), settings={"window": 16}, layers="0,1")
+    save_start(start, tmp_path / "start")
+    asked = []
+
+    def fetch(name, revision=None):
+        asked.append((name, revision))
+        return source
+
+    monkeypatch.setattr(teachers, "open_source", fetch)
+    for revision in (None, "refs/pr/3"):
+        arguments = ("someone/source", revision, tmp_path / "start", start.model.config, 1)
+        assert set(teachers.load_teachers(("marginals",), *arguments)) == {"marginals"}
+    teachers.load_teachers(("marginals",), "another/source", None, tmp_path / "start", start.model.config, 1)
+    assert asked == [("someone/source", "a" * 40), ("someone/source", "refs/pr/3"), ("another/source", None)]
