@@ -34,8 +34,9 @@ DNA ?=
 KEPT ?=
 WORK ?= outputs/learning/$(SIZE)
 RESULTS ?= $(WORK)/report
+BASELINE ?= random
 CORE = --core trunk trunk_embedding graft matching plain
 
 bench-learning: install ## does a start from a 6-mer model learn faster? goes on where it was interrupted
 	$(PYTHON) -m benchmarks.learning $(WORK) --size $(SIZE) $(DNA) $(if $(KEPT),--kept $(KEPT))
-	$(PYTHON) -m benchmarks.learning.report $(WORK) --output $(RESULTS) --reference anchors_kept $(CORE)
+	$(PYTHON) -m benchmarks.learning.report $(WORK) --output $(RESULTS) --reference anchors_kept --baseline $(BASELINE) $(CORE)

@@ -29,7 +29,7 @@ _INHERITED_KEYS = frozenset(
 
 
 class HNetNTV2Config(PreTrainedConfig):
-    """Architecture of HNet-NTv2. The defaults are the 432M model on the trunk of NTv2-500M.
+    """Architecture of HNet-NTv2. The defaults are the model of 436 million parameters on the trunk of NTv2-500M.
 
     Attributes:
         vocab_size: Rows of the base embedding: 12 character ids padded to 16 (Caduceus-compatible).

@@ -80,7 +80,10 @@ class Workplace:
 
     def ensure_source(self) -> None:
         """Train the source unless it is there."""
-        if not (self.folder / "source.json").exists():
+        if (self.folder / "source.json").exists():
+            if not (self.source / "config.json").exists():
+                raise DataError(f"{self.folder / 'source.json'} tells of a source, but {self.source} does not hold it")
+        else:
             data = self.training_data(self.setup.source.batch_size, grid_aligned_samples=10**15)
             train_source(self.setup.source, data, self.folder, accelerator=self.setup.accelerator)
 

@@ -145,7 +145,7 @@ def card(figures: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {name} | {value:.4f} |"
         for name, value in (
-            ("this model, anchors on, as it runs by default, one strand", views["anchors_on"]["bits"]),
+            ("this model, anchors on (its default), one strand (its default is both)", views["anchors_on"]["bits"]),
             ("this model, anchors off", views["anchors_off"]["bits"]),
             ("this model on NTv2's grid of tokens, masks on the grid", views["grid"]["bits"]),
             ("base composition", context["composition"]),
@@ -202,9 +202,8 @@ masks, {free} without. Bases per chunk without masks: median {length["p50"]:.0f}
 ## What it is not good for
 
 Any conclusion about biology or medicine. It has seen 0.6 % of the genome, no other species, and is hundreds of times
-smaller than models that are used in research; where counting contexts predicts better than it does, the table says
-so. Its scores of variants are not evidence for or against pathogenicity. Use `--model` with a model that was trained
-for the purpose.
+smaller than models that are used in research; the table says how far it is from counting contexts. Its scores of
+variants are not evidence for or against pathogenicity. Use `--model` with a model that was trained for the purpose.
 """
 
 

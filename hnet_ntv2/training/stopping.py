@@ -124,7 +124,7 @@ class CollapseGuard(StepCallback):
                 return (
                     f"the chunk ratio of stage {stage + 1} has collapsed: {values[0]:.3f} achieved, {values[1]:.3f} by "
                     f"the router alone, target {target:g}, for {self.steps_off[stage]} steps "
-                    "(callbacks.collapse_patience). Try a lower --learning-rate or a higher model.ratio_loss_weight"
+                    "(callbacks.collapse_patience). Try a lower --learning-rate, and model.router_offset_rate above 0"
                 )
         return None
 
