@@ -152,7 +152,7 @@ def _refuse_idle_teachers(settings: PretrainSettings) -> None:
 
 def _warn_of_fast_graft(settings: PretrainSettings, plan: PhasePlan) -> None:
     rates = settings.optimizer.multipliers | plan.multipliers[-1]
-    fast = {group: rates[group] for group in GRAFTED_GROUPS if rates[group] > _FAST}
+    fast = {group: rates[group] for group in GRAFTED_GROUPS if rates.get(group, 0.0) > _FAST}
     if fast:
         logger.warning(
             "%s learn at %s of the learning rate: above %g a graft can lose what it started with "
