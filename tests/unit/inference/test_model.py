@@ -67,6 +67,9 @@ def test_bundled_files_are_found_or_the_way_out_is_told(monkeypatch, tmp_path):
         bundled_model()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"model\.safetensors is missing.*--model"):
+        bundled_model()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
     assert check_model_folder(None) == tmp_path / "model"
 
 
