@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -121,15 +121,14 @@ def _is_nested_setting(name: str) -> bool:
     *path, last = name.split(".")
     if path == ["model"]:
         return last in own_field_names()
-    cls: Any = PretrainSettings
+    kind: Any = PretrainSettings
     for part in path:
-        if not dataclasses.is_dataclass(cls):
-            return False
-        cls = typing.get_type_hints(cast(type, cls)).get(part)
-    if typing.get_origin(cls) is dict:
-        return True
-    is_field = dataclasses.is_dataclass(cls) and last in typing.get_type_hints(cast(type, cls))
-    return bool(path) and is_field
+        kind = _fields(kind).get(part)
+    return bool(path) and (typing.get_origin(kind) is dict or last in _fields(kind))
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
 
 
 def _reason(error: Exception) -> str:

@@ -95,13 +95,17 @@ def is_graft(folder: str | None) -> bool:
     Raises:
         WeightsError: The ledger cannot be read.
     """
-    path = None if folder is None else Path(folder) / LEDGER_FILE
-    return path is not None and path.is_file() and Ledger.from_json(path.read_text("utf-8")).source is not None
+    return folder is not None and _tells_of_source(Path(folder) / LEDGER_FILE)
 
 
 def descends_from_graft(folder: str | None) -> bool:
     """Whether a folder holds a graft, or a model that was trained from one (``keep_origin`` tells)."""
-    return is_graft(folder) or (folder is not None and (Path(folder) / ORIGIN_FILE).is_file())
+    return is_graft(folder) or (folder is not None and _tells_of_source(Path(folder) / ORIGIN_FILE))
+
+
+def _tells_of_source(ledger: Path) -> bool:
+    """A random trunk has a ledger too, but no source."""
+    return ledger.is_file() and Ledger.from_json(ledger.read_text("utf-8")).source is not None
 
 
 def keep_origin(start: Path, folder: Path) -> None:
