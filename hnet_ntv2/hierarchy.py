@@ -173,6 +173,10 @@ class ChunkTrunk(nn.Module):
         states = {f"trunk_{i}": unpack_rows(state, has_token) for i, state in enumerate(output.hidden_states or ())}
         return NetworkOutput(hidden, (), FinalChunks(hidden, level.first_base, level.is_valid), states)
 
+    def stages(self, chunks: Float[Tensor, "batch chunks dim"], level: Level) -> tuple[StageOutput, ...]:
+        """Nothing is chunked in here."""
+        return ()
+
     def positions(self, level: Level) -> Float[Tensor, "batch chunks"]:
         """Rotary positions: NTv2's token index, from the first base or by counting chunks."""
         if self.position_mode == "rank":
@@ -181,6 +185,21 @@ class ChunkTrunk(nn.Module):
         else:
             position = 1 + level.first_base.float() / self.kmer_size
         return position / self.position_scale
+
+
+class _Chunked(NamedTuple):
+    """One stage's way in: encoded positions, the decisions, and what the inner network gets."""
+
+    fine: Float[Tensor, "batch positions dim"]
+    routing: Routing
+    index: ChunkIndex
+    vectors: Float[Tensor, "batch chunks main_dim"]
+    level: Level
+
+
+def _stage_output(chunked: _Chunked, level: Level) -> StageOutput:
+    is_counted = chunked.routing.is_free & level.is_clear
+    return StageOutput(*chunked.routing, is_counted, level.is_valid, level.first_base, chunked.index.chunk_of)
 
 
 class ChunkStage(nn.Module):
@@ -231,26 +250,37 @@ class ChunkStage(nn.Module):
             output_hidden_states: Collect named states.
             tail: Further coordinates that widen the pooled vectors, where the inner network is wider.
         """
-        fine = self.encoder(hidden, level.is_valid)
-        routing = self.route(fine, level)
-        index = index_chunks(routing.is_boundary, level.is_valid)
-        inner_level = level.pooled(index)
-        chunks = self._widen(pool_chunks(fine, index), index, tail)
-        inner = self.main(chunks, inner_level, cls_vector, output_hidden_states)
+        chunked = self._chunk(hidden, level, tail)
+        fine, index = chunked.fine, chunked.index
+        inner = self.main(chunked.vectors, chunked.level, cls_vector, output_hidden_states)
 
         gate = level.is_valid
         if self.gates_skip:
-            gate = gate & ~inner_level.is_masked.gather(1, index.chunk_of)
+            gate = gate & ~chunked.level.is_masked.gather(1, index.chunk_of)
         coarse = inner.hidden[..., : fine.shape[-1]]
-        expanded = self.upsampler(coarse, fine, routing, index, gate).to(coarse.dtype)
+        expanded = self.upsampler(coarse, fine, chunked.routing, index, gate).to(coarse.dtype)
         decoded = self.decoder(expanded, level.is_valid)
 
         states = {}
         if output_hidden_states:
             states = {f"{self.name}_encoder": fine, **inner.hidden_states, f"{self.name}_decoder": decoded}
-        is_counted = routing.is_free & level.is_clear
-        output = StageOutput(*routing, is_counted, level.is_valid, level.first_base, index.chunk_of)
-        return NetworkOutput(decoded, (output, *inner.stages), inner.final, states)
+        return NetworkOutput(decoded, (_stage_output(chunked, level), *inner.stages), inner.final, states)
+
+    def stages(
+        self,
+        hidden: Float[Tensor, "batch positions dim"],
+        level: Level,
+        tail: Float[Tensor, "batch positions tail_dim"] | None = None,
+    ) -> tuple[StageOutput, ...]:
+        """The chunking of this stage and the inner ones, which needs neither trunk nor decoders. See ``forward``."""
+        chunked = self._chunk(hidden, level, tail)
+        return (_stage_output(chunked, level), *self.main.stages(chunked.vectors, chunked.level))
+
+    def _chunk(self, hidden: Tensor, level: Level, tail: Tensor | None) -> "_Chunked":
+        fine = self.encoder(hidden, level.is_valid)
+        routing = self.route(fine, level)
+        index = index_chunks(routing.is_boundary, level.is_valid)
+        return _Chunked(fine, routing, index, self._widen(pool_chunks(fine, index), index, tail), level.pooled(index))
 
     def route(self, fine: Float[Tensor, "batch positions dim"], level: Level) -> Routing:
         """The router's probabilities and the final decisions."""

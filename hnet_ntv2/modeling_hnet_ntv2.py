@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from .base_embeddings import BaseEmbeddings, KmerEmbedding
-from .chunking import NEAR_THRESHOLD, Router, mean_probability, ratio_loss
+from .chunking import Router, mean_probability, ratio_loss
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
@@ -201,19 +201,34 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
             raise InputError(f"strands={strands!r}; choose 'forward' or 'both'")
 
         embedded, cls_vector = self.embeddings(input_ids, is_valid)
-        base_dim = self.config.base_dim
         level = self._base_level(input_ids, is_valid, on_grid, anchors)
-        output = self.hierarchy(
-            embedded[..., :base_dim],
-            level,
-            cls_vector,
-            output_hidden_states,
-            tail=embedded[..., base_dim:] if base_dim < self.config.d_model else None,
-        )
+        hidden, tail = self._base_vectors(embedded)
+        output = self.hierarchy(hidden, level, cls_vector, output_hidden_states, tail)
         self._warn_of_length(output.final)
         states = {"embeddings": embedded, **output.hidden_states} if output_hidden_states else {}
         num_strands = 2 if strands == "both" else 1
         return StrandRun(input_ids, is_valid, output.hidden, output.stages, output.final, states, num_strands)
+
+    def chunk(
+        self, input_ids: Shaped[Tensor, "batch length"], attention_mask: Shaped[Tensor, "batch length"] | None = None
+    ) -> tuple[StageOutput, ...]:
+        """How the forward strand is cut, outermost stage first, without running trunk and decoders.
+
+        No grid, no anchors: the chunks of ``forward(..., strands="forward", anchors=False).stages``.
+
+        Args:
+            input_ids: Character ids, right-padded.
+            attention_mask: See ``forward``.
+        """
+        input_ids, is_valid = self._check_input(input_ids, attention_mask)
+        embedded, _ = self.embeddings(input_ids, is_valid)
+        hidden, tail = self._base_vectors(embedded)
+        return self.hierarchy.stages(hidden, self._base_level(input_ids, is_valid, False, False), tail)
+
+    def _base_vectors(self, embedded: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the first stage works on, and the coordinates that only widen its chunks."""
+        base_dim = self.config.base_dim
+        return embedded[..., :base_dim], embedded[..., base_dim:] if base_dim < self.config.d_model else None
 
     def _check_input(
         self, input_ids: Tensor, attention_mask: Tensor | None
@@ -285,29 +300,20 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         super().__init__(config)
         self.model = HNetNTV2Model(config)
         self.head = Heads(config)
-        # F of the ratio loss: the share of boundaries where it looks, over the previous step's global batch.
+        # F of the ratio loss: the share of boundaries on sequence without masks, as the previous step measured it.
         self.register_buffer("boundary_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
         self.post_init()
 
     @torch.no_grad()
-    def observe_boundary_shares(self, shares: Sequence[float | None], densities: Sequence[float]) -> None:
-        """Take in what the decisions of a step came to over its global batch.
-
-        A share becomes F of the next steps' ratio loss. Besides, the offset of its router moves by what would close
-        ``router_offset_rate`` of the gap to the target if no weight changed (docs/decisions/0010).
+    def observe_boundary_shares(self, shares: Sequence[float | None]) -> None:
+        """Take in each stage's share of boundaries, outermost first: F of the ratio loss from now on.
 
         Args:
-            shares: Per stage, outermost first: boundaries, those of cap and guard included, among the counted
-                positions; None where nothing was counted, which changes nothing.
-            densities: Per stage: share of the counted positions per unit of p around the threshold 0.5.
+            shares: Those of cap and guard included; None leaves a stage's F as it is.
         """
-        rate = self.config.router_offset_rate
-        for number, router in enumerate(self.model.routers):
-            share = shares[number]
+        for number, share in enumerate(shares):
             if share is not None:
                 self.boundary_shares[number] = share
-                step = rate * (self.config.target_ratios[number] - share) / max(densities[number], 1.0)
-                router.beta.add_(max(-NEAR_THRESHOLD, min(NEAR_THRESHOLD, step))).clamp_(-1, 1)
 
     def count_parameters(self) -> dict[str, int]:
         """Number of parameters per part; the values add up to the whole model."""

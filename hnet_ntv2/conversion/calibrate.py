@@ -12,21 +12,23 @@ from ..shapes import Float, Int, Tensor
 logger = logging.getLogger(__name__)
 
 
-@torch.no_grad()
-def calibrate_routers(
-    model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]], *, count_forced: bool = False
-) -> tuple[float, ...]:
-    """Set ``beta`` of every router, outermost first, from its own probabilities on these sequences.
+_MOST_PASSES = 8
+_CLOSE_ENOUGH = 0.01
 
-    The offset puts the threshold 0.5 midway between the two attained values that enclose the wanted quantile. A stage
-    is calibrated with the stages around it already set, because its input depends on them. Forward strand, no masks
-    needed, anchors and grid off; only positions that the router decides count.
+
+@torch.no_grad()
+def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]]) -> tuple[float, ...]:
+    """Set ``beta`` of every router, outermost first, so that these sequences get the target's share of boundaries.
+
+    Counted are the positions that the router decides, with the boundaries that cap and guard make of its decisions:
+    what training holds at the target (docs/decisions/0014). Each pass puts the threshold 0.5 midway between the two
+    attained probabilities that enclose a quantile, and corrects the quantile by how far off the share then was, until
+    that is 1 % of the target or the passes are used up; the best pass stands. A stage is calibrated with the stages
+    around it already set, because its input depends on them. Forward strand, anchors and grid off.
 
     Args:
         model: Changed in place.
-        batches: Character ids of real sequence.
-        count_forced: Put the target midway between the router's share and the chunks per position that come of it,
-            which the cap raises; otherwise the router's share alone is at the target.
+        batches: Character ids of real sequence without masks.
 
     Returns:
         The offsets, outermost stage first.
@@ -34,22 +36,23 @@ def calibrate_routers(
     Raises:
         DataError: if no position is the router's to decide.
     """
-    was_training = model.training
-    model.eval()
     offsets = []
     for stage, (router, target) in enumerate(zip(model.routers, model.config.target_ratios, strict=True)):
         router.beta.zero_()
         values = torch.cat([_free_probabilities(model, batch, stage) for batch in batches])
         if len(values) == 0:
             raise DataError(f"stage {stage + 1}: the sequences leave the router nothing to decide; give longer ones")
-        router.beta.fill_(0.5 - _threshold(values, target))
-        if count_forced:
-            rates = boundary_rates(model, batches)
-            excess = rates.achieved[stage] - rates.router[stage]
-            router.beta.fill_(0.5 - _threshold(values, target - excess / 2))
+        attempts, quantile = [], target
+        for _ in range(_MOST_PASSES):
+            router.beta.fill_(0.5 - _threshold(values, quantile))
+            gap = target - _share(model, batches, stage)
+            attempts.append((abs(gap), float(router.beta)))
+            if abs(gap) <= _CLOSE_ENOUGH * target:
+                break
+            quantile = min(max(quantile + gap, 0.0), 1.0)
+        router.beta.fill_(min(attempts)[1])
         offsets.append(float(router.beta))
     logger.info("calibrated router offsets: %s", ", ".join(f"{offset:+.4f}" for offset in offsets))
-    model.train(was_training)
     return tuple(offsets)
 
 
@@ -70,25 +73,29 @@ def boundary_rates(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length
     """Count boundaries on the forward strand, anchors and grid off.
 
     Args:
-        model: Its mode is kept.
+        model: With its routers.
         batches: Character ids; masks may be in them.
     """
-    was_training = model.training
-    model.eval()
     counts = torch.zeros(len(model.config.target_ratios), 4, dtype=torch.float64)
     for batch in batches:
-        for number, stage in enumerate(model(batch, strands="forward", anchors=False, on_grid=False).stages):
+        for number, stage in enumerate(model.chunk(batch)):
             is_over = (stage.probability > 0.5) & stage.is_free
             parts = (is_over, stage.is_free, stage.is_boundary & stage.is_valid, stage.is_valid)
             counts[number] += torch.tensor([int(part.sum()) for part in parts], dtype=torch.float64)
-    model.train(was_training)
     over, free, boundaries, valid = counts.clamp(min=1e-9).unbind(1)
     return BoundaryRates(tuple((over / free).tolist()), tuple((boundaries / valid).tolist()))
 
 
 def _free_probabilities(model: HNetNTV2Model, input_ids: Tensor, stage: int) -> Float[Tensor, " free"]:
-    stages = model(input_ids, strands="forward", anchors=False, on_grid=False).stages
-    return stages[stage].probability[stages[stage].is_free]
+    output = model.chunk(input_ids)[stage]
+    return output.probability[output.is_free]
+
+
+def _share(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]], stage: int) -> float:
+    """Boundaries, those of cap and guard included, among the positions that the router decides."""
+    outputs = [model.chunk(batch)[stage] for batch in batches]
+    kept = sum(int((output.is_boundary & output.is_free).sum()) for output in outputs)
+    return kept / sum(int(output.is_free.sum()) for output in outputs)
 
 
 def _threshold(values: Float[Tensor, " free"], target: float) -> float:

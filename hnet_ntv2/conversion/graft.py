@@ -197,7 +197,7 @@ def _finish(
     source: NTv2Source | None = None,
     choice: LayerChoice | None = None,
 ) -> Ledger:
-    calibration = _calibrate(model, sequence, device, seed, is_graft=copies is not None)
+    calibration = _calibrate(model, sequence, device, seed)
     return Ledger(
         source=None if source is None else describe_source(source),
         layers=None if choice is None else _describe_layers(choice),
@@ -211,19 +211,15 @@ def _finish(
 
 
 def _calibrate(
-    model: HNetNTV2ForMaskedLM, sequence: RealSequence, device: torch.device | str, seed: int, is_graft: bool
+    model: HNetNTV2ForMaskedLM, sequence: RealSequence, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
-    """Set the routers and report what they do on held-out sequence, without masks and with.
-
-    Random weights are calibrated as a training run does it: the router's own share alone is at its target. Their chunks
-    vary more in length than a graft's, and the cap would have to be made up for by too small a share.
-    """
+    """Set the routers and report what they do on held-out sequence, without masks and with."""
     logger.info("calibrating the routers on %s", sequence.origin)
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     masked = mask_cells(sequence.held_out, config.kmer_size, config.mask_rate, generator)
     model.to(device)  # pyright: ignore[reportArgumentType]  (transformers narrows the signature)
-    offsets = calibrate_routers(model.model, _batches(sequence.calibration, device), count_forced=is_graft)
+    offsets = calibrate_routers(model.model, _batches(sequence.calibration, device))
     rates = {
         name: boundary_rates(model.model, _batches(windows, device))._asdict()
         for name, windows in {"held_out": sequence.held_out, "held_out_masked": masked}.items()

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import torch
 
 from ..chunking import NEAR_THRESHOLD, BoundaryReason
-from ..hierarchy import final_chunk_of
+from ..hierarchy import StageOutput, final_chunk_of
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Shaped, Tensor
 
 Sums = dict[str, torch.Tensor]
+Stages = tuple[StageOutput, ...]
 
 _FIRST_BASE, _LAST_BASE = 7, 10
 _REASONS = {
@@ -54,30 +55,56 @@ def target_sums(
 
 
 @torch.no_grad()
-def stage_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
-    """Per stage: positions, boundaries, positions by reason; among those that the ratio loss counts, what the router
-    wants, what it comes to with cap and guard, and what is near the threshold.
+def stage_sums(stages: Stages, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
+    """Bases; per stage: positions, boundaries, positions by reason.
 
     Args:
-        output: The model's output.
+        stages: The chunking of a batch.
         counts: Rows to count; all if None.
     """
-    assert output.stages is not None
-    row = torch.ones((), dtype=torch.bool) if counts is None else counts[:, None]
-    row = row.to(output.stages[0].is_valid.device)
-    sums = {"bases": (output.stages[0].is_valid & row).sum().double()}
-    for number, stage in enumerate(output.stages, start=1):
+    row = _rows(stages, counts)
+    sums = {"bases": (stages[0].is_valid & row).sum().double()}
+    for number, stage in enumerate(stages, start=1):
         counted = {
             "positions": stage.is_valid,
             "boundaries": stage.is_boundary & stage.is_valid,
-            "counted": stage.is_counted,
-            "wanted": (stage.probability > 0.5) & stage.is_counted,
-            "kept": stage.is_boundary & stage.is_counted,
-            "near": ((stage.probability - 0.5).abs() < NEAR_THRESHOLD) & stage.is_counted,
             **{name: stage.reason == reason for name, reason in _REASONS.items()},
         }
         sums.update({f"stage{number}_{name}": (flag & row).sum().double() for name, flag in counted.items()})
     return sums
+
+
+@torch.no_grad()
+def share_sums(stages: Stages, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
+    """Per stage, of the positions that the router decides and no mask has a part in: how many there are, how many the
+    router wants as boundaries, how many become some with cap and guard, and how many are near the threshold.
+
+    Args:
+        stages: The chunking of a batch.
+        counts: Rows to count; all if None.
+    """
+    row = _rows(stages, counts)
+    sums: Sums = {}
+    for number, stage in enumerate(stages, start=1):
+        counted = {
+            "counted": stage.is_counted,
+            "wanted": (stage.probability > 0.5) & stage.is_counted,
+            "kept": stage.is_boundary & stage.is_counted,
+            "near": ((stage.probability - 0.5).abs() < NEAR_THRESHOLD) & stage.is_counted,
+        }
+        sums.update({f"stage{number}_{name}": (flag & row).sum().double() for name, flag in counted.items()})
+    return sums
+
+
+def _rows(stages: Stages, counts: Tensor | None) -> Tensor:
+    row = torch.ones((), dtype=torch.bool) if counts is None else counts[:, None]
+    return row.to(stages[0].is_valid.device)
+
+
+def unmasked(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The ids of a batch's sequence as it was before any of its targets was masked or replaced."""
+    labels = batch["labels"]
+    return torch.where(labels == -100, batch["input_ids"].to(labels.dtype), labels)
 
 
 @torch.no_grad()
@@ -119,7 +146,7 @@ def target_metrics(sums: Mapping[str, float], name: str, suffix: str = "") -> di
 def stage_metrics(sums: Mapping[str, float], num_stages: int) -> dict[str, float]:
     """Per stage: achieved ratio, chunk length in bases, shares forced, capped and guarded.
 
-    And, where the ratio loss looks, the router's own share of boundaries and the share with those of cap and guard, F.
+    And of what ``share_sums`` counted, the router's own share of boundaries and the share with those of cap and guard.
     """
     metrics = {}
     for number in range(1, num_stages + 1):

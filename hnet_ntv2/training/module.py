@@ -10,8 +10,9 @@ import lightning as L
 import torch
 from torch import nn
 
-from ..chunking import NEAR_THRESHOLD, Router
+from ..chunking import Router
 from ..errors import ConfigError
+from ..hierarchy import StageOutput
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
@@ -22,6 +23,7 @@ from .optimizer import build_optimizer, describe_groups, parameter_groups, undec
 from .phases import PhasePlan
 from .schedule import build_scheduler
 from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
+from .share_control import ShareControl
 from .teachers import Teacher
 from .validation import ValidationRun
 
@@ -79,6 +81,7 @@ class PretrainingModule(L.LightningModule):
         mask_rate: Share of bases that become targets.
         gradient_clip: Largest norm of the whole gradient; None for no clipping.
         router_gradients_every: Optimiser steps between measurements of the routers' gradients; 0 for never.
+        share_windows_every: Every n-th training window is looked at for the shares of boundaries without masks.
         phases: The warm start; None trains in one phase.
         teachers: What the source model teaches besides, by the name of its weight in ``phases``.
         identity: What a run must have in common with the checkpoints it resumes from.
@@ -96,6 +99,7 @@ class PretrainingModule(L.LightningModule):
         mask_rate: float,
         gradient_clip: float | None = 0.5,
         router_gradients_every: int = 0,
+        share_windows_every: int = 1,
         phases: PhasePlan | None = None,
         teachers: Mapping[str, Teacher] | None = None,
         identity: dict[str, Any] | None = None,
@@ -109,6 +113,7 @@ class PretrainingModule(L.LightningModule):
         self.targets_per_window = mask_rate * seq_length
         self.gradient_clip = gradient_clip
         self.router_gradients_every = router_gradients_every
+        self.share_control = ShareControl(model, share_windows_every)
         self.phases = phases or PhasePlan.single(max_steps)
         self.teachers = dict(teachers or {})
         self.identity = identity or {}
@@ -187,6 +192,7 @@ class PretrainingModule(L.LightningModule):
         if self._step.sums is None and self._measures_routers():
             self._step.router_norms = self._router_gradient_norms(output)
         self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
+        self.share_control.look(batch, self.model.model.chunk)
         return output.loss
 
     def _tell_phase(self) -> None:
@@ -228,6 +234,7 @@ class PretrainingModule(L.LightningModule):
         assert output.loss is not None
         assert output.task_loss is not None
         assert output.ratio_losses is not None
+        assert output.stages is not None
         labels, is_shown_masked = batch["labels"], batch["input_ids"] == self.model.config.mask_token_id
         return {
             "micro_batches": torch.ones((), dtype=torch.float64, device=output.loss.device),
@@ -236,7 +243,7 @@ class PretrainingModule(L.LightningModule):
             **{f"ratio_loss{i}": loss.detach().double() for i, loss in enumerate(output.ratio_losses, start=1)},
             **target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
             **target_sums(output.logits, labels, is_shown_masked, "masked"),
-            **stage_sums(output),
+            **stage_sums(output.stages),
         }
 
     # ---- one optimiser step
@@ -271,24 +278,25 @@ class PretrainingModule(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step, then agree over all ranks on what the step measured and on the shares of boundaries."""
+        """Step, settle the routers for the new weights, and agree over all ranks on what the step measured."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
         sums = self._reduced(
             {**self._step.sums, "stop_signal": torch.tensor(float(self.stop_signal), dtype=torch.float64)}
         )
-        self._update_boundary_shares(sums)
+        sums.update(self.share_control.settle(self._cut_after_step, self._reduced))
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
 
-    def _update_boundary_shares(self, sums: Mapping[str, float]) -> None:
-        shares: list[float | None] = []
-        densities = []
-        for stage in range(1, self.num_stages + 1):
-            kept, near, counted = (sums[f"stage{stage}_{name}"] for name in ("kept", "near", "counted"))
-            shares.append(kept / counted if counted else None)
-            densities.append(near / max(counted, 1) / (2 * NEAR_THRESHOLD))
-        self.model.observe_boundary_shares(shares, densities)
+    def forward(self, input_ids: torch.Tensor) -> tuple[StageOutput, ...]:
+        """How the model cuts sequences without masks: what a strategy that shards parameters runs between steps."""
+        return self.model.model.chunk(input_ids)
+
+    def _cut_after_step(self, input_ids: torch.Tensor) -> tuple[StageOutput, ...]:
+        run = self.trainer.strategy.model if self._is_sharded else self
+        assert run is not None
+        with self.trainer.precision_plugin.forward_context():
+            return run(input_ids)
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]

@@ -44,6 +44,7 @@ from .precision import Precision, resolve_precision
 from .progress import NEVER, MetricLog, ProgressDisplay
 from .provenance import check_identity, describe_environment, write_environment
 from .settings import PretrainSettings
+from .share_control import windows_every
 from .stopping import CollapseGuard, SignalStop
 from .strategy import build_plugins, build_strategy, device_type, local_rank
 
@@ -184,6 +185,7 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
         mask_rate=settings.data.mask.rate,
         gradient_clip=settings.trainer.gradient_clip,
         router_gradients_every=settings.callbacks.router_gradients_every,
+        share_windows_every=windows_every(settings.batch.global_size, settings.data.seq_length),
         phases=phases,
         teachers=teachers,
         identity=identity,

@@ -115,37 +115,6 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(module):
     assert all(torch.equal(before[name], tensor) for name, tensor in module.model.state_dict().items())
 
 
-def boundary_sums(kept=0.0, counted=0.0, near=0.0):
-    return {"kept": kept, "counted": counted, "near": near}
-
-
-def update_shares(module, *stages):
-    module._update_boundary_shares(
-        {f"stage{number}_{key}": value for number, sums in enumerate(stages, 1) for key, value in sums.items()}
-    )
-
-
-def test_shares_and_offsets_follow_the_step(module):
-    first, second = module.model.model.routers
-    first.beta.fill_(0.2)
-    update_shares(module, boundary_sums(26.0, 100.0, 20.0), boundary_sums())
-    assert module.model.boundary_shares.tolist() == pytest.approx([0.26, 0.5])  # nothing counts: the share stays
-    # 20 of 100 lie within 0.05 of the threshold: a density of 2 per unit of p.
-    assert float(first.beta) == pytest.approx(0.2 + module.model.config.router_offset_rate * (0.3 - 0.26) / 2)
-    assert float(second.beta) == 0.0
-
-
-def test_offsets_move_no_farther_than_their_density_was_measured(module):
-    update_shares(module, boundary_sums(0.0, 100.0), boundary_sums(100.0, 100.0))
-    assert [float(router.beta) for router in module.model.model.routers] == pytest.approx([0.05, -0.05])
-
-
-def test_offsets_stay_within_bounds_where_the_target_is_out_of_reach(module):
-    for _ in range(50):
-        update_shares(module, boundary_sums(100.0, 100.0), boundary_sums())
-    assert float(module.model.model.routers[0].beta) == -1.0
-
-
 def test_gradients_of_task_and_ratio_at_the_routers_are_told_apart(module):
     output = module.forward_batch(
         {"input_ids": make_batch(2, 0)["input_ids"].long()}, labels=make_batch(2, 0)["labels"].long()

@@ -1,0 +1,137 @@
+"""The routers' offsets keep the shares of boundaries where they should be while the weights change."""
+
+import pytest
+import torch
+
+from hnet_ntv2.conversion.calibrate import calibrate_routers
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.training.metrics import share_sums
+from hnet_ntv2.training.share_control import ShareControl, windows_every
+from tests.builders import random_dna, tiny_model
+
+LENGTH, TARGETS = 384, (0.3, 0.5)
+
+
+@pytest.fixture
+def model() -> HNetNTV2ForMaskedLM:
+    model = tiny_model(2, spread=0.05, router_offset_rate=0.25, d_model=64, initializer_range=0.5)
+    calibrate_routers(model.model, [clean_windows(8, seed=0)])
+    return model
+
+
+def clean_windows(number: int, seed: int) -> torch.Tensor:
+    return random_dna(LENGTH, torch.Generator().manual_seed(seed), number)
+
+
+def masked_batch(ids: torch.Tensor, first_index: int = 0) -> dict[str, torch.Tensor]:
+    labels = torch.full_like(ids, -100)
+    labels[:, 30:60] = ids[:, 30:60]
+    shown = ids.masked_fill(labels != -100, 3)
+    return {"input_ids": shown, "labels": labels, "window_index": first_index + torch.arange(len(ids))}
+
+
+def reduce(sums):
+    return {name: float(value) for name, value in sums.items()}
+
+
+def shares(model, ids) -> list[float]:
+    sums = reduce(share_sums(model.model.chunk(ids)))
+    return [sums[f"stage{i}_kept"] / sums[f"stage{i}_counted"] for i in (1, 2)]
+
+
+@torch.no_grad()
+def change(model, seed: int = 7) -> None:
+    """As an optimiser step does, but far more than one."""
+    generator = torch.Generator().manual_seed(seed)
+    for router in model.model.routers:
+        for weight in (router.query.weight, router.key.weight):
+            weight.add_(0.06 * torch.randn(weight.shape, generator=generator))
+
+
+def test_what_a_change_of_weights_did_is_undone_and_the_gap_to_the_target_narrows(model):
+    for router, offset in zip(model.model.routers, (0.03, -0.05), strict=True):
+        router.beta.add_(offset)
+    ids = clean_windows(16, seed=1)
+    before = shares(model, ids)
+    control = ShareControl(model)
+    control.look(masked_batch(ids), model.model.chunk)
+    change(model)
+    changed = shares(model, ids)
+    control.settle(model.model.chunk, reduce)
+    for target, share, moved, settled in zip(TARGETS, before, changed, shares(model, ids), strict=True):
+        goal = share + 0.25 * (target - share)
+        assert abs(moved - goal) > 0.03
+        assert abs(settled - goal) < 0.01
+
+
+def test_a_rate_of_zero_holds_the_offsets(model):
+    model.config.router_offset_rate = 0.0
+    ids = clean_windows(2, seed=3)
+    offsets = [float(router.beta) for router in model.model.routers]
+    control = ShareControl(model)
+    control.look(masked_batch(ids), model.model.chunk)
+    change(model)
+    control.settle(model.model.chunk, reduce)
+    assert [float(router.beta) for router in model.model.routers] == offsets
+    assert model.boundary_shares.tolist() != pytest.approx(TARGETS, abs=1e-3)
+
+
+def test_counted_is_the_sequence_without_masks_and_grid(model):
+    ids = clean_windows(4, seed=4)
+    control = ShareControl(model)
+    batch = masked_batch(ids)
+    control.look({**batch, "on_grid": torch.ones_like(ids, dtype=torch.bool)}, model.model.chunk)
+    expected = reduce(share_sums(model.model.chunk(ids)))
+    assert control.settle(model.model.chunk, reduce) == expected
+    assert expected != reduce(share_sums(model.model.chunk(batch["input_ids"])))
+    before = [expected[f"stage{i}_kept"] / expected[f"stage{i}_counted"] for i in (1, 2)]
+    assert model.boundary_shares.tolist() == pytest.approx(before)
+
+
+@pytest.mark.parametrize("sizes", [(8,), (3, 1, 4), (1,) * 8])
+def test_every_third_window_counts_however_the_step_is_cut_into_micro_batches(model, sizes):
+    ids, control, first = clean_windows(8, seed=5), ShareControl(model, every=3), 0
+    for size in sizes:
+        control.look(masked_batch(ids[first : first + size], first), model.model.chunk)
+        first += size
+    expected = reduce(share_sums(model.model.chunk(ids[::3])))
+    assert control.settle(model.model.chunk, reduce) == expected
+
+
+def test_nothing_moves_where_nothing_is_counted(model):
+    offsets = [float(router.beta) for router in model.model.routers]
+    known = model.boundary_shares.clone()
+    control = ShareControl(model, every=100)
+    control.look(masked_batch(clean_windows(2, seed=6), first_index=1), model.model.chunk)
+    change(model)
+    control.settle(model.model.chunk, reduce)
+    assert [float(router.beta) for router in model.model.routers] == offsets
+    assert torch.equal(model.boundary_shares, known)
+
+
+def test_a_step_moves_an_offset_no_farther_than_its_density_was_measured(model):
+    ids = clean_windows(4, seed=8)
+    first = model.model.routers[0]
+    offset = float(first.beta)
+    control = ShareControl(model)
+    control.look(masked_batch(ids), model.model.chunk)
+    with torch.no_grad():
+        first.key.weight.neg_()  # neighbours that were alike are now opposites
+    control.settle(model.model.chunk, reduce)
+    assert abs(float(first.beta) - offset) == pytest.approx(0.15)  # three times 0.05
+
+
+def test_offsets_stay_within_bounds(model):
+    model.model.routers[0].beta.fill_(-0.99)
+    ids = clean_windows(4, seed=9)
+    for _ in range(3):
+        control = ShareControl(model)
+        control.look(masked_batch(ids), model.model.chunk)
+        control.settle(model.model.chunk, reduce)
+    assert -1.0 <= float(model.model.routers[0].beta) <= 1.0
+
+
+def test_so_many_windows_that_a_few_thousand_bases_are_counted():
+    assert windows_every(10, 768) == 2
+    assert windows_every(2, 512) == 1
+    assert windows_every(128, 12_000) == 375
