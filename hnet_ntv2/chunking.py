@@ -12,9 +12,6 @@ from torch import nn
 
 from .shapes import Bool, Float, Int, Tensor
 
-# Probabilities this near to 0.5 tell how many decisions a small change of the offset turns around.
-NEAR_THRESHOLD = 0.05
-
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 

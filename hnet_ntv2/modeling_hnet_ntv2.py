@@ -300,7 +300,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         super().__init__(config)
         self.model = HNetNTV2Model(config)
         self.head = Heads(config)
-        # F of the ratio loss: the share of boundaries on sequence without masks, as the previous step measured it.
+        # F of the ratio loss: the share of boundaries on sequence without masks that the previous step led to.
         self.register_buffer("boundary_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
         self.post_init()
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..chunking import NEAR_THRESHOLD, BoundaryReason
+from ..chunking import BoundaryReason
 from ..hierarchy import StageOutput, final_chunk_of
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Shaped, Tensor
@@ -77,7 +77,7 @@ def stage_sums(stages: Stages, counts: Bool[Tensor, " batch"] | None = None) -> 
 @torch.no_grad()
 def share_sums(stages: Stages, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
     """Per stage, of the positions that the router decides and no mask has a part in: how many there are, how many the
-    router wants as boundaries, how many become some with cap and guard, and how many are near the threshold.
+    router wants as boundaries, and how many become some with cap and guard.
 
     Args:
         stages: The chunking of a batch.
@@ -90,7 +90,6 @@ def share_sums(stages: Stages, counts: Bool[Tensor, " batch"] | None = None) -> 
             "counted": stage.is_counted,
             "wanted": (stage.probability > 0.5) & stage.is_counted,
             "kept": stage.is_boundary & stage.is_counted,
-            "near": ((stage.probability - 0.5).abs() < NEAR_THRESHOLD) & stage.is_counted,
         }
         sums.update({f"stage{number}_{name}": (flag & row).sum().double() for name, flag in counted.items()})
     return sums

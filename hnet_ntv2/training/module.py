@@ -284,7 +284,7 @@ class PretrainingModule(L.LightningModule):
         sums = self._reduced(
             {**self._step.sums, "stop_signal": torch.tensor(float(self.stop_signal), dtype=torch.float64)}
         )
-        sums.update(self.share_control.settle(self._cut_after_step, self._reduced))
+        sums.update(self.share_control.settle(self._cut_after_step, self._reduced, self._reduce_tensor))
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
 
@@ -312,6 +312,7 @@ class PretrainingModule(L.LightningModule):
             **{f"learning_rate/{group['group']}": group["lr"] for group in optimizer.param_groups},
             **{name: sums[name] / count for name in sums if name.startswith("teacher_")},
             **self.phases.at(self._step.number).metrics(),
+            **{f"stage{i}/share_after_step": sums[f"stage{i}_found"] for i in stages},
             "bases": sums["bases"],
         }
         loss = metrics["loss"]

@@ -144,7 +144,7 @@ def test_the_routers_shares_are_part_of_the_checkpoint(folder, uninterrupted):
     shares = state["model.boundary_shares"]
     assert torch.equal(shares, uninterrupted.model.boundary_shares)
     rows = read_history(uninterrupted.history["train"])
-    expected = [rows[-1]["stage1/boundary_share"], rows[-1]["stage2/boundary_share"]]
+    expected = [rows[-1]["stage1/share_after_step"], rows[-1]["stage2/share_after_step"]]
     assert shares.tolist() == pytest.approx(expected)
 
 

@@ -6,7 +6,7 @@ import torch
 from hnet_ntv2.conversion.calibrate import calibrate_routers
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.training.metrics import share_sums
-from hnet_ntv2.training.share_control import ShareControl, windows_every
+from hnet_ntv2.training.share_control import ShareControl, _offset_step, windows_every
 from tests.builders import random_dna, tiny_model
 
 LENGTH, TARGETS = 384, (0.3, 0.5)
@@ -34,6 +34,10 @@ def reduce(sums):
     return {name: float(value) for name, value in sums.items()}
 
 
+def alone(tensor):
+    return tensor
+
+
 def shares(model, ids) -> list[float]:
     sums = reduce(share_sums(model.model.chunk(ids)))
     return [sums[f"stage{i}_kept"] / sums[f"stage{i}_counted"] for i in (1, 2)]
@@ -57,7 +61,7 @@ def test_what_a_change_of_weights_did_is_undone_and_the_gap_to_the_target_narrow
     control.look(masked_batch(ids), model.model.chunk)
     change(model)
     changed = shares(model, ids)
-    control.settle(model.model.chunk, reduce)
+    control.settle(model.model.chunk, reduce, alone)
     for target, share, moved, settled in zip(TARGETS, before, changed, shares(model, ids), strict=True):
         goal = share + 0.25 * (target - share)
         assert abs(moved - goal) > 0.03
@@ -71,7 +75,7 @@ def test_a_rate_of_zero_holds_the_offsets(model):
     control = ShareControl(model)
     control.look(masked_batch(ids), model.model.chunk)
     change(model)
-    control.settle(model.model.chunk, reduce)
+    control.settle(model.model.chunk, reduce, alone)
     assert [float(router.beta) for router in model.model.routers] == offsets
     assert model.boundary_shares.tolist() != pytest.approx(TARGETS, abs=1e-3)
 
@@ -82,10 +86,26 @@ def test_counted_is_the_sequence_without_masks_and_grid(model):
     batch = masked_batch(ids)
     control.look({**batch, "on_grid": torch.ones_like(ids, dtype=torch.bool)}, model.model.chunk)
     expected = reduce(share_sums(model.model.chunk(ids)))
-    assert control.settle(model.model.chunk, reduce) == expected
+    found = control.settle(model.model.chunk, reduce, alone)
+    assert expected == {name: found[name] for name in expected}
     assert expected != reduce(share_sums(model.model.chunk(batch["input_ids"])))
-    before = [expected[f"stage{i}_kept"] / expected[f"stage{i}_counted"] for i in (1, 2)]
-    assert model.boundary_shares.tolist() == pytest.approx(before)
+
+
+def test_the_ratio_loss_sees_the_share_before_the_offset_moves(model):
+    model.config.router_offset_rate = 0.0
+    ids, control = clean_windows(4, seed=4), ShareControl(model)
+    control.look(masked_batch(ids), model.model.chunk)
+    change(model)
+    control.settle(model.model.chunk, reduce, alone)
+    assert model.boundary_shares.tolist() == pytest.approx(shares(model, ids))
+    model.config.router_offset_rate = 1.0
+    control.look(masked_batch(ids), model.model.chunk)
+    change(model, seed=8)
+    drifted = shares(model, ids)[0]
+    found = control.settle(model.model.chunk, reduce, alone)
+    assert model.boundary_shares[0] == pytest.approx(drifted)
+    assert found["stage1_found"] == pytest.approx(drifted)
+    assert abs(shares(model, ids)[0] - drifted) > 0.005
 
 
 @pytest.mark.parametrize("sizes", [(8,), (3, 1, 4), (1,) * 8])
@@ -95,7 +115,8 @@ def test_every_third_window_counts_however_the_step_is_cut_into_micro_batches(mo
         control.look(masked_batch(ids[first : first + size], first), model.model.chunk)
         first += size
     expected = reduce(share_sums(model.model.chunk(ids[::3])))
-    assert control.settle(model.model.chunk, reduce) == expected
+    found = control.settle(model.model.chunk, reduce, alone)
+    assert expected == {name: found[name] for name in expected}
 
 
 def test_nothing_moves_where_nothing_is_counted(model):
@@ -104,7 +125,7 @@ def test_nothing_moves_where_nothing_is_counted(model):
     control = ShareControl(model, every=100)
     control.look(masked_batch(clean_windows(2, seed=6), first_index=1), model.model.chunk)
     change(model)
-    control.settle(model.model.chunk, reduce)
+    control.settle(model.model.chunk, reduce, alone)
     assert [float(router.beta) for router in model.model.routers] == offsets
     assert torch.equal(model.boundary_shares, known)
 
@@ -117,7 +138,7 @@ def test_a_step_moves_an_offset_no_farther_than_its_density_was_measured(model):
     control.look(masked_batch(ids), model.model.chunk)
     with torch.no_grad():
         first.key.weight.neg_()  # neighbours that were alike are now opposites
-    control.settle(model.model.chunk, reduce)
+    control.settle(model.model.chunk, reduce, alone)
     assert abs(float(first.beta) - offset) == pytest.approx(0.15)  # three times 0.05
 
 
@@ -127,7 +148,7 @@ def test_offsets_stay_within_bounds(model):
     for _ in range(3):
         control = ShareControl(model)
         control.look(masked_batch(ids), model.model.chunk)
-        control.settle(model.model.chunk, reduce)
+        control.settle(model.model.chunk, reduce, alone)
     assert -1.0 <= float(model.model.routers[0].beta) <= 1.0
 
 
@@ -135,3 +156,24 @@ def test_so_many_windows_that_a_few_thousand_bases_are_counted():
     assert windows_every(10, 768) == 2
     assert windows_every(2, 512) == 1
     assert windows_every(128, 12_000) == 375
+
+
+@pytest.mark.parametrize(
+    ("wanted", "bins", "expected"),
+    [
+        (3, {99: 2, 98: 4}, 1.25 * 0.0005),  # two at once, then a quarter of the next bin
+        (-3, {100: 1, 110: 4}, -10.5 * 0.0005),
+        (5, {99: 2}, 0.05),  # more than there are near the threshold
+        (-5, {}, -0.05),
+    ],
+)
+def test_an_offset_moves_past_as_many_probabilities_as_are_wanted(wanted, bins, expected):
+    counts = [float(bins.get(place, 0)) for place in range(200)]
+    assert _offset_step(float(wanted), counts) == pytest.approx(expected)
+
+
+def test_probabilities_that_pile_up_at_the_threshold_are_not_overshot():
+    """A density measured around the threshold would move the offset many times too far."""
+    counts = [0.0] * 200
+    counts[100] = 500.0
+    assert _offset_step(-50.0, counts) == pytest.approx(-0.1 * 0.0005)
