@@ -19,6 +19,7 @@ from ..inference.windows import (
     group_sequences,
     window_batches,
 )
+from ..kmers import reverse_complement
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..shapes import Float, Int, Tensor
 from ..strands import Strands
@@ -128,10 +129,12 @@ def _views_of_strands(
 ) -> list[NDArray[np.float32]]:
     """What each strand says of the junctions (t-1|t), at t in the forward frame; each [batch, length, 3, stages]."""
     with torch.inference_mode():
-        output = model.model(input_ids, strands=strands)
-    views = [_view(output.stages)]
-    if output.reverse_stages is not None:
-        views.append(at_forward_junctions(_view(output.reverse_stages), output.stages[0].is_valid))
+        stages = model.model.chunk(input_ids)  # neither trunk nor decoders are asked
+        views = [_view(stages)]
+        if strands == "both":
+            is_valid = stages[0].is_valid
+            reverse_stages = model.model.chunk(reverse_complement(input_ids, is_valid), is_valid)
+            views.append(at_forward_junctions(_view(reverse_stages), is_valid))
     return [view.cpu().numpy() for view in views]
 
 
