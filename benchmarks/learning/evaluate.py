@@ -12,7 +12,7 @@ from torch import Tensor
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.evaluation.context_counts import ContextCounts, composition_bits
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.training.metrics import add_sums, chunk_length_histogram, histogram_metrics, stage_metrics, stage_sums
+from hnet_ntv2.training.metrics import add_sums, chunk_length_histogram, chunk_sums, histogram_metrics, stage_metrics
 
 from .setup import Setup
 
@@ -129,7 +129,7 @@ def _chunking(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int):
         clean = torch.where(labels == -100, shown, labels)
         for name, input_ids in (("masked", shown), ("mask_free", clean)):
             output = model(input_ids, labels=labels, only_targets=True, anchors=False, strands="forward")
-            sums[name] = add_sums(sums.get(name), stage_sums(output))
+            sums[name] = add_sums(sums.get(name), chunk_sums(output))
             if name == "mask_free":
                 counts = chunk_length_histogram(output)
                 histogram = counts if histogram is None else histogram + counts

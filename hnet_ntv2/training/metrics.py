@@ -95,6 +95,12 @@ def share_sums(stages: Stages, counts: Bool[Tensor, " batch"] | None = None) -> 
     return sums
 
 
+def chunk_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | None = None) -> Sums:
+    """What ``stage_metrics`` needs: ``stage_sums`` and ``share_sums`` of the same chunking."""
+    assert output.stages is not None
+    return {**stage_sums(output.stages, counts), **share_sums(output.stages, counts)}
+
+
 def _rows(stages: Stages, counts: Tensor | None) -> Tensor:
     row = torch.ones((), dtype=torch.bool) if counts is None else counts[:, None]
     return row.to(stages[0].is_valid.device)

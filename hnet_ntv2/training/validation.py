@@ -11,10 +11,9 @@ from .metrics import (
     Sums,
     add_sums,
     chunk_length_histogram,
+    chunk_sums,
     histogram_metrics,
-    share_sums,
     stage_metrics,
-    stage_sums,
     target_metrics,
     target_sums,
     unmasked,
@@ -49,14 +48,14 @@ class ValidationRun:
         options: dict[str, Any] = {} if self.settings.strands is None else {"strands": self.settings.strands}
         for anchors in self.anchor_settings:
             output = forward(batch, anchors=anchors, **options)
-            self._add(_name(anchors), {**self._target_sums(output, batch), **_chunk_sums(output, counts)})
+            self._add(_name(anchors), {**self._target_sums(output, batch), **chunk_sums(output, counts)})
         if "grid_input_ids" in batch:
             view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
             output = forward(view, on_grid=True, anchors=False, **options)
             self._add(ON_GRID, self._target_sums(output, view))
         if self.settings.mask_free:
             output = forward({**batch, "input_ids": unmasked(batch)}, anchors=False, strands="forward")
-            self._add(MASK_FREE, _chunk_sums(output, counts))
+            self._add(MASK_FREE, chunk_sums(output, counts))
             histogram = chunk_length_histogram(output, counts)
             self._histogram = histogram if self._histogram is None else _add_padded(self._histogram, histogram)
 
@@ -90,11 +89,6 @@ class ValidationRun:
 
     def _add(self, setting: str, sums: Sums) -> None:
         self._sums[setting] = add_sums(self._sums.get(setting), sums)
-
-
-def _chunk_sums(output: HNetNTV2MaskedLMOutput, counts: torch.Tensor | None) -> Sums:
-    assert output.stages is not None
-    return {**stage_sums(output.stages, counts), **share_sums(output.stages, counts)}
 
 
 def _name(anchors: bool) -> str:
