@@ -81,7 +81,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.widening)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs) -> Any:
         """Load a saved model; safetensors only, and a missing, superfluous or misshapen tensor is an error.
 
         The only tensors that may be missing are those of a new task head (``classifier.``), and the only ones that may

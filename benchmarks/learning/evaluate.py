@@ -133,6 +133,7 @@ def _chunking(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int):
             if name == "mask_free":
                 counts = chunk_length_histogram(output)
                 histogram = counts if histogram is None else histogram + counts
+    assert histogram is not None
     ratios = []
     for name in ("masked", "mask_free"):
         metrics = stage_metrics({key: float(value) for key, value in sums[name].items()}, model.config.num_stages)
@@ -205,5 +206,5 @@ def context_baselines(data: HG38DataModule, setup: Setup) -> dict[str, float]:
 def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
     """Write arrays, whole or not at all."""
     partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, **arrays)
+    np.savez_compressed(partial, allow_pickle=False, **arrays)
     partial.replace(path)

@@ -22,7 +22,7 @@ from .arms import ARMS, REFERENCE, Arm, make_start, run_settings
 from .baselines import curve_bits, train_plain
 from .dna import Dna, open_data
 from .evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts, write_npz
-from .setup import Setup, clock, describe_device
+from .setup import Setup, clock, describe_device, on_device
 from .source import base_log_probs, train_source
 
 # Besides the arms: the source itself, a start before any training, and what a user would pick instead.
@@ -143,7 +143,7 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
     # Training only: the validations of the curve look at the windows twice, the one before training once.
     spent = clock(setup.accelerator) - cpu - 2 * per_validation * setup.curve_points
     curve = [{"step": 0, "cpu_seconds": 0.0, "bits": before}, *_curve(outcome.history[VALIDATION], spent, setup.steps)]
-    measured = evaluate_model(outcome.model.to(setup.accelerator), place.validation_data(), setup)
+    measured = evaluate_model(on_device(outcome.model, setup.accelerator), place.validation_data(), setup)
     bases = setup.steps * setup.batch_size * setup.seq_length
     return {
         "description": arm.description,
@@ -162,12 +162,12 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
 def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetNTV2ForMaskedLM:
     """What the run will start from, for the first point of its curve."""
     if arm.parts:
-        return HNetNTV2ForMaskedLM.from_pretrained(start).to(place.setup.accelerator)
+        return on_device(HNetNTV2ForMaskedLM.from_pretrained(start), place.setup.accelerator)
     torch.manual_seed(seed)
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**{**place.setup.model_settings(), **arm.model}))
     data = place.training_data(place.setup.batch_size, seed=seed)
     calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)))
-    return model.to(place.setup.accelerator)
+    return on_device(model, place.setup.accelerator)
 
 
 def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
@@ -202,7 +202,7 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
     if name == "graft_untrained":
         start = place.run_folder(name, seed) / "start"
         make_start(ARMS["graft"], setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
-        model = HNetNTV2ForMaskedLM.from_pretrained(start).to(setup.accelerator)
+        model = on_device(HNetNTV2ForMaskedLM.from_pretrained(start), setup.accelerator)
         measured = evaluate_model(model, validation, setup)
         bits = curve_bits(model_log_probs(model, anchors=False), place.validation_data(setup.curve_windows), setup)
         return {
@@ -240,6 +240,6 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
             cpu_seconds=reference["cpu_seconds"],
         )
         result |= {key: cost[key] for key in ("steps", "train_bases", "cpu_seconds")}
-    model = NTv2ForMaskedLM.from_pretrained(folder / "source").to(setup.accelerator)
+    model = on_device(NTv2ForMaskedLM.from_pretrained(folder / "source"), setup.accelerator)
     views = {"grid": evaluate_view(lambda batch: base_log_probs(model, batch), validation, setup, "grid")}
     return {**result, "parameters": sum(p.numel() for p in model.parameters())}, views

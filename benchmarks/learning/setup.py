@@ -3,8 +3,12 @@
 import platform
 import time
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,12 @@ def describe_device(accelerator: str) -> str:
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU with {torch.backends.cpu.get_cpu_capability()}, one thread"
+
+
+def on_device(model: _Model, accelerator: str) -> _Model:
+    """The model, moved."""
+    nn.Module.to(model, torch.device(accelerator))
+    return model
 
 
 def clock(accelerator: str) -> float:

@@ -25,7 +25,7 @@ from .arms import ARMS, make_start
 from .dna import join_dna
 from .evaluate import evaluate_model
 from .run import Workplace
-from .setup import SIZES, clock
+from .setup import SIZES, clock, on_device
 
 _MOST_BYTES = 15_000_000
 
@@ -93,7 +93,7 @@ def _ship(options: argparse.Namespace) -> None:
         "commit": commit,
         "torch": torch.__version__,
     }
-    measured = evaluate_model(outcome.model.to(setup.accelerator), place.validation_data(), setup)
+    measured = evaluate_model(on_device(outcome.model, setup.accelerator), place.validation_data(), setup)
     figures = {
         "runs": [*before["runs"], run],
         "validation": {view: sums.summary() for view, sums in measured["views"].items()},

@@ -20,7 +20,7 @@ from hnet_ntv2.training.checkpoint_io import read_checkpoint, write_checkpoint
 from hnet_ntv2.training.schedule import warmup_cosine
 from hnet_ntv2.training.teachers import cut_tokens
 
-from .setup import SourceSetup, clock, describe_device
+from .setup import SourceSetup, clock, describe_device, on_device
 
 K = 6
 _EMBEDDING_STD = 0.5
@@ -127,7 +127,7 @@ def train_source(
     Returns:
         What ``source.json`` holds: the cost of the source.
     """
-    model = build_source(setup).train().to(accelerator)
+    model = on_device(build_source(setup).train(), accelerator)
     no_decay = [p for p in model.parameters() if p.dim() < 2]
     decay = [p for p in model.parameters() if p.dim() >= 2]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": no_decay, "weight_decay": 0.0}]
