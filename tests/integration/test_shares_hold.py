@@ -14,6 +14,7 @@ from hnet_ntv2.training.run import pretrain
 
 from .tiny_training import tiny_settings
 
+CONTIG, LENGTH = "GRCh38_chr20_2097152-8388608", 6_291_456
 TARGETS = (0.3, 0.5)
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 STILL = {"trunk": 0.0, "kmer_embedding": 0.0, "source_head": 0.0}
@@ -25,16 +26,29 @@ def deviations(row, name: str) -> list[float]:
     return [abs(row[name.format(stage)] / target - 1) for stage, target in enumerate(TARGETS, start=1)]
 
 
+def write_alternating_intervals(folder: Path) -> Path:
+    """Every fifth block of the bundled sequence is for validation.
+
+    Regions differ: trained on the piece's own training intervals (42 % GC), with its share at the target there, such a
+    model cuts the validation intervals behind them (37 % GC) finer by a sixth.
+    """
+    block = 100_000
+    parts = [(start, "valid" if start // block % 5 == 4 else "train") for start in range(0, LENGTH, block)]
+    path = folder / "alternating.bed"
+    path.write_text("".join(f"{CONTIG}\t{start}\t{min(start + block, LENGTH)}\t{split}\n" for start, split in parts))
+    return path
+
+
 def run(folder: Path, **changes):
-    """200 steps on the bundled piece of chromosome 20, validated at every 20th."""
+    """200 steps on the bundled piece of chromosome 20, validated at every 40th."""
     resources = files("hnet_ntv2") / "resources"
     settings = tiny_settings(
         folder,
         data__fasta=str(resources / "chr20_demo.2bit"),
-        data__intervals=str(resources / "chr20_demo.bed"),
+        data__intervals=str(write_alternating_intervals(folder)),
         optimizer__learning_rate=1.5e-3,
         trainer__max_steps=200,
-        validation={"every": 20, "windows": 64},
+        validation={"every": 40, "windows": 96, "strands": "forward", "anchors": [True], "grid": False},
         callbacks__checkpoint_every=1000,
         callbacks__log_every=1,
         callbacks__router_gradients_every=0,
@@ -45,7 +59,7 @@ def run(folder: Path, **changes):
 
 def assert_ratios_held(result) -> None:
     validation = read_history(result.history[VALIDATION])
-    assert [row["step"] for row in validation] == list(range(20, 201, 20))
+    assert [row["step"] for row in validation] == list(range(40, 201, 40))
     off = [max(deviations(row, "mask_free/stage{}/ratio")) for row in validation]
     assert max(off) < 0.2
     assert off[-1] < 0.1
