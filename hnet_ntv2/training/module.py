@@ -192,7 +192,7 @@ class PretrainingModule(L.LightningModule):
         if self._step.sums is None and self._measures_routers():
             self._step.router_norms = self._router_gradient_norms(output)
         self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
-        self.share_control.look(batch, self.model.model.chunk)
+        self.share_control.look(batch, self.model.model.chunk, self.trainer.world_size if self._is_sharded else 1)
         return output.loss
 
     def _tell_phase(self) -> None:

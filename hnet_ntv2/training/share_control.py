@@ -1,5 +1,6 @@
 """Hold the routers' shares of boundaries at their targets while the weights change (docs/decisions/0014)."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -43,27 +44,27 @@ class ShareControl:
         self.model = model
         self.every = every
         self._windows: list[tuple[Tensor, Tensor]] = []
-        self._before: Sums | None = None
-        self._tallies: Tensor | None = None
+        self._seen: list[tuple[Sums, Tensor]] = []
 
-    def look(self, batch: Mapping[str, Tensor], cut: Cut) -> None:
+    def look(self, batch: Mapping[str, Tensor], cut: Cut, ranks: int = 1) -> None:
         """Count on a micro-batch of the step, whose weights are not yet changed.
 
         Args:
             batch: As the data module gives it.
             cut: Gives the chunks of sequences of shape [windows, length].
+            ranks: How many ranks must run the model together, because each holds a part of it.
         """
         counts = batch["window_index"] % self.every == 0
         runs = counts.clone()
         if not bool(runs.any()):
-            runs[0] = True  # not counted, but sharded parameters are gathered by all ranks together
-        ids, counts = unmasked(batch)[runs], counts[runs]
+            if not self._is_another_rank_counting(batch["window_index"], ranks):
+                return
+            runs[0] = True  # takes part, uncounted
+        windows = (unmasked(batch)[runs], counts[runs])
         with torch.no_grad():
-            stages = cut(ids)
-        tallies = _tallies(stages, counts)
-        self._windows.append((ids, counts))
-        self._before = add_sums(self._before, share_sums(stages, counts))
-        self._tallies = tallies if self._tallies is None else self._tallies + tallies
+            stages = cut(windows[0])
+        self._windows.append(windows)
+        self._seen.append((share_sums(stages, windows[1]), _tallies(stages, windows[1])))
 
     def settle(self, cut: Cut, reduce: Reduce, reduce_tensor: ReduceTensor) -> dict[str, float]:
         """Move the offsets, after the step's change of weights.
@@ -77,15 +78,13 @@ class ShareControl:
             What ``look`` counted, of all ranks; and ``stage1_found``, ...: the shares that the change of weights led
             to, F of the ratio loss, so that the loss goes on to see what the offsets make up for.
         """
-        assert self._before is not None
-        assert self._tallies is not None
-        before = reduce(self._before)
+        before = reduce(functools.reduce(add_sums, (sums for sums, _ in self._seen), self._no_sums()))
         rate, targets = self.model.config.router_offset_rate, self.model.config.target_ratios
-        tallies = reduce_tensor(self._tallies).cpu()
+        tallies = reduce_tensor(sum((each for _, each in self._seen), start=self._no_tallies())).cpu()
         shares = tallies[:, 1] / tallies[:, 0]
         found = self._move_offsets(shares + rate * (torch.tensor(targets) - shares), cut, reduce_tensor)
         self.model.observe_boundary_shares(found)
-        self._windows, self._before, self._tallies = [], None, None
+        self._windows, self._seen = [], []
         return {**before, **{f"stage{i}_found": math.nan if x is None else x for i, x in enumerate(found, start=1)}}
 
     def _move_offsets(
@@ -108,13 +107,29 @@ class ShareControl:
                 counted, claimed, *bins = tallies[stage].tolist()
                 if stage == len(found):
                     found.append(claimed / counted if counted else None)
-                if counted and moves:
-                    router.beta.add_(_offset_step(float(goals[stage]) * counted - claimed, bins)).clamp_(-1, 1)
+                goal = float(goals[stage])  # NaN where nothing was counted before
+                if counted and moves and math.isfinite(goal):
+                    router.beta.add_(_offset_step(goal * counted - claimed, bins)).clamp_(-1, 1)
         return found
+
+    def _no_sums(self) -> Sums:
+        zero = torch.zeros((), dtype=torch.float64, device=self.model.boundary_shares.device)
+        stages = range(1, self.model.config.num_stages + 1)
+        return {f"stage{i}_{name}": zero for i in stages for name in ("counted", "wanted", "kept")}
+
+    def _no_tallies(self) -> Float[Tensor, "stages columns"]:
+        shape = (self.model.config.num_stages, 2 + _BINS)
+        return torch.zeros(shape, dtype=torch.float64, device=self.model.boundary_shares.device)
+
+    def _is_another_rank_counting(self, window_index: Tensor, ranks: int) -> bool:
+        """Whether one of the windows that all ranks are given together is looked at."""
+        together = len(window_index) * ranks
+        first = int(window_index[0]) // together * together
+        return -(-first // self.every) * self.every < first + together
 
     @torch.no_grad()
     def _count(self, cut: Cut) -> Float[Tensor, "stages columns"]:
-        return torch.stack([_tallies(cut(ids), counts) for ids, counts in self._windows]).sum(0)
+        return sum((_tallies(cut(ids), counts) for ids, counts in self._windows), start=self._no_tallies())
 
 
 def _tallies(stages: Stages, counts: Tensor) -> Float[Tensor, "stages columns"]:

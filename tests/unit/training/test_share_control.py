@@ -119,6 +119,24 @@ def test_every_third_window_counts_however_the_step_is_cut_into_micro_batches(mo
     assert expected == {name: found[name] for name in expected}
 
 
+def test_ranks_that_hold_parts_of_the_model_run_it_together(model):
+    """Two ranks with micro-batches of two: what one counts, the others run without counting."""
+
+    def rows_run(first_index: int, size: int, ranks: int) -> list[int]:
+        rows: list[int] = []
+
+        def cut(ids):
+            rows.append(len(ids))
+            return model.model.chunk(ids)
+
+        control = ShareControl(model, every=6)
+        control.look(masked_batch(clean_windows(size, seed=1), first_index), cut, ranks)
+        return rows
+
+    assert [rows_run(first, 2, ranks=2) for first in (0, 2, 4, 6, 8, 10, 12, 14)] == [[1]] * 4 + [[]] * 2 + [[1]] * 2
+    assert [rows_run(first, 2, ranks=1) for first in (0, 2, 4, 6)] == [[1], [], [], [1]]
+
+
 def test_nothing_moves_where_nothing_is_counted(model):
     offsets = [float(router.beta) for router in model.model.routers]
     known = model.boundary_shares.clone()
