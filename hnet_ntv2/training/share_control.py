@@ -12,7 +12,7 @@ from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..shapes import Float, Tensor
 from .metrics import Stages, Sums, add_sums, share_sums, unmasked
 
-# Bases of a step, at least, on which shares are counted.
+# About so many bases of a step are looked at, in whole windows.
 _SHARE_BASES = 4096
 # How far an offset moves at most at a time, and in how many bins probabilities this near to the threshold are counted.
 _REACH, _BINS = 0.05, 200
