@@ -12,7 +12,14 @@ from torch import Tensor
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.evaluation.context_counts import ContextCounts, composition_bits
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.training.metrics import add_sums, chunk_length_histogram, chunk_sums, histogram_metrics, stage_metrics
+from hnet_ntv2.training.metrics import (
+    add_sums,
+    chunk_length_histogram,
+    chunk_sums,
+    histogram_metrics,
+    stage_metrics,
+    unmasked,
+)
 
 from .setup import Setup
 
@@ -126,8 +133,7 @@ def _chunking(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int):
     sums, histogram = {}, None
     for batch in validation_batches(data, every):
         shown, labels = (batch[name].long().to(model.device) for name in ("input_ids", "labels"))
-        clean = torch.where(labels == -100, shown, labels)
-        for name, input_ids in (("masked", shown), ("mask_free", clean)):
+        for name, input_ids in (("masked", shown), ("mask_free", unmasked({"input_ids": shown, "labels": labels}))):
             output = model(input_ids, labels=labels, only_targets=True, anchors=False, strands="forward")
             sums[name] = add_sums(sums.get(name), chunk_sums(output))
             if name == "mask_free":

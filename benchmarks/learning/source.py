@@ -17,6 +17,7 @@ from hnet_ntv2.kmers import SOURCE_CLS, kmer_marginals, source_token_ids
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from hnet_ntv2.tokenization_hnet_ntv2 import NTv2Tokenizer
 from hnet_ntv2.training.checkpoint_io import read_checkpoint, write_checkpoint
+from hnet_ntv2.training.metrics import unmasked
 from hnet_ntv2.training.schedule import warmup_cosine
 from hnet_ntv2.training.teachers import cut_tokens
 
@@ -50,7 +51,7 @@ class TokenBatch(NamedTuple):
 def token_batch(batch: Mapping[str, Tensor]) -> TokenBatch:
     """Cut windows into NTv2's tokens; a token is a target where its first base is one (masks lie on the grid)."""
     shown, labels = batch["input_ids"].long(), batch["labels"].long()
-    clean = torch.where(labels == -100, shown, labels)
+    clean = unmasked({"input_ids": shown, "labels": labels})
     everywhere = torch.ones_like(shown, dtype=torch.bool)
     cut = cut_tokens(shown, everywhere, K)
     targets = source_token_ids(clean, everywhere, K).masked_fill(labels == -100, -100).gather(1, cut.first)
