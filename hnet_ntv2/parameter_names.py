@@ -1,12 +1,15 @@
 """Which part of the model, and which learning-rate group, a parameter belongs to; told by its name."""
 
+# The groups that hold what comes from NTv2.
+GRAFTED_GROUPS = ("trunk", "kmer_embedding", "source_head")
+
 
 def parameter_group(name: str) -> str:
     """Learning-rate group of a parameter of ``HNetNTV2ForMaskedLM`` by its name.
 
     "base" for base-resolution parts and the residual head, "stage1" for the layers over stage-1 chunks (and "stage2"
-    where there are three stages), "trunk" for NTv2's blocks, "kmer_embedding" and "source_head" for what
-    else comes from it.
+    where there are three stages), "trunk" for NTv2's blocks, "kmer_embedding" and "source_head" for what else comes
+    from it.
     """
     if name.startswith("model.embeddings.kmer."):
         return "kmer_embedding"

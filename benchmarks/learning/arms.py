@@ -14,10 +14,10 @@ from hnet_ntv2.conversion.sequence import RealSequence
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.parameter_names import GRAFTED_GROUPS, parameter_group
 
 from .setup import Setup
 
-_GROUPS = {"trunk": "trunk", "kmer_embedding": "embedding", "source_head": "head"}
 FROM_SCRATCH = 0.95
 GRAFTED = 0.1
 
@@ -29,7 +29,7 @@ class Arm:
     Attributes:
         name: In folders and tables.
         description: What it is.
-        parts: What comes from the source: of "trunk", "embedding", "head".
+        parts: What comes from the source: some of the optimizer's ``GRAFTED_GROUPS``.
         releases: Trained in phases from the grid to free chunks, else free from the first step.
         layers: Which source blocks the trunk keeps, and how many (None: all).
         model: Model settings that differ.
@@ -40,7 +40,7 @@ class Arm:
 
     name: str
     description: str
-    parts: tuple[str, ...] = ("trunk", "embedding", "head")
+    parts: tuple[str, ...] = GRAFTED_GROUPS
     releases: bool = True
     layers: tuple[str, float] | None = None
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +56,12 @@ _ONLY_ANCHORS = {"align.steps": 0, "release.grid_share": [0.0], "release.ratio_w
 CORE = (
     Arm("random", "all weights random", (), releases=False),
     Arm("trunk", "trunk grafted, k-mer embeddings and head random", ("trunk",), releases=False),
-    Arm("trunk_embedding", "trunk and 6-mer embeddings grafted, head random", ("trunk", "embedding"), releases=False),
+    Arm(
+        "trunk_embedding",
+        "trunk and 6-mer embeddings grafted, head random",
+        ("trunk", "kmer_embedding"),
+        releases=False,
+    ),
     Arm("graft", "full graft, grafted parts at 0.1", releases=False),
     Arm("anchors_kept", "full graft, gradual release of the grid, anchors kept"),
     Arm("matching", "the same, matching the full source's marginals", teachers={"marginals": 1.0}),
@@ -121,7 +126,7 @@ def make_start(arm: Arm, setup: Setup, source: Path, data: HG38DataModule, seed:
         settings["n_main_layer"] = round(share * setup.source.layers)
     opened = open_source(str(source))
     start = graft(opened, sequence, settings=settings, layers=layers, seed=seed)
-    if set(arm.parts) == {"trunk", "embedding", "head"}:
+    if set(arm.parts) == set(GRAFTED_GROUPS):
         save_start(start, folder)
         return
     model = start.model
@@ -133,12 +138,10 @@ def make_start(arm: Arm, setup: Setup, source: Path, data: HG38DataModule, seed:
 @torch.no_grad()
 def _randomise(model: HNetNTV2ForMaskedLM, fresh: HNetNTV2ForMaskedLM, kept: tuple[str, ...]) -> None:
     """Give back to the random initialisation what an arm does not take from the source."""
-    prefixes = ("head.residual.",)
-    prefixes += () if "embedding" in kept else ("model.embeddings.kmer.",)
-    prefixes += () if "head" in kept else ("head.source.",)
+    given_back = set(GRAFTED_GROUPS) - set(kept)
     tensors = fresh.state_dict()
     for name, tensor in model.state_dict().items():
-        if name.startswith(prefixes):
+        if parameter_group(name) in given_back or name.startswith("head.residual."):
             tensor.copy_(tensors[name])
 
 
@@ -157,7 +160,7 @@ def run_settings(
     """The settings of ``pretrain`` for one run, as its YAML would hold them."""
     training = dict(arm.training)
     rate = training.pop("grafted_rate", GRAFTED)
-    rates = {group: rate if part in arm.parts else FROM_SCRATCH for group, part in _GROUPS.items()}
+    rates = {group: rate if group in arm.parts else FROM_SCRATCH for group in GRAFTED_GROUPS}
     every = setup.steps // setup.curve_points
     return {
         "experiment_name": f"{arm.name}-{seed}",
@@ -204,7 +207,7 @@ def _phases(arm: Arm, setup: Setup, source: Path) -> dict[str, Any]:
     phases: dict[str, Any] = {
         "align": {
             "steps": round(0.05 * setup.steps),
-            "multipliers": {group: 0.0 for group, part in _GROUPS.items() if part in arm.parts},
+            "multipliers": dict.fromkeys(arm.parts, 0.0),
             "grid_share": [1.0],
             "anchor_share": [1.0],
             "ratio_weight": [0.0],

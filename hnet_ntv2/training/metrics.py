@@ -1,7 +1,7 @@
 """What is measured of a batch, as sums that add up over micro-batches and ranks, and the values made of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -12,6 +12,7 @@ from ..shapes import Bool, Float, Int, Shaped, Tensor
 
 Sums = dict[str, torch.Tensor]
 Stages = tuple[StageOutput, ...]
+Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 _FIRST_BASE, _LAST_BASE = 7, 10
 _REASONS = {
@@ -26,6 +27,16 @@ _REASONS = {
 def add_sums(total: Sums | None, addend: Sums) -> Sums:
     """Add two sets of sums with the same names."""
     return dict(addend) if total is None else {name: total[name] + value for name, value in addend.items()}
+
+
+def reduced(sums: Sums, reduce: Reduce) -> dict[str, float]:
+    """Sums of all ranks, as numbers: one transfer for all of them.
+
+    Args:
+        sums: Scalars, all on one device, with the same names on every rank.
+        reduce: Adds a tensor over all ranks.
+    """
+    return dict(zip(sums, reduce(torch.stack(list(sums.values()))).tolist(), strict=True))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
 from . import gradients
 from .batching import OUT_OF_MEMORY_ADVICE
-from .metrics import Sums, add_sums, stage_metrics, stage_sums, target_metrics, target_sums
+from .metrics import Sums, add_sums, reduced, stage_metrics, stage_sums, target_metrics, target_sums
 from .optimizer import build_optimizer, describe_groups, parameter_groups, undecayed_names
 from .phases import PhasePlan
 from .schedule import build_scheduler
@@ -281,10 +281,9 @@ class PretrainingModule(L.LightningModule):
         """Step, settle the routers for the new weights, and agree over all ranks on what the step measured."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
-        sums = self._reduced(
-            {**self._step.sums, "stop_signal": torch.tensor(float(self.stop_signal), dtype=torch.float64)}
-        )
-        sums.update(self.share_control.settle(self._cut_after_step, self._reduced, self._reduce_tensor))
+        stop_signal = torch.tensor(float(self.stop_signal), dtype=torch.float64, device=self.boundary_shares.device)
+        sums = reduced({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
+        sums.update(self.share_control.settle(self._cut_after_step, self._reduce))
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
 
@@ -340,7 +339,7 @@ class PretrainingModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Make the report of the pass from the sums of all ranks."""
         assert self._validation is not None
-        self.validation_report = self._validation.report(self._reduce_tensor)
+        self.validation_report = self._validation.report(self._reduce)
         self._validation = None
 
     # ---- checkpoints
@@ -382,20 +381,13 @@ class PretrainingModule(L.LightningModule):
             for name, loss in losses.items()
         }
 
-    def _reduced(self, sums: Sums) -> dict[str, float]:
-        """Sums over all ranks, as numbers: one transfer for all of them."""
-        names = list(sums)
-        device = self.boundary_shares.device
-        stacked = torch.stack([sums[name].to(device) for name in names])
-        return dict(zip(names, self._reduce_tensor(stacked).tolist(), strict=True))
-
-    def _reduce_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._trainer is None or self.trainer.world_size == 1:
             return tensor
         return cast(torch.Tensor, self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
     def _sum_over_shards(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self._reduce_tensor(tensor) if self._is_sharded else tensor
+        return self._reduce(tensor) if self._is_sharded else tensor
 
 
 def widened(batch: Batch) -> dict[str, torch.Tensor]:

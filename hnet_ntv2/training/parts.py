@@ -16,6 +16,7 @@ from ..data.datamodule import HG38DataModule
 from ..data.demo import demo_paths
 from ..errors import ConfigError, DataError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..parameter_names import GRAFTED_GROUPS
 from .checkpoints import LAST, clear_checkpoints
 from .phases import PHASES, TEACHERS, PhasePlan
 from .settings import PretrainSettings
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 # The ledger of the weights that a trained model started from.
 ORIGIN_FILE = "ntv2_origin.json"
-GRAFTED_GROUPS = ("trunk", "kmer_embedding", "source_head")
 _FAST = 0.5
 # Windows that pass through the model at once during calibration.
 _CALIBRATION_BATCH = 8

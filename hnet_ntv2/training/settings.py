@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
+from ..parameter_names import GRAFTED_GROUPS
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ class OptimizerSettings:
     multipliers: dict[str, float] = field(
         default_factory=lambda: {
             **{"base": 2.45, "stage1": 1.34, "stage2": 0.95},
-            **{"trunk": 0.95, "kmer_embedding": 0.95, "source_head": 0.95},
+            **dict.fromkeys(GRAFTED_GROUPS, 0.95),
         }
     )
 

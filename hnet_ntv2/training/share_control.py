@@ -10,7 +10,7 @@ from ..chunking import BoundaryReason
 from ..hierarchy import StageOutput
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..shapes import Float, Tensor
-from .metrics import Stages, Sums, add_sums, share_sums, unmasked
+from .metrics import Reduce, Stages, Sums, add_sums, reduced, share_sums, unmasked
 
 # About so many bases of a step are looked at, in whole windows.
 _SHARE_BASES = 4096
@@ -18,8 +18,6 @@ _SHARE_BASES = 4096
 _REACH, _BINS = 0.05, 200
 
 Cut = Callable[[Tensor], Stages]
-Reduce = Callable[[Sums], dict[str, float]]
-ReduceTensor = Callable[[Tensor], Tensor]
 
 
 def windows_every(global_batch_size: int, seq_length: int) -> int:
@@ -66,30 +64,27 @@ class ShareControl:
         self._windows.append(windows)
         self._seen.append((share_sums(stages, windows[1]), _tallies(stages, windows[1])))
 
-    def settle(self, cut: Cut, reduce: Reduce, reduce_tensor: ReduceTensor) -> dict[str, float]:
+    def settle(self, cut: Cut, reduce: Reduce) -> dict[str, float]:
         """Move the offsets, after the step's change of weights.
 
         Args:
             cut: See ``look``.
-            reduce: Adds sums over all ranks.
-            reduce_tensor: Adds a tensor over all ranks.
+            reduce: Adds a tensor over all ranks.
 
         Returns:
             What ``look`` counted, of all ranks; and ``stage1_found``, ...: the shares that the change of weights led
             to, F of the ratio loss, so that the loss goes on to see what the offsets make up for.
         """
-        before = reduce(functools.reduce(add_sums, (sums for sums, _ in self._seen), self._no_sums()))
+        before = reduced(functools.reduce(add_sums, (sums for sums, _ in self._seen), self._no_sums()), reduce)
         rate, targets = self.model.config.router_offset_rate, self.model.config.target_ratios
-        tallies = reduce_tensor(sum((each for _, each in self._seen), start=self._no_tallies())).cpu()
+        tallies = reduce(sum((each for _, each in self._seen), start=self._no_tallies())).cpu()
         shares = tallies[:, 1] / tallies[:, 0]
-        found = self._move_offsets(shares + rate * (torch.tensor(targets) - shares), cut, reduce_tensor)
+        found = self._move_offsets(shares + rate * (torch.tensor(targets) - shares), cut, reduce)
         self.model.observe_boundary_shares(found)
         self._windows, self._seen = [], []
         return {**before, **{f"stage{i}_found": math.nan if x is None else x for i, x in enumerate(found, start=1)}}
 
-    def _move_offsets(
-        self, goals: Float[Tensor, " stages"], cut: Cut, reduce_tensor: ReduceTensor
-    ) -> list[float | None]:
+    def _move_offsets(self, goals: Float[Tensor, " stages"], cut: Cut, reduce: Reduce) -> list[float | None]:
         """Put each threshold where the goal says, as far as the probabilities that were counted tell.
 
         They tell it exactly but for the cap and the outer stages, whose chunks are a stage's positions; so a stage
@@ -102,7 +97,7 @@ class ShareControl:
         found: list[float | None] = []
         moves = self.model.config.router_offset_rate > 0
         for number in range(1 + len(goals)):
-            tallies = reduce_tensor(self._count(cut)).cpu()
+            tallies = reduce(self._count(cut)).cpu()
             for stage, router in enumerate(self.model.model.routers[: number + 1]):
                 counted, claimed, *bins = tallies[stage].tolist()
                 if stage == len(found):

@@ -8,11 +8,13 @@ import torch
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..outputs import HNetNTV2MaskedLMOutput
 from .metrics import (
+    Reduce,
     Sums,
     add_sums,
     chunk_length_histogram,
     chunk_sums,
     histogram_metrics,
+    reduced,
     stage_metrics,
     target_metrics,
     target_sums,
@@ -59,9 +61,9 @@ class ValidationRun:
             histogram = chunk_length_histogram(output, counts)
             self._histogram = histogram if self._histogram is None else _add_padded(self._histogram, histogram)
 
-    def report(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+    def report(self, reduce: Reduce) -> dict[str, float]:
         """Metrics by name, after ``reduce`` has summed a tensor over all ranks."""
-        sums = {setting: _reduced(values, reduce) for setting, values in self._sums.items()}
+        sums = {setting: reduced(values, reduce) for setting, values in self._sums.items()}
         report: dict[str, float] = {}
         for anchors in self.anchor_settings:
             values = sums[_name(anchors)]
@@ -93,11 +95,6 @@ class ValidationRun:
 
 def _name(anchors: bool) -> str:
     return "anchors_on" if anchors else "anchors_off"
-
-
-def _reduced(sums: Sums, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-    stacked = reduce(torch.stack(list(sums.values())))
-    return dict(zip(sums, stacked.tolist(), strict=True))
 
 
 def _add_padded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

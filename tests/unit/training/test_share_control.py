@@ -5,7 +5,7 @@ import torch
 
 from hnet_ntv2.conversion.calibrate import calibrate_routers
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.training.metrics import share_sums
+from hnet_ntv2.training.metrics import reduced, share_sums
 from hnet_ntv2.training.share_control import ShareControl, _offset_step, windows_every
 from tests.builders import random_dna, tiny_model
 
@@ -30,16 +30,12 @@ def masked_batch(ids: torch.Tensor, first_index: int = 0) -> dict[str, torch.Ten
     return {"input_ids": shown, "labels": labels, "window_index": first_index + torch.arange(len(ids))}
 
 
-def reduce(sums):
-    return {name: float(value) for name, value in sums.items()}
-
-
 def alone(tensor):
     return tensor
 
 
 def shares(model, ids) -> list[float]:
-    sums = reduce(share_sums(model.model.chunk(ids)))
+    sums = reduced(share_sums(model.model.chunk(ids)), alone)
     return [sums[f"stage{i}_kept"] / sums[f"stage{i}_counted"] for i in (1, 2)]
 
 
@@ -61,7 +57,7 @@ def test_what_a_change_of_weights_did_is_undone_and_the_gap_to_the_target_narrow
     control.look(masked_batch(ids), model.model.chunk)
     change(model)
     changed = shares(model, ids)
-    control.settle(model.model.chunk, reduce, alone)
+    control.settle(model.model.chunk, alone)
     for target, share, moved, settled in zip(TARGETS, before, changed, shares(model, ids), strict=True):
         goal = share + 0.25 * (target - share)
         assert abs(moved - goal) > 0.03
@@ -75,7 +71,7 @@ def test_a_rate_of_zero_holds_the_offsets(model):
     control = ShareControl(model)
     control.look(masked_batch(ids), model.model.chunk)
     change(model)
-    control.settle(model.model.chunk, reduce, alone)
+    control.settle(model.model.chunk, alone)
     assert [float(router.beta) for router in model.model.routers] == offsets
     assert model.boundary_shares.tolist() != pytest.approx(TARGETS, abs=1e-3)
 
@@ -85,10 +81,10 @@ def test_counted_is_the_sequence_without_masks_and_grid(model):
     control = ShareControl(model)
     batch = masked_batch(ids)
     control.look({**batch, "on_grid": torch.ones_like(ids, dtype=torch.bool)}, model.model.chunk)
-    expected = reduce(share_sums(model.model.chunk(ids)))
-    found = control.settle(model.model.chunk, reduce, alone)
+    expected = reduced(share_sums(model.model.chunk(ids)), alone)
+    found = control.settle(model.model.chunk, alone)
     assert expected == {name: found[name] for name in expected}
-    assert expected != reduce(share_sums(model.model.chunk(batch["input_ids"])))
+    assert expected != reduced(share_sums(model.model.chunk(batch["input_ids"])), alone)
 
 
 def test_the_ratio_loss_sees_the_share_before_the_offset_moves(model):
@@ -96,13 +92,13 @@ def test_the_ratio_loss_sees_the_share_before_the_offset_moves(model):
     ids, control = clean_windows(4, seed=4), ShareControl(model)
     control.look(masked_batch(ids), model.model.chunk)
     change(model)
-    control.settle(model.model.chunk, reduce, alone)
+    control.settle(model.model.chunk, alone)
     assert model.boundary_shares.tolist() == pytest.approx(shares(model, ids))
     model.config.router_offset_rate = 1.0
     control.look(masked_batch(ids), model.model.chunk)
     change(model, seed=8)
     drifted = shares(model, ids)[0]
-    found = control.settle(model.model.chunk, reduce, alone)
+    found = control.settle(model.model.chunk, alone)
     assert model.boundary_shares[0] == pytest.approx(drifted)
     assert found["stage1_found"] == pytest.approx(drifted)
     assert abs(shares(model, ids)[0] - drifted) > 0.005
@@ -114,8 +110,8 @@ def test_every_third_window_counts_however_the_step_is_cut_into_micro_batches(mo
     for size in sizes:
         control.look(masked_batch(ids[first : first + size], first), model.model.chunk)
         first += size
-    expected = reduce(share_sums(model.model.chunk(ids[::3])))
-    found = control.settle(model.model.chunk, reduce, alone)
+    expected = reduced(share_sums(model.model.chunk(ids[::3])), alone)
+    found = control.settle(model.model.chunk, alone)
     assert expected == {name: found[name] for name in expected}
 
 
@@ -143,7 +139,7 @@ def test_nothing_moves_where_nothing_is_counted(model):
     control = ShareControl(model, every=100)
     control.look(masked_batch(clean_windows(2, seed=6), first_index=1), model.model.chunk)
     change(model)
-    control.settle(model.model.chunk, reduce, alone)
+    control.settle(model.model.chunk, alone)
     assert [float(router.beta) for router in model.model.routers] == offsets
     assert torch.equal(model.boundary_shares, known)
 
@@ -156,7 +152,7 @@ def test_a_step_moves_an_offset_no_farther_than_its_density_was_measured(model):
     control.look(masked_batch(ids), model.model.chunk)
     with torch.no_grad():
         first.key.weight.neg_()  # neighbours that were alike are now opposites
-    control.settle(model.model.chunk, reduce, alone)
+    control.settle(model.model.chunk, alone)
     assert abs(float(first.beta) - offset) == pytest.approx(0.15)  # three times 0.05
 
 
@@ -166,7 +162,7 @@ def test_offsets_stay_within_bounds(model):
     for _ in range(3):
         control = ShareControl(model)
         control.look(masked_batch(ids), model.model.chunk)
-        control.settle(model.model.chunk, reduce, alone)
+        control.settle(model.model.chunk, alone)
     assert -1.0 <= float(model.model.routers[0].beta) <= 1.0
 
 
