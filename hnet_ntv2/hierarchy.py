@@ -62,6 +62,21 @@ class Level(NamedTuple):
         )
 
 
+class Positions(NamedTuple):
+    """What a stage works on.
+
+    Attributes:
+        hidden: [batch, positions, dim] their vectors.
+        level: What else is known of them.
+        tail: [batch, positions, tail_dim] further coordinates that widen the pooled vectors, where the inner network is
+            wider.
+    """
+
+    hidden: Float[Tensor, "batch positions dim"]
+    level: Level
+    tail: Float[Tensor, "batch positions tail_dim"] | None = None
+
+
 class StageOutput(NamedTuple):
     """The chunking of one stage; ``positions`` are bases at stage 1, stage-1 chunks at stage 2, and so on.
 
@@ -157,28 +172,28 @@ class ChunkTrunk(nn.Module):
 
     def forward(
         self,
-        chunks: Float[Tensor, "batch chunks dim"],
-        level: Level,
+        positions: Positions,
         cls_vector: Float[Tensor, " dim"],
         output_hidden_states: bool = False,
     ) -> NetworkOutput:
         """Run the trunk on [<cls>, chunk 1, ..., chunk n] of each row and return the chunks' vectors."""
+        chunks, level, _ = positions
         batch = len(chunks)
         cls_rows = cls_vector.to(chunks.dtype).expand(batch, 1, -1)
         has_token = torch.cat([torch.ones_like(level.is_valid[:, :1]), level.is_valid], dim=1)
         packed, layout = pack_rows(torch.cat([cls_rows, chunks], dim=1), has_token)
-        positions = torch.cat([torch.zeros(batch, 1, device=chunks.device), self.positions(level)], dim=1)
-        output = self.layers(packed, positions[has_token], layout, output_hidden_states=output_hidden_states)
+        rotary = torch.cat([torch.zeros(batch, 1, device=chunks.device), self.rotary_positions(level)], dim=1)
+        output = self.layers(packed, rotary[has_token], layout, output_hidden_states=output_hidden_states)
         hidden = unpack_rows(output.last_hidden_state, has_token)[:, 1:]
         states = {f"trunk_{i}": unpack_rows(state, has_token) for i, state in enumerate(output.hidden_states or ())}
         return NetworkOutput(hidden, (), FinalChunks(hidden, level.first_base, level.is_valid), states)
 
-    def stages(self, chunks: Float[Tensor, "batch chunks dim"], level: Level) -> tuple[StageOutput, ...]:
+    def stages(self, positions: Positions) -> tuple[StageOutput, ...]:
         """Nothing is chunked in here."""
         return ()
 
-    def positions(self, level: Level) -> Float[Tensor, "batch chunks"]:
-        """Rotary positions: NTv2's token index, from the first base or by counting chunks."""
+    def rotary_positions(self, level: Level) -> Float[Tensor, "batch chunks"]:
+        """NTv2's token index, from the first base or by counting chunks."""
         if self.position_mode == "rank":
             rank = torch.arange(level.is_valid.shape[1], device=level.is_valid.device, dtype=torch.float32)
             position = (1 + rank).expand(level.is_valid.shape)
@@ -187,19 +202,20 @@ class ChunkTrunk(nn.Module):
         return position / self.position_scale
 
 
-class _Chunked(NamedTuple):
-    """One stage's way in: encoded positions, the decisions, and what the inner network gets."""
+class Cut(NamedTuple):
+    """A stage's decisions on encoded positions.
 
-    fine: Float[Tensor, "batch positions dim"]
+    Attributes:
+        stage: The chunking.
+        routing: The decisions by themselves.
+        index: Which position belongs to which chunk.
+        chunks: What the inner network works on.
+    """
+
+    stage: StageOutput
     routing: Routing
     index: ChunkIndex
-    vectors: Float[Tensor, "batch chunks main_dim"]
-    level: Level
-
-
-def _stage_output(chunked: _Chunked, level: Level) -> StageOutput:
-    is_counted = chunked.routing.is_free & level.is_clear
-    return StageOutput(*chunked.routing, is_counted, level.is_valid, level.first_base, chunked.index.chunk_of)
+    chunks: Positions
 
 
 class ChunkStage(nn.Module):
@@ -235,56 +251,47 @@ class ChunkStage(nn.Module):
 
     def forward(
         self,
-        hidden: Float[Tensor, "batch positions dim"],
-        level: Level,
+        positions: Positions,
         cls_vector: Float[Tensor, " main_dim"],
         output_hidden_states: bool = False,
-        tail: Float[Tensor, "batch positions tail_dim"] | None = None,
     ) -> NetworkOutput:
         """Encode, chunk, run the inner network on the chunks, expand and decode.
 
         Args:
-            hidden: Vectors of the positions.
-            level: What else is known of them.
+            positions: What to work on.
             cls_vector: The vector that the trunk puts in front of each row.
             output_hidden_states: Collect named states.
-            tail: Further coordinates that widen the pooled vectors, where the inner network is wider.
         """
-        chunked = self._chunk(hidden, level, tail)
-        fine, index = chunked.fine, chunked.index
-        inner = self.main(chunked.vectors, chunked.level, cls_vector, output_hidden_states)
+        encoded = self.encode(positions)
+        cut = self.cut(encoded)
+        fine, level, index = encoded.hidden, encoded.level, cut.index
+        inner = self.main(cut.chunks, cls_vector, output_hidden_states)
 
         gate = level.is_valid
         if self.gates_skip:
-            gate = gate & ~chunked.level.is_masked.gather(1, index.chunk_of)
+            gate = gate & ~cut.chunks.level.is_masked.gather(1, index.chunk_of)
         coarse = inner.hidden[..., : fine.shape[-1]]
-        expanded = self.upsampler(coarse, fine, chunked.routing, index, gate).to(coarse.dtype)
+        expanded = self.upsampler(coarse, fine, cut.routing, index, gate).to(coarse.dtype)
         decoded = self.decoder(expanded, level.is_valid)
 
         states = {}
         if output_hidden_states:
             states = {f"{self.name}_encoder": fine, **inner.hidden_states, f"{self.name}_decoder": decoded}
-        return NetworkOutput(decoded, (_stage_output(chunked, level), *inner.stages), inner.final, states)
+        return NetworkOutput(decoded, (cut.stage, *inner.stages), inner.final, states)
 
-    def stages(
-        self,
-        hidden: Float[Tensor, "batch positions dim"],
-        level: Level,
-        tail: Float[Tensor, "batch positions tail_dim"] | None = None,
-    ) -> tuple[StageOutput, ...]:
-        """The chunking of this stage and the inner ones, which needs neither trunk nor decoders. See ``forward``."""
-        chunked = self._chunk(hidden, level, tail)
-        return (_stage_output(chunked, level), *self.main.stages(chunked.vectors, chunked.level))
+    def stages(self, positions: Positions) -> tuple[StageOutput, ...]:
+        """The chunking of this stage and the inner ones, which needs neither trunk nor decoders."""
+        cut = self.cut(self.encode(positions))
+        return (cut.stage, *self.main.stages(cut.chunks))
 
-    def _chunk(self, hidden: Tensor, level: Level, tail: Tensor | None) -> "_Chunked":
-        fine = self.encoder(hidden, level.is_valid)
-        routing = self.route(fine, level)
-        index = index_chunks(routing.is_boundary, level.is_valid)
-        return _Chunked(fine, routing, index, self._widen(pool_chunks(fine, index), index, tail), level.pooled(index))
+    def encode(self, positions: Positions) -> Positions:
+        """What ``cut`` decides on."""
+        return positions._replace(hidden=self.encoder(positions.hidden, positions.level.is_valid))
 
-    def route(self, fine: Float[Tensor, "batch positions dim"], level: Level) -> Routing:
-        """The router's probabilities and the final decisions."""
-        return decide_boundaries(
+    def cut(self, encoded: Positions) -> Cut:
+        """Decide the boundaries and pool what is between them."""
+        fine, level, tail = encoded
+        routing = decide_boundaries(
             self.router(fine, level.is_valid),
             level.is_valid,
             level.forced_boundary[..., 0],
@@ -292,6 +299,14 @@ class ChunkStage(nn.Module):
             level.first_base,
             level.num_bases,
             self.limits,
+        )
+        index = index_chunks(routing.is_boundary, level.is_valid)
+        is_counted = routing.is_free & level.is_clear
+        return Cut(
+            StageOutput(*routing, is_counted, level.is_valid, level.first_base, index.chunk_of),
+            routing,
+            index,
+            Positions(self._widen(pool_chunks(fine, index), index, tail), level.pooled(index)),
         )
 
     def _widen(self, pooled: Tensor, index: ChunkIndex, tail: Tensor | None) -> Float[Tensor, "batch chunks main_dim"]:

@@ -20,7 +20,7 @@ from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
 from .heads import Heads, SourceHead
-from .hierarchy import ChunkStage, FinalChunks, Level, StageOutput, build_hierarchy, final_chunk_of
+from .hierarchy import ChunkStage, FinalChunks, Level, Positions, StageOutput, build_hierarchy, final_chunk_of
 from .kmers import (
     BASE_IDS,
     flip_rows,
@@ -131,11 +131,16 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
     @property
     def routers(self) -> tuple[Router, ...]:
         """The routers, outermost stage first."""
-        routers, network = [], self.hierarchy
+        return tuple(stage.router for stage in self.stages)
+
+    @property
+    def stages(self) -> tuple[ChunkStage, ...]:
+        """The stages of chunking, outermost first."""
+        stages, network = [], self.hierarchy
         while isinstance(network, ChunkStage):
-            routers.append(network.router)
+            stages.append(network)
             network = network.main
-        return tuple(routers)
+        return tuple(stages)
 
     def forward(
         self,
@@ -201,9 +206,8 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
             raise InputError(f"strands={strands!r}; choose 'forward' or 'both'")
 
         embedded, cls_vector = self.embeddings(input_ids, is_valid)
-        level = self._base_level(input_ids, is_valid, on_grid, anchors)
-        hidden, tail = self._base_vectors(embedded)
-        output = self.hierarchy(hidden, level, cls_vector, output_hidden_states, tail)
+        bases = self._bases(embedded, self._base_level(input_ids, is_valid, on_grid, anchors))
+        output = self.hierarchy(bases, cls_vector, output_hidden_states)
         self._warn_of_length(output.final)
         states = {"embeddings": embedded, **output.hidden_states} if output_hidden_states else {}
         num_strands = 2 if strands == "both" else 1
@@ -220,15 +224,20 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
             input_ids: Character ids, right-padded.
             attention_mask: See ``forward``.
         """
+        return self.hierarchy.stages(self.free_bases(input_ids, attention_mask))
+
+    def free_bases(
+        self, input_ids: Shaped[Tensor, "batch length"], attention_mask: Shaped[Tensor, "batch length"] | None = None
+    ) -> Positions:
+        """What the first of ``stages`` works on, forward strand, no grid, no anchors. See ``chunk``."""
         input_ids, is_valid = self._check_input(input_ids, attention_mask)
         embedded, _ = self.embeddings(input_ids, is_valid)
-        hidden, tail = self._base_vectors(embedded)
-        return self.hierarchy.stages(hidden, self._base_level(input_ids, is_valid, False, False), tail)
+        return self._bases(embedded, self._base_level(input_ids, is_valid, False, False))
 
-    def _base_vectors(self, embedded: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the first stage works on, and the coordinates that only widen its chunks."""
-        base_dim = self.config.base_dim
-        return embedded[..., :base_dim], embedded[..., base_dim:] if base_dim < self.config.d_model else None
+    def _bases(self, embedded: Float[Tensor, "batch length dim"], level: Level) -> Positions:
+        """The bases' vectors, where the first stage is narrower split into those and the coordinates beyond."""
+        width = self.config.base_dim
+        return Positions(embedded[..., :width], level, embedded[..., width:] if width < self.config.d_model else None)
 
     def _check_input(
         self, input_ids: Tensor, attention_mask: Tensor | None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import DataError
+from ..hierarchy import ChunkStage, Positions
 from ..modeling_hnet_ntv2 import HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 
@@ -24,7 +25,8 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     what training holds at the target (docs/decisions/0014). Each pass puts the threshold 0.5 midway between the two
     attained probabilities that enclose a quantile, and corrects the quantile by how far off the share then was, until
     that is 1 % of the target or the passes are used up; the best pass stands. A stage is calibrated with the stages
-    around it already set, because its input depends on them. Forward strand, anchors and grid off.
+    around it already set, because its input depends on them; its encoder runs once. Forward strand, anchors and grid
+    off.
 
     Args:
         model: Changed in place.
@@ -37,23 +39,34 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
         DataError: if no position is the router's to decide.
     """
     offsets = []
-    for stage, (router, target) in enumerate(zip(model.routers, model.config.target_ratios, strict=True)):
-        router.beta.zero_()
-        values = torch.cat([_free_probabilities(model, batch, stage) for batch in batches])
-        if len(values) == 0:
-            raise DataError(f"stage {stage + 1}: the sequences leave the router nothing to decide; give longer ones")
-        attempts, quantile = [], target
-        for _ in range(_MOST_PASSES):
-            router.beta.fill_(0.5 - _threshold(values, quantile))
-            gap = target - _share(model, batches, stage)
-            attempts.append((abs(gap), float(router.beta)))
-            if abs(gap) <= _CLOSE_ENOUGH * target:
-                break
-            quantile = min(max(quantile + gap, 0.0), 1.0)
-        router.beta.fill_(min(attempts)[1])
-        offsets.append(float(router.beta))
+    positions = [model.free_bases(batch) for batch in batches]
+    for stage, target in zip(model.stages, model.config.target_ratios, strict=True):
+        encoded = [stage.encode(each) for each in positions]
+        offsets.append(_calibrate(stage, encoded, target))
+        positions = [stage.cut(each).chunks for each in encoded]
     logger.info("calibrated router offsets: %s", ", ".join(f"{offset:+.4f}" for offset in offsets))
     return tuple(offsets)
+
+
+def _calibrate(stage: ChunkStage, encoded: list[Positions], target: float) -> float:
+    """Set the offset of one stage's router for these encoded positions and return it."""
+    stage.router.beta.zero_()
+    outputs = [stage.cut(each).stage for each in encoded]
+    values = torch.cat([output.probability[output.is_free] for output in outputs])
+    if len(values) == 0:
+        raise DataError(f"{stage.name}: the sequences leave the router nothing to decide; give longer ones")
+    attempts, quantile = [], target
+    for _ in range(_MOST_PASSES):
+        stage.router.beta.fill_(0.5 - _threshold(values, quantile))
+        outputs = [stage.cut(each).stage for each in encoded]
+        gap = target - sum(int((output.is_boundary & output.is_free).sum()) for output in outputs) / len(values)
+        attempts.append((abs(gap), float(stage.router.beta)))
+        if abs(gap) <= _CLOSE_ENOUGH * target:
+            break
+        quantile = min(max(quantile + gap, 0.0), 1.0)
+    best = min(attempts)[1]
+    stage.router.beta.fill_(best)
+    return best
 
 
 class BoundaryRates(NamedTuple):
@@ -84,18 +97,6 @@ def boundary_rates(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length
             counts[number] += torch.tensor([int(part.sum()) for part in parts], dtype=torch.float64)
     over, free, boundaries, valid = counts.clamp(min=1e-9).unbind(1)
     return BoundaryRates(tuple((over / free).tolist()), tuple((boundaries / valid).tolist()))
-
-
-def _free_probabilities(model: HNetNTV2Model, input_ids: Tensor, stage: int) -> Float[Tensor, " free"]:
-    output = model.chunk(input_ids)[stage]
-    return output.probability[output.is_free]
-
-
-def _share(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]], stage: int) -> float:
-    """Boundaries, those of cap and guard included, among the positions that the router decides."""
-    outputs = [model.chunk(batch)[stage] for batch in batches]
-    kept = sum(int((output.is_boundary & output.is_free).sum()) for output in outputs)
-    return kept / sum(int(output.is_free.sum()) for output in outputs)
 
 
 def _threshold(values: Float[Tensor, " free"], target: float) -> float:

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from hnet_ntv2.cli.main import main
+from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.conversion.graft import graft, random_start
 from hnet_ntv2.conversion.ledger import verify
 from hnet_ntv2.conversion.sequence import mask_cells, read_sequence
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from tests.builders import random_dna, tiny_config
 from tests.unit.conversion.sources import SOME_KEY, TINY, copy_tiny, rewrite_weights, write_random_source
 
@@ -116,6 +118,42 @@ def test_errors_write_nothing(tmp_path, capsys):
     assert status(*arguments, "--save-model") == 2
     assert "d_model=128, the source model ntv2_tiny has 64" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.yaml", "source"]
+
+
+# Bytes of NTv2-500M and of the model that is made of it, in fp32, and the most memory that this may take.
+PAIR_500M, MOST_500M = 4 * (498_345_436 + 436_000_000), 6 * 2**30
+PEAK_OF_INIT = """
+import resource, sys
+from hnet_ntv2.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_of_init(source: Path, output: Path, fasta: Path) -> int:
+    """Bytes of memory that a process needs at most to write a start."""
+    arguments = ["init", "--ntv2-model", source, "--output-dir", output, "--save-model", "--calibration", fasta]
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK_OF_INIT, *map(str, arguments)], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert result.returncode == 0, result.stderr
+    return 1024 * int(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+def test_memory_of_a_graft_extrapolates_to_less_than_6_gib_for_500m(tmp_path, fasta):
+    config = NTv2Config(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=2048)
+    NTv2ForMaskedLM(config).save_pretrained(tmp_path / "source")
+    process = peak_of_init(TINY, tmp_path / "small", fasta)
+    peak = peak_of_init(tmp_path / "source", tmp_path / "large", fasta)
+    pair = sum((tmp_path / name / "model.safetensors").stat().st_size for name in ("source", "large"))
+    assert pair > 2**28  # large beside what else differs
+    print(f"{process=} {peak=} {pair=}")
+    assert process + (peak - process) / pair * PAIR_500M < MOST_500M
 
 
 def within(rates: list[float], tolerance: float) -> bool:

@@ -129,13 +129,13 @@ def lose_cls(model, monkeypatch):
 
 
 def count_positions_in_bases(model, monkeypatch):
-    right, k = ChunkTrunk.positions, model.config.kmer_size
-    monkeypatch.setattr(ChunkTrunk, "positions", lambda self, level: right(self, level) * k)
+    right, k = ChunkTrunk.rotary_positions, model.config.kmer_size
+    monkeypatch.setattr(ChunkTrunk, "rotary_positions", lambda self, level: right(self, level) * k)
 
 
 def start_positions_at_zero(model, monkeypatch):
-    right = ChunkTrunk.positions
-    monkeypatch.setattr(ChunkTrunk, "positions", lambda self, level: right(self, level) - 1)
+    right = ChunkTrunk.rotary_positions
+    monkeypatch.setattr(ChunkTrunk, "rotary_positions", lambda self, level: right(self, level) - 1)
 
 
 def lose_biases(key):
