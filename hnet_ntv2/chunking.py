@@ -97,22 +97,26 @@ class Router(nn.Module):
         self, hidden: Float[Tensor, "batch positions dim"], is_valid: Bool[Tensor, "batch positions"]
     ) -> Float[Tensor, "batch positions"]:
         """Return p in float32 (float64 for float64 input); the constant 1 at each row's start, 0 at padding."""
+        return self.shift(self.dissimilarity(hidden), is_valid)
+
+    def dissimilarity(self, hidden: Float[Tensor, "batch positions dim"]) -> Float[Tensor, "batch gaps"]:
+        """What p is between neighbours without an offset, one less than there are positions."""
         query, key = self.query(hidden[:, :-1]), self.key(hidden[:, 1:])
         with torch.autocast(hidden.device.type, enabled=False):
-            cosine = (_unit(query) * _unit(key)).sum(-1)
-            inner = ((1 - cosine) / 2 + self.beta.to(cosine.dtype)).clamp(0, 1)
-        probability = torch.cat([torch.ones_like(inner[:, :1]), inner], dim=1) if inner.shape[1] else _ones(hidden)
-        return probability.masked_fill(~is_valid, 0.0)
+            return (1 - (_unit(query) * _unit(key)).sum(-1)) / 2
+
+    def shift(
+        self, dissimilarity: Float[Tensor, "batch gaps"], is_valid: Bool[Tensor, "batch positions"]
+    ) -> Float[Tensor, "batch positions"]:
+        """Add the offset; see ``forward``."""
+        inner = (dissimilarity + self.beta.to(dissimilarity.dtype)).clamp(0, 1)
+        first = inner.new_ones(len(inner), 1)
+        return torch.cat([first, inner], dim=1).masked_fill(~is_valid, 0.0)
 
 
 def _unit(vectors: Tensor) -> Tensor:
     wide = vectors if vectors.dtype == torch.float64 else vectors.float()
     return nn.functional.normalize(wide, dim=-1, eps=1e-12)
-
-
-def _ones(hidden: Float[Tensor, "batch positions dim"]) -> Float[Tensor, "batch positions"]:
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    return torch.ones(hidden.shape[:2], dtype=dtype, device=hidden.device)
 
 
 @torch.compiler.disable()

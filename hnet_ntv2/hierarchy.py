@@ -291,15 +291,7 @@ class ChunkStage(nn.Module):
     def cut(self, encoded: Positions) -> Cut:
         """Decide the boundaries and pool what is between them."""
         fine, level, tail = encoded
-        routing = decide_boundaries(
-            self.router(fine, level.is_valid),
-            level.is_valid,
-            level.forced_boundary[..., 0],
-            level.forced_reason[..., 0],
-            level.first_base,
-            level.num_bases,
-            self.limits,
-        )
+        routing = self.route(self.router.dissimilarity(fine), level)
         index = index_chunks(routing.is_boundary, level.is_valid)
         is_counted = routing.is_free & level.is_clear
         return Cut(
@@ -307,6 +299,18 @@ class ChunkStage(nn.Module):
             routing,
             index,
             Positions(self._widen(pool_chunks(fine, index), index, tail), level.pooled(index)),
+        )
+
+    def route(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Routing:
+        """The decisions, of what the router sees before its offset: all that an offset changes."""
+        return decide_boundaries(
+            self.router.shift(dissimilarity, level.is_valid),
+            level.is_valid,
+            level.forced_boundary[..., 0],
+            level.forced_reason[..., 0],
+            level.first_base,
+            level.num_bases,
+            self.limits,
         )
 
     def _widen(self, pooled: Tensor, index: ChunkIndex, tail: Tensor | None) -> Float[Tensor, "batch chunks main_dim"]:

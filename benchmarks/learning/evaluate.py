@@ -133,7 +133,7 @@ def _chunking(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int):
     sums, histogram = {}, None
     for batch in validation_batches(data, every):
         shown, labels = (batch[name].long().to(model.device) for name in ("input_ids", "labels"))
-        for name, input_ids in (("masked", shown), ("mask_free", unmasked({"input_ids": shown, "labels": labels}))):
+        for name, input_ids in (("masked", shown), ("mask_free", unmasked(batch).to(shown))):
             output = model(input_ids, labels=labels, only_targets=True, anchors=False, strands="forward")
             sums[name] = add_sums(sums.get(name), chunk_sums(output))
             if name == "mask_free":

@@ -51,7 +51,7 @@ class TokenBatch(NamedTuple):
 def token_batch(batch: Mapping[str, Tensor]) -> TokenBatch:
     """Cut windows into NTv2's tokens; a token is a target where its first base is one (masks lie on the grid)."""
     shown, labels = batch["input_ids"].long(), batch["labels"].long()
-    clean = unmasked({"input_ids": shown, "labels": labels})
+    clean = unmasked(batch).long()
     everywhere = torch.ones_like(shown, dtype=torch.bool)
     cut = cut_tokens(shown, everywhere, K)
     targets = source_token_ids(clean, everywhere, K).masked_fill(labels == -100, -100).gather(1, cut.first)

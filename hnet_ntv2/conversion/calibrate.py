@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..errors import DataError
-from ..hierarchy import ChunkStage, Positions
+from ..hierarchy import ChunkStage, Level
 from ..modeling_hnet_ntv2 import HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 
@@ -25,8 +25,8 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     what training holds at the target (docs/decisions/0014). Each pass puts the threshold 0.5 midway between the two
     attained probabilities that enclose a quantile, and corrects the quantile by how far off the share then was, until
     that is 1 % of the target or the passes are used up; the best pass stands. A stage is calibrated with the stages
-    around it already set, because its input depends on them; its encoder runs once. Forward strand, anchors and grid
-    off.
+    around it already set, because its input depends on them. Its passes need no encoder: all that is kept of the
+    sequences, however long, is a few numbers per position. Forward strand, anchors and grid off.
 
     Args:
         model: Changed in place.
@@ -39,34 +39,25 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
         DataError: if no position is the router's to decide.
     """
     offsets = []
-    positions = [model.free_bases(batch) for batch in batches]
-    for stage, target in zip(model.stages, model.config.target_ratios, strict=True):
-        encoded = [stage.encode(each) for each in positions]
-        offsets.append(_calibrate(stage, encoded, target))
-        positions = [stage.cut(each).chunks for each in encoded]
+    for number, target in enumerate(model.config.target_ratios):
+        stage = model.stages[number]
+        seen = [_what_the_router_sees(model, batch, number) for batch in batches]
+        stage.router.beta.zero_()
+        values = torch.cat([routing.probability[routing.is_free] for routing in (stage.route(*each) for each in seen)])
+        if len(values) == 0:
+            raise DataError(f"stage {number + 1}: the sequences leave the router nothing to decide; give longer ones")
+        attempts, quantile = [], target
+        for _ in range(_MOST_PASSES):
+            stage.router.beta.fill_(0.5 - _threshold(values, quantile))
+            gap = target - _share(stage, seen)
+            attempts.append((abs(gap), float(stage.router.beta)))
+            if abs(gap) <= _CLOSE_ENOUGH * target:
+                break
+            quantile = min(max(quantile + gap, 0.0), 1.0)
+        stage.router.beta.fill_(min(attempts)[1])
+        offsets.append(float(stage.router.beta))
     logger.info("calibrated router offsets: %s", ", ".join(f"{offset:+.4f}" for offset in offsets))
     return tuple(offsets)
-
-
-def _calibrate(stage: ChunkStage, encoded: list[Positions], target: float) -> float:
-    """Set the offset of one stage's router for these encoded positions and return it."""
-    stage.router.beta.zero_()
-    outputs = [stage.cut(each).stage for each in encoded]
-    values = torch.cat([output.probability[output.is_free] for output in outputs])
-    if len(values) == 0:
-        raise DataError(f"{stage.name}: the sequences leave the router nothing to decide; give longer ones")
-    attempts, quantile = [], target
-    for _ in range(_MOST_PASSES):
-        stage.router.beta.fill_(0.5 - _threshold(values, quantile))
-        outputs = [stage.cut(each).stage for each in encoded]
-        gap = target - sum(int((output.is_boundary & output.is_free).sum()) for output in outputs) / len(values)
-        attempts.append((abs(gap), float(stage.router.beta)))
-        if abs(gap) <= _CLOSE_ENOUGH * target:
-            break
-        quantile = min(max(quantile + gap, 0.0), 1.0)
-    best = min(attempts)[1]
-    stage.router.beta.fill_(best)
-    return best
 
 
 class BoundaryRates(NamedTuple):
@@ -97,6 +88,21 @@ def boundary_rates(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length
             counts[number] += torch.tensor([int(part.sum()) for part in parts], dtype=torch.float64)
     over, free, boundaries, valid = counts.clamp(min=1e-9).unbind(1)
     return BoundaryRates(tuple((over / free).tolist()), tuple((boundaries / valid).tolist()))
+
+
+def _what_the_router_sees(model: HNetNTV2Model, input_ids: Tensor, number: int) -> tuple[Tensor, Level]:
+    positions = model.free_bases(input_ids)
+    for outer in model.stages[:number]:
+        positions = outer.cut(outer.encode(positions)).chunks
+    stage = model.stages[number]
+    return stage.router.dissimilarity(stage.encode(positions).hidden), positions.level
+
+
+def _share(stage: ChunkStage, seen: list[tuple[Tensor, Level]]) -> float:
+    """Boundaries, those of cap and guard included, among the positions that the router decides."""
+    routings = [stage.route(*each) for each in seen]
+    kept = sum(int((routing.is_boundary & routing.is_free).sum()) for routing in routings)
+    return kept / sum(int(routing.is_free.sum()) for routing in routings)
 
 
 def _threshold(values: Float[Tensor, " free"], target: float) -> float:

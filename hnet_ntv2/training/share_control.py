@@ -17,7 +17,7 @@ _SHARE_BASES = 4096
 # How far an offset moves at most at a time, and in how many bins probabilities this near to the threshold are counted.
 _REACH, _BINS = 0.05, 200
 
-Cut = Callable[[Tensor], Stages]
+Chunker = Callable[[Tensor], Stages]
 
 
 def windows_every(global_batch_size: int, seq_length: int) -> int:
@@ -44,7 +44,7 @@ class ShareControl:
         self._windows: list[tuple[Tensor, Tensor]] = []
         self._seen: list[tuple[Sums, Tensor]] = []
 
-    def look(self, batch: Mapping[str, Tensor], cut: Cut, ranks: int = 1) -> None:
+    def look(self, batch: Mapping[str, Tensor], cut: Chunker, ranks: int = 1) -> None:
         """Count on a micro-batch of the step, whose weights are not yet changed.
 
         Args:
@@ -64,7 +64,7 @@ class ShareControl:
         self._windows.append(windows)
         self._seen.append((share_sums(stages, windows[1]), _tallies(stages, windows[1])))
 
-    def settle(self, cut: Cut, reduce: Reduce) -> dict[str, float]:
+    def settle(self, cut: Chunker, reduce: Reduce) -> dict[str, float]:
         """Move the offsets, after the step's change of weights.
 
         Args:
@@ -84,7 +84,7 @@ class ShareControl:
         self._windows, self._seen = [], []
         return {**before, **{f"stage{i}_found": math.nan if x is None else x for i, x in enumerate(found, start=1)}}
 
-    def _move_offsets(self, goals: Float[Tensor, " stages"], cut: Cut, reduce: Reduce) -> list[float | None]:
+    def _move_offsets(self, goals: Float[Tensor, " stages"], cut: Chunker, reduce: Reduce) -> list[float | None]:
         """Put each threshold where the goal says, as far as the probabilities that were counted tell.
 
         They tell it exactly but for the cap and the outer stages, whose chunks are a stage's positions; so a stage
@@ -123,7 +123,7 @@ class ShareControl:
         return -(-first // self.every) * self.every < first + together
 
     @torch.no_grad()
-    def _count(self, cut: Cut) -> Float[Tensor, "stages columns"]:
+    def _count(self, cut: Chunker) -> Float[Tensor, "stages columns"]:
         return sum((_tallies(cut(ids), counts) for ids, counts in self._windows), start=self._no_tallies())
 
 

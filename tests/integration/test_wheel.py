@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hnet_ntv2 import __version__
+
 ROOT = Path(__file__).parents[2]
 REGION = "GRCh38_chr20_2097152-8388608:100,000-100,600"
 FROM_WHEEL = """
@@ -63,6 +65,6 @@ def test_the_bundled_model_cuts_bundled_dna_without_a_download(installed, tmp_pa
 def test_the_wheel_holds_the_package_only(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert {name.split("/")[0] for name in names} == {"hnet_ntv2", "hnet_ntv2-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"hnet_ntv2", f"hnet_ntv2-{__version__}.dist-info"}
     assert not [name for name in names if "__pycache__" in name or name.endswith((".bin", ".pt", ".pkl", ".ckpt"))]
     assert wheel.stat().st_size < 20_000_000

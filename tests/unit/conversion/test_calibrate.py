@@ -42,5 +42,5 @@ def test_calibration_keeps_the_mode_and_refuses_sequences_without_a_free_positio
     model = tiny_model().train()
     calibrate_routers(model.model, [random_dna(200, torch.Generator().manual_seed(0))])
     assert model.training
-    with pytest.raises(DataError, match="stage1"):
+    with pytest.raises(DataError, match="stage 1"):
         calibrate_routers(model.model, [ids("A")])
