@@ -4,28 +4,15 @@ Sources: H-Net (arXiv 2507.07955), equations of the routing module and of the ra
 """
 
 import math
-from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from .levels import BoundaryReason, Chunking, Level
 from .shapes import Bool, Float, Int, Tensor
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-
-
-class BoundaryReason(IntEnum):
-    """Who decided about a position."""
-
-    ROUTER = 0
-    ROW_START = 1
-    MASK = 2
-    GRID = 3
-    ANCHOR = 4
-    CAP = 5
-    GUARD = 6
-    PADDING = 7
 
 
 class ChunkLimits(NamedTuple):
@@ -42,46 +29,21 @@ class ChunkLimits(NamedTuple):
     max_length: int | None = None
 
 
-class Routing(NamedTuple):
-    """The decisions at one resolution. All fields are [batch, positions].
-
-    Attributes:
-        probability: The router's boundary probability p, float32 or better; 1 at row starts, 0 at padding.
-        is_boundary: The final decision.
-        reason: ``BoundaryReason`` of the final decision.
-        is_free: The decision was the router's to make (before cap and guard).
-    """
-
-    probability: Float[Tensor, "batch positions"]
-    is_boundary: Bool[Tensor, "batch positions"]
-    reason: Int[Tensor, "batch positions"]
-    is_free: Bool[Tensor, "batch positions"]
-
-
-class ChunkIndex(NamedTuple):
-    """Where chunks lie among the positions of a padded batch.
-
-    Attributes:
-        first: [batch, chunks] position of each chunk's first element; 0 in unused slots.
-        has_chunk: [batch, chunks] slot is in use.
-        chunk_of: [batch, positions] chunk that a position belongs to; 0 at padding.
-    """
-
-    first: Int[Tensor, "batch chunks"]
-    has_chunk: Bool[Tensor, "batch chunks"]
-    chunk_of: Int[Tensor, "batch positions"]
-
-
 class Router(nn.Module):
-    """Boundary probability from the dissimilarity of neighbours, p_t = (1 - cos(W_q x_{t-1}, W_k x_t)) / 2 + beta.
+    """The learned chunker: a chunk begins where neighbours differ, p_t = (1 - cos(W_q x_{t-1}, W_k x_t)) / 2 + beta.
 
     Both matrices start at the identity; ``beta`` is 0 unless it was calibrated on data. H-Net, routing module.
+
+    Args:
+        dim: Width of the positions' vectors.
+        limits: Guard and cap.
     """
 
     beta: Tensor
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, limits: ChunkLimits | None = None):
         super().__init__()
+        self.limits = limits or ChunkLimits()
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.register_buffer("beta", torch.zeros(()))
@@ -93,22 +55,25 @@ class Router(nn.Module):
         nn.init.eye_(self.key.weight)
         nn.init.zeros_(self.beta)
 
-    def forward(
-        self, hidden: Float[Tensor, "batch positions dim"], is_valid: Bool[Tensor, "batch positions"]
-    ) -> Float[Tensor, "batch positions"]:
-        """Return p in float32 (float64 for float64 input); the constant 1 at each row's start, 0 at padding."""
-        return self.shift(self.dissimilarity(hidden), is_valid)
+    def forward(self, level: Level) -> Chunking:
+        """Cut a level into chunks."""
+        return self.decide(self.dissimilarity(level.hidden), level)
 
     def dissimilarity(self, hidden: Float[Tensor, "batch positions dim"]) -> Float[Tensor, "batch gaps"]:
-        """What p is between neighbours without an offset, one less than there are positions."""
+        """(1 - cos) / 2 of each pair of neighbours, one less than there are positions, in float32 or float64."""
         query, key = self.query(hidden[:, :-1]), self.key(hidden[:, 1:])
+        # A cosine near 1 in bfloat16 has steps of 0.004, which is as wide as the decisions are apart.
         with torch.autocast(hidden.device.type, enabled=False):
             return (1 - (_unit(query) * _unit(key)).sum(-1)) / 2
 
-    def shift(
+    def decide(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Chunking:
+        """Cut a level whose dissimilarities are known. Calibration calls it again and again with other offsets."""
+        return decide_boundaries(self.add_offset(dissimilarity, level.is_valid), level, self.limits)
+
+    def add_offset(
         self, dissimilarity: Float[Tensor, "batch gaps"], is_valid: Bool[Tensor, "batch positions"]
     ) -> Float[Tensor, "batch positions"]:
-        """Add the offset; see ``forward``."""
+        """The probability p: 1 at each row's start, which has no neighbour in front of it; 0 at padding."""
         inner = (dissimilarity + self.beta.to(dissimilarity.dtype)).clamp(0, 1)
         first = inner.new_ones(len(inner), 1)
         return torch.cat([first, inner], dim=1).masked_fill(~is_valid, 0.0)
@@ -120,42 +85,45 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 @torch.compiler.disable()
-@torch.no_grad()
-def decide_boundaries(
-    probability: Float[Tensor, "batch positions"],
-    is_valid: Bool[Tensor, "batch positions"],
-    forced_boundary: Bool[Tensor, "batch positions"],
-    forced_reason: Int[Tensor, "batch positions"],
-    first_base: Int[Tensor, "batch positions"],
-    num_bases: Int[Tensor, " batch"],
-    limits: ChunkLimits,
-) -> Routing:
-    """Combine forced decisions, the router (p > 0.5), the cap and the guard, in this order of precedence.
+def decide_boundaries(probability: Float[Tensor, "batch positions"], level: Level, limits: ChunkLimits) -> Chunking:
+    """Combine what is forced on a level, the router (p > 0.5), the cap and the guard, in this order of precedence.
 
     The guard keeps the router's most probable boundaries: as many as the router wanted, or as many fewer or more as
     bring the number of chunks, those that the cap adds included, within the limits. Where forced boundaries and the cap
     alone exceed the upper limit, they stand and the router gets none.
 
     Args:
-        probability: The router's p.
-        is_valid: False at (right) padding.
-        forced_boundary: Forced decision, where ``forced_reason`` is not ``ROUTER``.
-        forced_reason: ``BoundaryReason`` per position.
-        first_base: Index of the base at which each position starts.
-        num_bases: Bases in each row, the end of the last chunk.
+        probability: The router's p, whose gradient is kept; the decisions have none.
+        level: What is cut.
         limits: Guard and cap.
     """
-    is_free = (forced_reason == BoundaryReason.ROUTER) & is_valid
-    is_forced_on = forced_boundary & is_valid & ~is_free
-    wants = is_free & (probability > 0.5)
-    cap = _Cap(first_base, num_bases, is_valid, limits.max_length)
-    chosen = _guard(probability, wants, is_free, is_forced_on, is_valid, cap, limits)
+    is_valid = level.is_valid
+    with torch.no_grad():
+        forced_boundary, forced_reason = level.forced_boundary[..., 0], level.forced_reason[..., 0]
+        is_free = (forced_reason == BoundaryReason.ROUTER.value) & is_valid
+        is_forced_on = forced_boundary & is_valid & ~is_free
+        wants = is_free & (probability > 0.5)
+        cap = _Cap(level.first_base, level.num_bases, is_valid, limits.max_length)
+        chosen = _guard(probability, wants, is_free, is_forced_on, is_valid, cap, limits)
 
-    uncapped = is_forced_on | chosen
-    is_boundary = uncapped | cap.added_to(uncapped)
-    reason = forced_reason.masked_fill(is_free & (chosen != wants), BoundaryReason.GUARD)
-    reason = reason.masked_fill(is_boundary & ~uncapped, BoundaryReason.CAP)
-    return Routing(probability, is_boundary, reason.masked_fill(~is_valid, BoundaryReason.PADDING), is_free)
+        uncapped = is_forced_on | chosen
+        is_boundary = uncapped | cap.added_to(uncapped)
+        reason = forced_reason.masked_fill(is_free & (chosen != wants), BoundaryReason.GUARD.value)
+        reason = reason.masked_fill(is_boundary & ~uncapped, BoundaryReason.CAP.value)
+        reason = reason.masked_fill(~is_valid, BoundaryReason.PADDING.value)
+        first, has_chunk, chunk_of = locate_chunks(is_boundary, is_valid)
+    return Chunking(
+        probability=probability,
+        is_boundary=is_boundary,
+        reason=reason,
+        is_free=is_free,
+        is_counted=is_free & level.is_clear,
+        is_valid=is_valid,
+        first_base=level.first_base,
+        chunk_of=chunk_of,
+        first=first,
+        has_chunk=has_chunk,
+    )
 
 
 def _guard(
@@ -243,31 +211,55 @@ class _Cap:
         return marked[:, :-1] & ~is_boundary & self.is_valid
 
 
-def index_chunks(is_boundary: Bool[Tensor, "batch positions"], is_valid: Bool[Tensor, "batch positions"]) -> ChunkIndex:
-    """Number the chunks of each row; the number of slots is the largest count in the batch (at least one)."""
+def locate_chunks(
+    is_boundary: Bool[Tensor, "batch positions"], is_valid: Bool[Tensor, "batch positions"]
+) -> tuple[Int[Tensor, "batch chunks"], Bool[Tensor, "batch chunks"], Int[Tensor, "batch positions"]]:
+    """``first``, ``has_chunk`` and ``chunk_of`` of a ``Chunking``.
+
+    There are as many slots as the row with most chunks needs, and at least one.
+
+    Args:
+        is_boundary: Whether a chunk begins at a position.
+        is_valid: False at padding.
+    """
     is_boundary = is_boundary & is_valid
     counts = is_boundary.sum(1)
     num_slots = max(int(counts.max()), 1)
     chunk_of = is_boundary.long().cumsum(1) - 1
     index = torch.arange(is_boundary.shape[1], device=is_boundary.device).expand_as(chunk_of)
+    # Positions that begin no chunk are sent to one slot more, which is thrown away.
     slot = torch.where(is_boundary, chunk_of, num_slots)
     first = torch.zeros(len(counts), num_slots + 1, dtype=torch.long, device=slot.device).scatter_(1, slot, index)
     has_chunk = torch.arange(num_slots, device=slot.device) < counts[:, None]
-    return ChunkIndex(
-        first[:, :-1].masked_fill(~has_chunk, 0), has_chunk, chunk_of.clamp(min=0).masked_fill(~is_valid, 0)
-    )
+    return first[:, :-1].masked_fill(~has_chunk, 0), has_chunk, chunk_of.clamp(min=0).masked_fill(~is_valid, 0)
 
 
-def pool_chunks(hidden: Float[Tensor, "batch positions dim"], index: ChunkIndex) -> Float[Tensor, "batch chunks dim"]:
+def pool_chunks(hidden: Float[Tensor, "batch positions dim"], chunking: Chunking) -> Float[Tensor, "batch chunks dim"]:
     """The vector at each chunk's first position; zeros in unused slots."""
-    pooled = hidden.gather(1, index.first[..., None].expand(-1, -1, hidden.shape[-1]))
-    return pooled * index.has_chunk[..., None]
+    pooled = hidden.gather(1, chunking.first[..., None].expand(-1, -1, hidden.shape[-1]))
+    return pooled * chunking.has_chunk[..., None]
 
 
-def chunk_holds(flag: Bool[Tensor, "batch positions"], index: ChunkIndex) -> Bool[Tensor, "batch chunks"]:
+def chunk_holds(flag: Bool[Tensor, "batch positions"], chunking: Chunking) -> Bool[Tensor, "batch chunks"]:
     """Whether any position of each chunk has the flag (padding must not have it)."""
-    holds = torch.zeros_like(index.has_chunk, dtype=torch.long)
-    return holds.scatter_reduce(1, index.chunk_of, flag.long(), "amax") > 0
+    holds = torch.zeros_like(chunking.has_chunk, dtype=torch.long)
+    return holds.scatter_reduce(1, chunking.chunk_of, flag.long(), "amax") > 0
+
+
+def pool_level(level: Level, chunking: Chunking) -> Level:
+    """The next level, whose positions are this one's chunks; one stage less is left of what is forced."""
+    first = chunking.first
+    wide = first[..., None].expand(-1, -1, level.forced_reason.shape[-1])
+    return Level(
+        hidden=pool_chunks(level.hidden, chunking),
+        is_valid=chunking.has_chunk,
+        first_base=level.first_base.gather(1, first),
+        num_bases=level.num_bases,
+        is_masked=chunk_holds(level.is_masked, chunking),
+        is_clear=level.is_clear.gather(1, first),
+        forced_boundary=level.forced_boundary.gather(1, wide)[..., 1:],
+        forced_reason=level.forced_reason.gather(1, wide)[..., 1:],
+    )
 
 
 def ratio_loss(

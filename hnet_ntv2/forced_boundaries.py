@@ -8,21 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from .chunking import BoundaryReason
 from .kmers import MASK_ID, GridCells, grid_cells, is_clean_base, run_length_left, run_length_right, shift_left
+from .levels import BoundaryReason
 from .shapes import Bool, Int, Shaped, Tensor
-
-
-class ForcedBoundaries(NamedTuple):
-    """Forced decisions at base resolution, one slice per stage (outermost first).
-
-    Attributes:
-        is_boundary: The forced decision; meaningful where ``reason`` is not ``ROUTER``.
-        reason: ``BoundaryReason`` of the decision; ``ROUTER`` where the router is free.
-    """
-
-    is_boundary: Bool[Tensor, "batch length stages"]
-    reason: Int[Tensor, "batch length stages"]
 
 
 class _Decision(NamedTuple):
@@ -41,7 +29,7 @@ def force_boundaries(
     on_grid: Bool[Tensor, "batch length"] | bool = False,
     anchors: Bool[Tensor, "batch length"] | bool = False,
     protect_masks: bool = True,
-) -> ForcedBoundaries:
+) -> tuple[Bool[Tensor, "batch length stages"], Int[Tensor, "batch length stages"]]:
     """Apply the rules in their order of precedence: row start, mask protection, grid, anchors.
 
     Args:
@@ -52,6 +40,9 @@ def force_boundaries(
         on_grid: Bases whose whole grid cell is forced (the value at the cell's first base counts), or all or none.
         anchors: Whether masked runs have anchors (the masked base next to the flank decides), or all or none.
         protect_masks: Force boundaries around masked runs and every k bases inside them.
+
+    Returns:
+        ``forced_boundary`` and ``forced_reason`` of the base level, one slice per stage (outermost first).
     """
     is_masked = (input_ids == MASK_ID) & is_valid
     cells = grid_cells(input_ids, is_valid, k)
@@ -80,7 +71,7 @@ def force_boundaries(
             reason = reason.masked_fill(applies, code.value)
         decisions.append(decision)
         reasons.append(reason.masked_fill(~is_valid, BoundaryReason.PADDING.value))
-    return ForcedBoundaries(torch.stack(decisions, -1), torch.stack(reasons, -1))
+    return torch.stack(decisions, -1), torch.stack(reasons, -1)
 
 
 def _expand_flag(flag: Shaped[Tensor, "batch length"] | bool, input_ids: Tensor) -> Bool[Tensor, "batch length"]:

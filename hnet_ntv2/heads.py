@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from .configuration_hnet_ntv2 import HNetNTV2Config
-from .hierarchy import FinalChunks
 from .kmers import (
     BASE_IDS,
     MASK_ID,
@@ -13,6 +12,7 @@ from .kmers import (
     kmer_marginals,
     letter_log_probs,
 )
+from .levels import Level
 from .shapes import Bool, Float, Int, Tensor
 
 
@@ -33,7 +33,7 @@ class SourceHead(nn.Module):
 
     def forward(
         self,
-        final: FinalChunks,
+        final: Level,
         chunk_of: Int[Tensor, "batch length"],
         input_ids: Int[Tensor, "batch length"],
         is_wanted: Bool[Tensor, "batch length"],
@@ -45,16 +45,16 @@ class SourceHead(nn.Module):
         remainder letter the four letter tokens at offset 0. All other bases get equal values.
 
         Args:
-            final: The trunk's output.
+            final: The final chunks behind the trunk.
             chunk_of: Final chunk of each base.
             input_ids: Character ids.
             is_wanted: Bases that need an answer; chunks without any are not computed and their bases get equal values.
             is_valid: False at padding.
         """
         k = self.kmer_size
-        holds_wanted = torch.zeros_like(final.has_chunk, dtype=torch.long)
+        holds_wanted = torch.zeros_like(final.is_valid, dtype=torch.long)
         holds_wanted = holds_wanted.scatter_reduce(1, chunk_of, (is_wanted & is_valid).long(), "amax") > 0
-        is_needed = final.has_chunk & holds_wanted
+        is_needed = final.is_valid & holds_wanted
         first_id = input_ids.gather(1, final.first_base)
         starts_kmer = fits_whole_kmer(input_ids, is_valid, k).gather(1, final.first_base)[is_needed]
         starts_letter = (is_clean_base(first_id) | (first_id == MASK_ID))[is_needed] & ~starts_kmer

@@ -20,13 +20,14 @@ from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
 from .heads import Heads, SourceHead
-from .hierarchy import ChunkStage, FinalChunks, Level, Positions, StageOutput, build_hierarchy, final_chunk_of
+from .hierarchy import ChunkStage, build_hierarchy
 from .kmers import (
     BASE_IDS,
     flip_rows,
     holds_mask,
     reverse_complement,
 )
+from .levels import Chunking, Level, final_chunk_of
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
 from .shapes import Bool, Float, Int, Shaped, Tensor
@@ -206,16 +207,16 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
             raise InputError(f"strands={strands!r}; choose 'forward' or 'both'")
 
         embedded, cls_vector = self.embeddings(input_ids, is_valid)
-        bases = self._bases(embedded, self._base_level(input_ids, is_valid, on_grid, anchors))
-        output = self.hierarchy(bases, cls_vector, output_hidden_states)
-        self._warn_of_length(output.final)
-        states = {"embeddings": embedded, **output.hidden_states} if output_hidden_states else {}
+        states = {"embeddings": embedded} if output_hidden_states else None
+        bases = self._base_level(embedded, input_ids, is_valid, on_grid, anchors)
+        hidden, chunkings, final = self.hierarchy(bases, cls_vector, states)
+        self._warn_of_length(final)
         num_strands = 2 if strands == "both" else 1
-        return StrandRun(input_ids, is_valid, output.hidden, output.stages, output.final, states, num_strands)
+        return StrandRun(input_ids, is_valid, hidden, chunkings, final, states or {}, num_strands)
 
     def chunk(
         self, input_ids: Shaped[Tensor, "batch length"], attention_mask: Shaped[Tensor, "batch length"] | None = None
-    ) -> tuple[StageOutput, ...]:
+    ) -> tuple[Chunking, ...]:
         """How the forward strand is cut, outermost stage first, without running trunk and decoders.
 
         No grid, no anchors: the chunks of ``forward(..., strands="forward", anchors=False).stages``.
@@ -224,20 +225,15 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
             input_ids: Character ids, right-padded.
             attention_mask: See ``forward``.
         """
-        return self.hierarchy.stages(self.free_bases(input_ids, attention_mask))
+        return self.hierarchy.chunk(self.base_level(input_ids, attention_mask))
 
-    def free_bases(
+    def base_level(
         self, input_ids: Shaped[Tensor, "batch length"], attention_mask: Shaped[Tensor, "batch length"] | None = None
-    ) -> Positions:
-        """What the first of ``stages`` works on, forward strand, no grid, no anchors. See ``chunk``."""
+    ) -> Level:
+        """The level that the outermost stage works on: forward strand, no grid, no anchors. See ``chunk``."""
         input_ids, is_valid = self._check_input(input_ids, attention_mask)
         embedded, _ = self.embeddings(input_ids, is_valid)
-        return self._bases(embedded, self._base_level(input_ids, is_valid, False, False))
-
-    def _bases(self, embedded: Float[Tensor, "batch length dim"], level: Level) -> Positions:
-        """The bases' vectors, where the first stage is narrower split into those and the coordinates beyond."""
-        width = self.config.base_dim
-        return Positions(embedded[..., :width], level, embedded[..., width:] if width < self.config.d_model else None)
+        return self._base_level(embedded, input_ids, is_valid, False, False)
 
     def _check_input(
         self, input_ids: Tensor, attention_mask: Tensor | None
@@ -269,12 +265,13 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
 
     def _base_level(
         self,
+        embedded: Float[Tensor, "batch length dim"],
         input_ids: Int[Tensor, "batch length"],
         is_valid: Bool[Tensor, "batch length"],
         on_grid: Bool[Tensor, "batch length"] | bool,
         anchors: Bool[Tensor, "batch length"] | bool,
     ) -> Level:
-        forced = force_boundaries(
+        forced_boundary, forced_reason = force_boundaries(
             input_ids,
             is_valid,
             k=self.config.kmer_size,
@@ -287,15 +284,26 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         is_masked = (input_ids == self.config.mask_token_id) & is_valid
         sees_mask = holds_mask(is_masked, self.config.kmer_size)
         is_clear = ~(sees_mask | torch.nn.functional.pad(sees_mask[:, :-1], (1, 0)))
-        return Level(is_valid, positions, is_valid.sum(1), is_masked, is_clear, forced.is_boundary, forced.reason)
+        width = self.config.base_dim
+        return Level(
+            hidden=embedded[..., :width],
+            is_valid=is_valid,
+            first_base=positions,
+            num_bases=is_valid.sum(1),
+            is_masked=is_masked,
+            is_clear=is_clear,
+            forced_boundary=forced_boundary,
+            forced_reason=forced_reason,
+            tail=embedded[..., width:] if width < self.config.d_model else None,
+        )
 
-    def _warn_of_length(self, final: FinalChunks) -> None:
-        num_positions = (1 + final.has_chunk.shape[1]) / self.config.rope_scaling_factor
+    def _warn_of_length(self, final: Level) -> None:
+        num_positions = (1 + final.is_valid.shape[1]) / self.config.rope_scaling_factor
         if num_positions > self.config.max_trunk_positions and not self._warned_of_length:
             self._warned_of_length = True
             logger.warning(
                 "%d chunks in a row: the source model saw %d positions; see rope_scaling_factor",
-                final.has_chunk.shape[1],
+                final.is_valid.shape[1],
                 self.config.max_trunk_positions,
             )
 
@@ -413,7 +421,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             is_target = torch.cat([is_target, flip_rows(is_target, run.is_valid.chunk(2)[1])])
         return is_target
 
-    def ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
+    def ratio_losses(self, stages: tuple[Chunking, ...]) -> Float[Tensor, " stages"]:
         """Mean over rows of each stage's ratio loss, with F = ``boundary_shares`` and G from the counted positions."""
         losses = []
         for stage, target, share in zip(stages, self.config.target_ratios, self.boundary_shares, strict=True):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers.utils.generic import ModelOutput
 
-from .hierarchy import FinalChunks, StageOutput
+from .levels import Chunking, Level
 from .shapes import Tensor
 
 
@@ -19,14 +19,14 @@ class HNetNTV2ModelOutput(ModelOutput):
             chunk with ``<cls>`` in front (the last one before the final norm), ``stage2_decoder``, ``stage1_decoder``.
         stages: Chunking of the forward strand, outermost stage first.
         reverse_stages: Chunking of the reverse-complement strand in that strand's own frame, if it was run.
-        final_chunks: The trunk's vectors of the forward strand.
+        final_chunks: The final chunks of the forward strand behind the trunk's final norm.
     """
 
     last_hidden_state: Tensor | None = None
     hidden_states: dict[str, Tensor] | None = None
-    stages: tuple[StageOutput, ...] | None = None
-    reverse_stages: tuple[StageOutput, ...] | None = None
-    final_chunks: FinalChunks | None = None
+    stages: tuple[Chunking, ...] | None = None
+    reverse_stages: tuple[Chunking, ...] | None = None
+    final_chunks: Level | None = None
 
 
 @dataclass
@@ -50,8 +50,8 @@ class HNetNTV2MaskedLMOutput(ModelOutput):
     ratio_losses: Tensor | None = None
     logits: Tensor | None = None
     hidden_states: dict[str, Tensor] | None = None
-    stages: tuple[StageOutput, ...] | None = None
-    reverse_stages: tuple[StageOutput, ...] | None = None
+    stages: tuple[Chunking, ...] | None = None
+    reverse_stages: tuple[Chunking, ...] | None = None
 
 
 @dataclass
@@ -69,5 +69,5 @@ class HNetNTV2ClassifierOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     hidden_states: dict[str, Tensor] | None = None
-    stages: tuple[StageOutput, ...] | None = None
-    reverse_stages: tuple[StageOutput, ...] | None = None
+    stages: tuple[Chunking, ...] | None = None
+    reverse_stages: tuple[Chunking, ...] | None = None

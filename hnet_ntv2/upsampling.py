@@ -6,40 +6,37 @@ Source: H-Net (arXiv 2507.07955), dechunking layer; the backward half is its mir
 import torch
 from torch import nn
 
-from .chunking import BoundaryReason, ChunkIndex, Routing
+from .levels import BoundaryReason, Chunking
 from .scans import linear_scan
 from .shapes import Bool, Float, Tensor
 
 _CLAMP = 1e-4
 
 
-def boundary_weights(
-    routing: Routing, index: ChunkIndex, forced_probability: str = "one"
-) -> Float[Tensor, "batch chunks"]:
+def boundary_weights(chunking: Chunking, forced_probability: str = "one") -> Float[Tensor, "batch chunks"]:
     """P of each chunk's first position: the router's p clamped to [1e-4, 1 - 1e-4], exactly 1 where it was forced.
 
     A row's first chunk keeps the clamp of the reference, 1 - 1e-4. Unused slots get 1.
 
     Args:
-        routing: Decisions at the positions.
-        index: Where the chunks lie.
+        chunking: Decisions at the positions.
         forced_probability: "router" keeps the router's own p at forced boundaries as well.
     """
-    weight = routing.probability.clamp(_CLAMP, 1 - _CLAMP)
+    weight = chunking.probability.clamp(_CLAMP, 1 - _CLAMP)
     if forced_probability == "one":
-        weight = weight.masked_fill(_is_overruled(routing), 1.0)
-    return weight.gather(1, index.first).masked_fill(~index.has_chunk, 1.0)
+        weight = weight.masked_fill(_is_overruled(chunking), 1.0)
+    return weight.gather(1, chunking.first).masked_fill(~chunking.has_chunk, 1.0)
 
 
-def confidence(routing: Routing) -> Float[Tensor, "batch positions"]:
+def confidence(chunking: Chunking) -> Float[Tensor, "batch positions"]:
     """1 in the forward pass; backward, p at a boundary and 1 - p where there is none, if the router chose."""
-    chosen = torch.where(routing.is_boundary, routing.probability, 1 - routing.probability)
-    chosen = torch.where(_is_overruled(routing), chosen.detach(), chosen)
+    chosen = torch.where(chunking.is_boundary, chunking.probability, 1 - chunking.probability)
+    chosen = torch.where(_is_overruled(chunking), chosen.detach(), chosen)
     return 1 + (chosen - chosen.detach())
 
 
-def _is_overruled(routing: Routing) -> Bool[Tensor, "batch positions"]:
-    return (routing.reason != BoundaryReason.ROUTER.value) & (routing.reason != BoundaryReason.ROW_START.value)
+def _is_overruled(chunking: Chunking) -> Bool[Tensor, "batch positions"]:
+    return (chunking.reason != BoundaryReason.ROUTER.value) & (chunking.reason != BoundaryReason.ROW_START.value)
 
 
 def smooth_forward(
@@ -101,31 +98,28 @@ class Upsampler(nn.Module):
 
     def forward(
         self,
-        chunks: Float[Tensor, "batch chunks dim"],
+        coarse: Float[Tensor, "batch chunks dim"],
         fine: Float[Tensor, "batch positions dim"],
-        routing: Routing,
-        index: ChunkIndex,
+        chunking: Chunking,
         skip_gate: Bool[Tensor, "batch positions"],
     ) -> Float[Tensor, "batch positions dim"]:
         """Return vectors at the positions, float32 or better.
 
         Args:
-            chunks: Main network's output per chunk.
+            coarse: The inner network's output per chunk.
             fine: The positions' vectors before chunking (input of the skip path).
-            routing: Decisions at the positions.
-            index: Where the chunks lie.
+            chunking: Where the chunks lie.
             skip_gate: False where the skip path must be zero (the position's chunk holds a mask).
         """
         if self.use_smoothing:
-            weight = boundary_weights(routing, index, self.forced_probability)
-            chunks = smooth(chunks, weight, index.has_chunk)
-        expanded = chunks.gather(1, index.chunk_of[..., None].expand(-1, -1, chunks.shape[-1]))
-        expanded = expanded * confidence(routing)[..., None]
+            coarse = smooth(coarse, boundary_weights(chunking, self.forced_probability), chunking.has_chunk)
+        expanded = coarse.gather(1, chunking.chunk_of[..., None].expand(-1, -1, coarse.shape[-1]))
+        expanded = expanded * confidence(chunking)[..., None]
         if self.offset is not None:
-            first = index.first.gather(1, index.chunk_of)
+            first = chunking.first.gather(1, chunking.chunk_of)
             offset = torch.arange(first.shape[1], device=first.device) - first
             expanded = expanded + self.offset(offset.clamp(0, self.offset.num_embeddings - 1))
+        # H-Net keeps the skip path in float32: in bfloat16 its small early values vanish beside the chunk's.
         with torch.autocast(fine.device.type, enabled=False):
             skip = self.skip(fine.to(self.skip.weight.dtype))
-        is_valid = routing.reason != BoundaryReason.PADDING.value
-        return (expanded + skip * skip_gate[..., None]) * is_valid[..., None]
+        return (expanded + skip * skip_gate[..., None]) * chunking.is_valid[..., None]

@@ -4,6 +4,7 @@ import torch
 
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.conversion.calibrate import calibrate_routers
+from hnet_ntv2.levels import BoundaryReason, Level
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
 LETTER_IDS = {"M": 3, "P": 4, "A": 7, "C": 8, "G": 9, "T": 10, "N": 11, "U": 6, "S": 0}
@@ -57,3 +58,25 @@ def lively_model(seed: int = 0, **changes) -> HNetNTV2ForMaskedLM:
 def random_letters(length: int, seed: int, letters: str = "ACGT") -> str:
     generator = torch.Generator().manual_seed(seed)
     return "".join(letters[index] for index in torch.randint(len(letters), (length,), generator=generator).tolist())
+
+
+def level_of(is_valid, forced_boundary, forced_reason, first_base=None, num_bases=None, hidden=None) -> Level:
+    """A level with one stage of forced decisions; without ``hidden`` it has vectors of no width."""
+    batch, length = is_valid.shape
+    return Level(
+        hidden=torch.zeros(batch, length, 0) if hidden is None else hidden,
+        is_valid=is_valid,
+        first_base=torch.arange(length).expand(batch, length) if first_base is None else first_base,
+        num_bases=is_valid.sum(1) if num_bases is None else num_bases,
+        is_masked=torch.zeros_like(is_valid),
+        is_clear=torch.ones_like(is_valid),
+        forced_boundary=forced_boundary[..., None],
+        forced_reason=forced_reason[..., None],
+    )
+
+
+def free_level(is_valid, hidden=None) -> Level:
+    """A level on which nothing but the row start is forced."""
+    reason = torch.zeros(is_valid.shape, dtype=torch.int8)
+    reason[:, 0] = BoundaryReason.ROW_START
+    return level_of(is_valid, reason == BoundaryReason.ROW_START, reason, hidden=hidden)

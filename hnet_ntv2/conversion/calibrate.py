@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import torch
 
+from ..chunking import Router
 from ..errors import DataError
-from ..hierarchy import ChunkStage, Level
+from ..levels import Level
 from ..modeling_hnet_ntv2 import HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 
@@ -40,22 +41,24 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     """
     offsets = []
     for number, target in enumerate(model.config.target_ratios):
-        stage = model.stages[number]
+        router = model.routers[number]
         seen = [_what_the_router_sees(model, batch, number) for batch in batches]
-        stage.router.beta.zero_()
-        values = torch.cat([routing.probability[routing.is_free] for routing in (stage.route(*each) for each in seen)])
+        router.beta.zero_()
+        values = torch.cat(
+            [chunking.probability[chunking.is_free] for chunking in (router.decide(*each) for each in seen)]
+        )
         if len(values) == 0:
             raise DataError(f"stage {number + 1}: the sequences leave the router nothing to decide; give longer ones")
         attempts, quantile = [], target
         for _ in range(_MOST_PASSES):
-            stage.router.beta.fill_(0.5 - _threshold(values, quantile))
-            gap = target - _share(stage, seen)
-            attempts.append((abs(gap), float(stage.router.beta)))
+            router.beta.fill_(0.5 - _threshold(values, quantile))
+            gap = target - _share(router, seen)
+            attempts.append((abs(gap), float(router.beta)))
             if abs(gap) <= _CLOSE_ENOUGH * target:
                 break
             quantile = min(max(quantile + gap, 0.0), 1.0)
-        stage.router.beta.fill_(min(attempts)[1])
-        offsets.append(float(stage.router.beta))
+        router.beta.fill_(min(attempts)[1])
+        offsets.append(float(router.beta))
     logger.info("calibrated router offsets: %s", ", ".join(f"{offset:+.4f}" for offset in offsets))
     return tuple(offsets)
 
@@ -91,18 +94,21 @@ def boundary_rates(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length
 
 
 def _what_the_router_sees(model: HNetNTV2Model, input_ids: Tensor, number: int) -> tuple[Tensor, Level]:
-    positions = model.free_bases(input_ids)
+    """Dissimilarities at a stage, and its level without its vectors, which would take a thousand times the memory."""
+    level = model.base_level(input_ids)
     for outer in model.stages[:number]:
-        positions = outer.cut(outer.encode(positions)).chunks
+        level = outer.encode(level)
+        level = outer.pool(level, outer.router(level))
     stage = model.stages[number]
-    return stage.router.dissimilarity(stage.encode(positions).hidden), positions.level
+    dissimilarity = stage.router.dissimilarity(stage.encode(level).hidden)
+    return dissimilarity, level._replace(hidden=level.hidden[..., :0], tail=None)
 
 
-def _share(stage: ChunkStage, seen: list[tuple[Tensor, Level]]) -> float:
+def _share(router: Router, seen: list[tuple[Tensor, Level]]) -> float:
     """Boundaries, those of cap and guard included, among the positions that the router decides."""
-    routings = [stage.route(*each) for each in seen]
-    kept = sum(int((routing.is_boundary & routing.is_free).sum()) for routing in routings)
-    return kept / sum(int(routing.is_free.sum()) for routing in routings)
+    chunkings = [router.decide(*each) for each in seen]
+    kept = sum(int((chunking.is_boundary & chunking.is_free).sum()) for chunking in chunkings)
+    return kept / sum(int(chunking.is_free.sum()) for chunking in chunkings)
 
 
 def _threshold(values: Float[Tensor, " free"], target: float) -> float:

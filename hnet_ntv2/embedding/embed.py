@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
 from ..genome.alphabet import BASE_BITS, A, T
-from ..hierarchy import StageOutput, final_chunk_of
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
     DEFAULT_WINDOW,
@@ -21,6 +20,7 @@ from ..inference.windows import (
     group_sequences,
     window_batches,
 )
+from ..levels import Chunking, final_chunk_of
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 from ..strands import Strands
@@ -87,7 +87,7 @@ def base_vectors(
 
 
 def _spread_to_bases(
-    state: Float[Tensor, "rows positions dim"], layer: str, stages: tuple[StageOutput, ...]
+    state: Float[Tensor, "rows positions dim"], layer: str, stages: tuple[Chunking, ...]
 ) -> Float[Tensor, "rows length dim"]:
     """A named state at every base; ``<cls>`` in front of the trunk's states is left out."""
     if layer.startswith("trunk_"):

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..genome.alphabet import decode
-from ..hierarchy import StageOutput
+from ..levels import Chunking
 
 FINAL_MARK, INNER_MARK = "|", "·"
 
 
-def first_bases(stages: Sequence[StageOutput], row: int = 0) -> list[NDArray[np.int64]]:
+def first_bases(stages: Sequence[Chunking], row: int = 0) -> list[NDArray[np.int64]]:
     """The base at which each chunk of each stage begins, for one row; outermost stage first."""
     found = []
     for stage in stages:
@@ -20,7 +20,7 @@ def first_bases(stages: Sequence[StageOutput], row: int = 0) -> list[NDArray[np.
     return found
 
 
-def chunk_text(bases: NDArray[np.uint8], stages: Sequence[StageOutput], row: int = 0, width: int = 100) -> str:
+def chunk_text(bases: NDArray[np.uint8], stages: Sequence[Chunking], row: int = 0, width: int = 100) -> str:
     """Letters with "|" before each final chunk and "·" before each chunk of the stages outside it.
 
     Args:

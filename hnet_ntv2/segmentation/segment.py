@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..hierarchy import StageOutput
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
     DEFAULT_WINDOW,
@@ -20,6 +19,7 @@ from ..inference.windows import (
     window_batches,
 )
 from ..kmers import reverse_complement
+from ..levels import Chunking
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..shapes import Float, Int, Tensor
 from ..strands import Strands
@@ -138,7 +138,7 @@ def _views_of_strands(
     return [view.cpu().numpy() for view in views]
 
 
-def _view(stages: tuple[StageOutput, ...]) -> Float[Tensor, "batch length 3 stages"]:
+def _view(stages: tuple[Chunking, ...]) -> Float[Tensor, "batch length 3 stages"]:
     """Of each base and stage: p, whether the stage has one there, and the decision; in the strand's own frame."""
     begins, position = stages[0].is_valid, None
     fields = []

@@ -5,13 +5,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ..chunking import BoundaryReason
-from ..hierarchy import StageOutput, final_chunk_of
+from ..levels import BoundaryReason, Chunking, final_chunk_of
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Shaped, Tensor
 
 Sums = dict[str, torch.Tensor]
-Stages = tuple[StageOutput, ...]
+Stages = tuple[Chunking, ...]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 _FIRST_BASE, _LAST_BASE = 7, 10

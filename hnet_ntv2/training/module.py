@@ -12,7 +12,7 @@ from torch import nn
 
 from ..chunking import Router
 from ..errors import ConfigError
-from ..hierarchy import StageOutput
+from ..levels import Chunking
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
@@ -287,11 +287,11 @@ class PretrainingModule(L.LightningModule):
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
 
-    def forward(self, input_ids: torch.Tensor) -> tuple[StageOutput, ...]:
+    def forward(self, input_ids: torch.Tensor) -> tuple[Chunking, ...]:
         """How the model cuts sequences without masks: what a strategy that shards parameters runs between steps."""
         return self.model.model.chunk(input_ids)
 
-    def _cut_after_step(self, input_ids: torch.Tensor) -> tuple[StageOutput, ...]:
+    def _cut_after_step(self, input_ids: torch.Tensor) -> tuple[Chunking, ...]:
         run = self.trainer.strategy.model if self._is_sharded else self
         assert run is not None
         with self.trainer.precision_plugin.forward_context():

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ..chunking import BoundaryReason
-from ..hierarchy import StageOutput
+from ..levels import BoundaryReason, Chunking
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..shapes import Float, Tensor
 from .metrics import Reduce, Stages, Sums, add_sums, reduced, share_sums, unmasked
@@ -131,7 +130,7 @@ def _tallies(stages: Stages, counts: Tensor) -> Float[Tensor, "stages columns"]:
     return torch.stack([_tally(stage, counts) for stage in stages])
 
 
-def _tally(stage: StageOutput, counts: Tensor) -> Float[Tensor, " columns"]:
+def _tally(stage: Chunking, counts: Tensor) -> Float[Tensor, " columns"]:
     """Positions that the router decides; boundaries there but for the guard; p around the threshold in bins."""
     is_counted = stage.is_counted & counts[:, None]
     claimed = ((stage.probability > 0.5) | (stage.reason == BoundaryReason.CAP)) & is_counted

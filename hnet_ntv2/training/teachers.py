@@ -15,8 +15,8 @@ from ..conversion.graft import sha256_of
 from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..conversion.source import open_source
 from ..errors import ConfigError
-from ..hierarchy import final_boundaries
 from ..kmers import BASE_IDS, MASK_ID, SOURCE_CLS, SOURCE_PAD, grid_cells, kmer_marginals, source_token_ids
+from ..levels import final_boundaries
 from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Tensor

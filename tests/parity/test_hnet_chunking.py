@@ -7,15 +7,12 @@ import pytest
 import torch
 
 from hnet_ntv2.chunking import (
-    BoundaryReason,
-    ChunkLimits,
     Router,
-    decide_boundaries,
-    index_chunks,
     pool_chunks,
     ratio_loss,
 )
 from hnet_ntv2.upsampling import Upsampler, boundary_weights, confidence, smooth, smooth_forward
+from tests.builders import free_level
 
 ARRAYS = np.load(Path(__file__).parents[1] / "data" / "hnet_chunking" / "expected.npz")
 # float64 must agree to 1e-10, float32 to 1e-5 forward and 1e-4 in gradients.
@@ -51,34 +48,24 @@ class Pipeline:
             self.router.key.weight.copy_(array("W_k"))
             self.upsampler.skip.weight.copy_(array("W_res"))
             self.upsampler.skip.bias.copy_(array("b_res"))
-        self.probability = self.router(self.hidden, self.mask)
+        self.chunking = self.router(free_level(self.mask, self.hidden))
+        self.probability = self.chunking.probability
         self.probability.retain_grad()
-        self.routing = decide(self.probability, self.mask)
-        self.index = index_chunks(self.routing.is_boundary, self.mask)
-        self.pooled = pool_chunks(self.hidden, self.index)
+        self.pooled = pool_chunks(self.hidden, self.chunking)
         self.chunks = array("chunk_vectors", dtype).requires_grad_()
         main = self.pooled if identity_main else self.chunks
         if mirrored:
-            self.out = self.upsampler(main, self.hidden, self.routing, self.index, self.mask)
+            self.out = self.upsampler(main, self.hidden, self.chunking, self.mask)
         else:
             self.out = self._forward_smoothing_only(main)
         self.loss = (self.out * array("loss_weights", dtype)).sum()
 
     def _forward_smoothing_only(self, main: torch.Tensor) -> torch.Tensor:
-        weight = boundary_weights(self.routing, self.index)
-        self.smoothed = smooth_forward(main * self.index.has_chunk[..., None], weight)
-        expanded = self.smoothed.gather(1, self.index.chunk_of[..., None].expand(-1, -1, 32))
-        self.expanded = expanded * confidence(self.routing)[..., None] * self.mask[..., None]
+        weight = boundary_weights(self.chunking)
+        self.smoothed = smooth_forward(main * self.chunking.has_chunk[..., None], weight)
+        expanded = self.smoothed.gather(1, self.chunking.chunk_of[..., None].expand(-1, -1, 32))
+        self.expanded = expanded * confidence(self.chunking)[..., None] * self.mask[..., None]
         return self.expanded + self.upsampler.skip(self.hidden) * self.mask[..., None]
-
-
-def decide(probability: torch.Tensor, mask: torch.Tensor):
-    """The router's decisions without any forced boundary but the row start, without cap and guard."""
-    reason = torch.zeros(mask.shape, dtype=torch.int8)
-    reason[:, 0] = BoundaryReason.ROW_START
-    is_start = reason == BoundaryReason.ROW_START
-    positions = torch.arange(mask.shape[1]).expand(mask.shape)
-    return decide_boundaries(probability, mask, is_start, reason, positions, mask.sum(1), ChunkLimits())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -86,10 +73,10 @@ def test_router_and_chunks_equal_the_reference(dtype):
     run = Pipeline(dtype, mirrored=False)
     expected = array("boundary_prob", torch.float64)[..., 1]
     assert (run.probability.detach().double() - expected)[run.mask].abs().max() <= FORWARD[dtype]
-    assert torch.equal(run.routing.is_boundary, array("boundary_mask"))
-    assert torch.equal(run.index.has_chunk, array("chunk_mask"))
-    assert torch.equal(run.index.first.masked_fill(~run.index.has_chunk, -1), array("chunk_positions"))
-    assert torch.equal(run.index.chunk_of.masked_fill(~run.mask, -1), array("chunk_index"))
+    assert torch.equal(run.chunking.is_boundary, array("boundary_mask"))
+    assert torch.equal(run.chunking.has_chunk, array("chunk_mask"))
+    assert torch.equal(run.chunking.first.masked_fill(~run.chunking.has_chunk, -1), array("chunk_positions"))
+    assert torch.equal(run.chunking.chunk_of.masked_fill(~run.mask, -1), array("chunk_index"))
     if dtype == torch.float32:
         assert torch.equal(run.pooled, array("chunk_states"))
 
@@ -99,7 +86,7 @@ def test_upsampling_equals_the_reference_forward_and_backward(dtype):
     run = Pipeline(dtype, mirrored=False)
     run.loss.backward()
     has_chunk = array("chunk_mask")
-    assert_equals(boundary_weights(run.routing, run.index), "chunk_P", FORWARD[dtype], has_chunk)
+    assert_equals(boundary_weights(run.chunking), "chunk_P", FORWARD[dtype], has_chunk)
     assert_equals(run.smoothed, "smoothed", FORWARD[dtype], has_chunk)
     assert_equals(run.expanded, "dechunk_out", FORWARD[dtype])
     assert_equals(run.out, "out", FORWARD[dtype])
@@ -117,9 +104,9 @@ def test_upsampling_equals_the_reference_forward_and_backward(dtype):
 def test_mirrored_smoothing_equals_the_reference_forward_and_backward(dtype):
     run = Pipeline(dtype, mirrored=True)
     run.loss.backward()
-    weight = boundary_weights(run.routing, run.index)
+    weight = boundary_weights(run.chunking)
     assert_equals(
-        smooth(run.chunks, weight, run.index.has_chunk), "mirror_smoothed", FORWARD[dtype], array("chunk_mask")
+        smooth(run.chunks, weight, run.chunking.has_chunk), "mirror_smoothed", FORWARD[dtype], array("chunk_mask")
     )
     assert_equals(run.out, "mirror_out", FORWARD[dtype])
     assert_equals(run.hidden.grad, "mirror_grad_hidden", GRADIENT[dtype])
@@ -140,7 +127,7 @@ def test_identity_main_network_equals_the_reference(dtype):
 
 def test_ratio_loss_and_its_gradient_equal_the_reference():
     run = Pipeline(torch.float64, mirrored=False)
-    share = run.routing.is_boundary[run.mask].double().mean()
+    share = run.chunking.is_boundary[run.mask].double().mean()
     mean = run.probability[run.mask].mean()
     losses = [ratio_loss(share, mean, 1 / float(n)) for n in ARRAYS["ratio_N"]]
     np.testing.assert_allclose([loss.item() for loss in losses], ARRAYS["ratio_loss"], atol=1e-10, rtol=0)
@@ -153,6 +140,6 @@ def test_ratio_loss_and_its_gradient_equal_the_reference():
 def test_ties_and_zero_vectors_are_no_boundaries():
     hidden = array("tie_hidden")
     mask = torch.ones(hidden.shape[:2], dtype=torch.bool)
-    probability = Router(4)(hidden, mask)
-    assert torch.equal(probability, array("tie_boundary_prob")[..., 1])
-    assert torch.equal(decide(probability, mask).is_boundary, array("tie_boundary_mask"))
+    chunking = Router(4)(free_level(mask, hidden))
+    assert torch.equal(chunking.probability, array("tie_boundary_prob")[..., 1])
+    assert torch.equal(chunking.is_boundary, array("tie_boundary_mask"))

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from hnet_ntv2.chunking import BoundaryReason
-from hnet_ntv2.hierarchy import final_boundaries, final_chunk_of
+from hnet_ntv2.levels import BoundaryReason, final_boundaries, final_chunk_of
 from tests.builders import random_dna, tiny_model
 
 

@@ -4,17 +4,15 @@ import pytest
 import torch
 
 from hnet_ntv2.chunking import (
-    BoundaryReason as Why,
-)
-from hnet_ntv2.chunking import (
     ChunkLimits,
     Router,
     chunk_holds,
     decide_boundaries,
-    index_chunks,
     mean_probability,
     pool_chunks,
 )
+from hnet_ntv2.levels import BoundaryReason as Why
+from tests.builders import level_of
 from tests.oracles import cap_row
 
 
@@ -31,36 +29,39 @@ def decide(probability, limits=None, forced=None, lengths=None, first_base=None,
         on[row, position], reason[row, position] = decision, code
     first_base = torch.arange(length).expand(batch, length) if first_base is None else first_base
     num_bases = lengths if num_bases is None else num_bases
-    return decide_boundaries(probability, is_valid, on, reason, first_base, num_bases, limits or ChunkLimits())
+    level = level_of(is_valid, on, reason, first_base, num_bases)
+    return decide_boundaries(probability, level, limits or ChunkLimits())
 
 
-def text(routing, row=0):
-    return "".join("|" if b else "." for b in routing.is_boundary[row])
+def text(chunking, row=0):
+    return "".join("|" if b else "." for b in chunking.is_boundary[row])
 
 
 def test_forced_decisions_win_over_the_router():
-    routing = decide([[1, 0.9, 0.1, 0.9]], forced={(0, 1): (False, Why.GRID), (0, 2): (True, Why.MASK)})
-    assert text(routing) == "|.||"
-    assert routing.reason[0].tolist() == [Why.ROW_START, Why.GRID, Why.MASK, Why.ROUTER]
-    assert routing.is_free[0].tolist() == [False, False, False, True]
+    chunking = decide([[1, 0.9, 0.1, 0.9]], forced={(0, 1): (False, Why.GRID), (0, 2): (True, Why.MASK)})
+    assert text(chunking) == "|.||"
+    assert chunking.reason[0].tolist() == [Why.ROW_START, Why.GRID, Why.MASK, Why.ROUTER]
+    assert chunking.is_free[0].tolist() == [False, False, False, True]
 
 
 def test_cap_cuts_where_the_router_did_not_and_leaves_short_chunks_alone():
-    routing = decide([[1, 0, 0, 0, 0, 0, 0, 0.9, 0, 0]], ChunkLimits(max_length=4))
-    assert text(routing) == "|...|..|.."
-    assert routing.reason[0, 4] == Why.CAP
-    assert routing.is_free[0, 4]  # the ratio loss counts it: the cap stands in for the router
+    chunking = decide([[1, 0, 0, 0, 0, 0, 0, 0.9, 0, 0]], ChunkLimits(max_length=4))
+    assert text(chunking) == "|...|..|.."
+    assert chunking.reason[0, 4] == Why.CAP
+    assert chunking.is_free[0, 4]  # the ratio loss counts it: the cap stands in for the router
 
 
 def test_cap_counts_from_forced_boundaries_and_beats_forced_nothing():
-    routing = decide([[1, 0, 0, 0, 0, 0, 0, 0]], ChunkLimits(max_length=3), forced={(0, 2): (True, Why.MASK)})
-    assert text(routing) == "|.|..|.."
+    chunking = decide([[1, 0, 0, 0, 0, 0, 0, 0]], ChunkLimits(max_length=3), forced={(0, 2): (True, Why.MASK)})
+    assert text(chunking) == "|.|..|.."
 
 
 def test_cap_in_bases_at_an_inner_stage():
     first_base = torch.tensor([[0, 5, 9, 10, 14]])
-    routing = decide([[1, 0, 0, 0, 0]], ChunkLimits(max_length=10), first_base=first_base, num_bases=torch.tensor([20]))
-    assert text(routing) == "|..|."  # 0-9 is 10 bases; from 10 to 20 another 10
+    chunking = decide(
+        [[1, 0, 0, 0, 0]], ChunkLimits(max_length=10), first_base=first_base, num_bases=torch.tensor([20])
+    )
+    assert text(chunking) == "|..|."  # 0-9 is 10 bases; from 10 to 20 another 10
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,11 +70,11 @@ def test_cap_equals_the_walking_oracle(seed):
     lengths = torch.randint(1, 5, (3, 80), generator=generator)
     first_base = lengths.cumsum(1) - lengths
     probability = (torch.rand(3, 80, generator=generator) < 0.1).float()
-    routing = decide(probability, ChunkLimits(max_length=9), first_base=first_base, num_bases=lengths.sum(1))
+    chunking = decide(probability, ChunkLimits(max_length=9), first_base=first_base, num_bases=lengths.sum(1))
     for row in range(3):
         wanted = [True, *(probability[row, 1:] > 0.5).tolist()]
         expected = cap_row(wanted, first_base[row].tolist(), int(lengths[row].sum()), 9)
-        assert routing.is_boundary[row].tolist() == expected
+        assert chunking.is_boundary[row].tolist() == expected
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5000001, 0.4999999])
@@ -87,25 +88,25 @@ def test_guard_keeps_the_count_in_bounds_whatever_the_router_says(value, length)
 
 def test_guard_flips_the_least_certain_decisions_only():
     probability = [[1, 0.9, 0.8, 0.51, 0.7, 0.99, 0.52, 0.95, 0.6, 0.85]]
-    routing = decide(probability, ChunkLimits(0.0, 0.6))
-    assert text(routing) == "|||..|.|.|"
-    flipped = [i for i in range(10) if routing.reason[0, i] == Why.GUARD]
+    chunking = decide(probability, ChunkLimits(0.0, 0.6))
+    assert text(chunking) == "|||..|.|.|"
+    flipped = [i for i in range(10) if chunking.reason[0, i] == Why.GUARD]
     assert flipped == [3, 4, 6, 8]
-    routing = decide([[1, 0.1, 0.4, 0.2, 0.3, 0.0]], ChunkLimits(0.5, 1.0))
-    assert text(routing) == "|.|.|."
+    chunking = decide([[1, 0.1, 0.4, 0.2, 0.3, 0.0]], ChunkLimits(0.5, 1.0))
+    assert text(chunking) == "|.|.|."
 
 
 def test_guard_spreads_ties_over_the_row():
-    routing = decide(torch.ones(1, 1000), ChunkLimits(0.15, 0.6, max_length=12))
-    kept = routing.is_boundary[0].nonzero()[:, 0]
+    chunking = decide(torch.ones(1, 1000), ChunkLimits(0.15, 0.6, max_length=12))
+    kept = chunking.is_boundary[0].nonzero()[:, 0]
     assert kept.diff().max() <= 3
-    assert not (routing.reason == Why.CAP).any()
+    assert not (chunking.reason == Why.CAP).any()
 
 
 def test_guard_leaves_forced_boundaries_alone_even_above_its_limit():
     forced = {(0, i): (True, Why.MASK) for i in range(1, 9)}
-    routing = decide(torch.ones(1, 10), ChunkLimits(0.1, 0.5), forced=forced)
-    assert text(routing) == "|||||||||."
+    chunking = decide(torch.ones(1, 10), ChunkLimits(0.1, 0.5), forced=forced)
+    assert text(chunking) == "|||||||||."
 
 
 def test_guard_never_breaks_the_cap():
@@ -113,8 +114,8 @@ def test_guard_never_breaks_the_cap():
     probability = torch.rand(4, 300, generator=generator)
     probability[:, 100:140] = 0.0
     limits = ChunkLimits(0.05, 0.2, max_length=12)
-    routing = decide(probability, limits)
-    for row in routing.is_boundary:
+    chunking = decide(probability, limits)
+    for row in chunking.is_boundary:
         starts = torch.cat([row.nonzero()[:, 0], torch.tensor([300])])
         assert starts.diff().max() <= 12
         assert len(starts) - 1 <= 60
@@ -136,7 +137,7 @@ def test_a_row_is_decided_alike_alone_and_padded(seed):
 def test_index_pool_and_flags():
     is_boundary = torch.tensor([[1, 0, 1, 0], [1, 0, 0, 0]]).bool()
     is_valid = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    index = index_chunks(is_boundary, is_valid)
+    index = decide(is_boundary.float(), lengths=is_valid.sum(1).tolist())
     assert index.first.tolist() == [[0, 2], [0, 0]]
     assert index.has_chunk.tolist() == [[True, True], [True, False]]
     assert index.chunk_of.tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
@@ -149,9 +150,9 @@ def test_index_pool_and_flags():
 def test_beta_moves_the_probability_and_stays_within_bounds(rng):
     router = Router(8)
     hidden, mask = torch.randn(1, 50, 8, generator=rng), torch.ones(1, 50, dtype=torch.bool)
-    before = router(hidden, mask)
+    before = router.add_offset(router.dissimilarity(hidden), mask)
     router.beta.fill_(0.3)
-    after = router(hidden, mask)
+    after = router.add_offset(router.dissimilarity(hidden), mask)
     assert torch.allclose(after[:, 1:], (before[:, 1:] + 0.3).clamp(max=1))
     assert after[0, 0] == 1
 

@@ -6,8 +6,8 @@
 import pytest
 import torch
 
-from hnet_ntv2.chunking import BoundaryReason
 from hnet_ntv2.forced_boundaries import force_boundaries
+from hnet_ntv2.levels import BoundaryReason
 from tests.builders import ids, valid
 
 K = 4
@@ -15,9 +15,9 @@ K = 4
 
 def forced(letters: str, stage: int, num_stages: int = 2, **flags) -> str:
     row = ids(letters)
-    result = force_boundaries(row, valid(row), k=K, num_stages=num_stages, **flags)
+    boundary, reasons = force_boundaries(row, valid(row), k=K, num_stages=num_stages, **flags)
     symbols = []
-    for on, reason in zip(result.is_boundary[0, :, stage], result.reason[0, :, stage], strict=True):
+    for on, reason in zip(boundary[0, :, stage], reasons[0, :, stage], strict=True):
         symbols.append("." if reason == BoundaryReason.ROUTER else "|" if on else "-")
     return "".join(symbols)
 
@@ -77,10 +77,10 @@ def test_anchors_can_be_chosen_per_run():
 def test_final_boundaries_are_boundaries_in_every_stage_and_padding_is_inert(flags, rng):
     letters = "".join("ACGTNM"[i] for i in torch.randint(0, 6, (200,), generator=rng))
     row, padded = ids(letters), ids(letters, letters + "A" * 30)
-    alone = force_boundaries(row, valid(row), k=K, num_stages=2, **flags)
-    beside = force_boundaries(padded, valid(padded), k=K, num_stages=2, **flags)
-    assert torch.equal(alone.is_boundary[0], beside.is_boundary[0, :200])
-    assert torch.equal(alone.reason[0], beside.reason[0, :200])
-    assert (beside.reason[0, 200:] == BoundaryReason.PADDING).all()
-    final_on = alone.is_boundary[..., 1]
-    assert alone.is_boundary[..., 0][final_on].all()
+    alone, alone_reason = force_boundaries(row, valid(row), k=K, num_stages=2, **flags)
+    beside, beside_reason = force_boundaries(padded, valid(padded), k=K, num_stages=2, **flags)
+    assert torch.equal(alone[0], beside[0, :200])
+    assert torch.equal(alone_reason[0], beside_reason[0, :200])
+    assert (beside_reason[0, 200:] == BoundaryReason.PADDING).all()
+    final_on = alone[..., 1]
+    assert alone[..., 0][final_on].all()

@@ -2,8 +2,8 @@
 
 import torch
 
-from hnet_ntv2.chunking import BoundaryReason
 from hnet_ntv2.kmers import MASK_ID, holds_mask
+from hnet_ntv2.levels import BoundaryReason
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from tests.builders import random_dna, tiny_config
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hnet_ntv2.chunking import BoundaryReason, Routing, index_chunks
+from hnet_ntv2.chunking import locate_chunks
+from hnet_ntv2.levels import BoundaryReason, Chunking
 from hnet_ntv2.upsampling import Upsampler, boundary_weights, confidence, smooth
 from tests.oracles import smooth_row
 
@@ -72,13 +73,17 @@ def test_the_scan_runs_in_float32_whatever_autocast_says():
     assert (out[0].double() - smooth_row(chunks.bfloat16().double(), weight)).abs().max() < 1e-5
 
 
-def routing(reasons: list[int], boundaries: list[bool], probabilities: list[float]) -> Routing:
+def chunking_of(reasons: list[int], boundaries: list[bool], probabilities: list[float]) -> Chunking:
     probability = torch.tensor([probabilities], requires_grad=True)
     reason = torch.tensor([reasons], dtype=torch.int8)
-    return Routing(probability, torch.tensor([boundaries]), reason, reason == BoundaryReason.ROUTER)
+    is_boundary = torch.tensor([boundaries])
+    everything = torch.ones_like(is_boundary)
+    first, has_chunk, chunk_of = locate_chunks(is_boundary, everything)
+    is_free, base = reason == BoundaryReason.ROUTER, torch.arange(len(reasons))[None]
+    return Chunking(probability, is_boundary, reason, is_free, is_free, everything, base, chunk_of, first, has_chunk)
 
 
-ROUTING = {
+CHUNKING = {
     "reasons": [BoundaryReason.ROW_START, *[BoundaryReason.ROUTER] * 2, BoundaryReason.MASK, BoundaryReason.CAP],
     "boundaries": [True, True, False, True, True],
     "probabilities": [1.0, 0.8, 0.3, 0.2, 0.1],
@@ -86,15 +91,14 @@ ROUTING = {
 
 
 def test_forced_boundaries_have_weight_one_and_the_row_start_keeps_its_clamp():
-    decided = routing(**ROUTING)
-    index = index_chunks(decided.is_boundary, torch.ones(1, 5, dtype=torch.bool))
-    assert torch.allclose(boundary_weights(decided, index), torch.tensor([[1 - 1e-4, 0.8, 1.0, 1.0]]))
-    raw = boundary_weights(decided, index, forced_probability="router")
+    decided = chunking_of(**CHUNKING)
+    assert torch.allclose(boundary_weights(decided), torch.tensor([[1 - 1e-4, 0.8, 1.0, 1.0]]))
+    raw = boundary_weights(decided, forced_probability="router")
     assert torch.allclose(raw, torch.tensor([[1 - 1e-4, 0.8, 0.2, 0.1]]))
 
 
 def test_confidence_is_one_and_passes_its_gradient_only_where_the_router_chose():
-    decided = routing(**ROUTING)
+    decided = chunking_of(**CHUNKING)
     value = confidence(decided)
     assert torch.equal(value, torch.ones(1, 5))
     value.sum().backward()
@@ -107,8 +111,7 @@ def test_offsets_count_from_the_chunks_first_position():
     torch.nn.init.zeros_(upsampler.skip.bias)
     upsampler.offset.weight.data = torch.tensor([[0.0], [1.0], [2.0]])
     boundaries = [True, False, False, False, False, True, False]
-    decided = routing([0] * 7, boundaries, [0.9] * 7)
+    decided = chunking_of([0] * 7, boundaries, [0.9] * 7)
     everything = torch.ones(1, 7, dtype=torch.bool)
-    index = index_chunks(decided.is_boundary, everything)
-    out = upsampler(torch.zeros(1, 2, 1), torch.zeros(1, 7, 1), decided, index, everything)
+    out = upsampler(torch.zeros(1, 2, 1), torch.zeros(1, 7, 1), decided, everything)
     assert out[0, :, 0].tolist() == [0, 1, 2, 2, 2, 0, 1]  # beyond the table the last offset stays

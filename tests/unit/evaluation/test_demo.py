@@ -12,7 +12,7 @@ from hnet_ntv2.errors import DataError
 from hnet_ntv2.evaluation.chunk_text import chunk_text
 from hnet_ntv2.evaluation.curves import draw_curves, read_history
 from hnet_ntv2.evaluation.demo import baseline_bits, summarise, training_bases
-from hnet_ntv2.hierarchy import StageOutput
+from hnet_ntv2.levels import Chunking
 from tests.builders import tiny_model
 
 LENGTH = 128
@@ -34,9 +34,9 @@ def model():
     return tiny_model(spread=0.3)
 
 
-def stage(is_boundary: str, first_base: list[int]) -> StageOutput:
+def stage(is_boundary: str, first_base: list[int]) -> Chunking:
     flags = torch.tensor([[letter == "1" for letter in is_boundary]])
-    return StageOutput(
+    return Chunking(
         probability=flags.float(),
         is_boundary=flags,
         reason=torch.zeros_like(flags, dtype=torch.int8),
@@ -45,6 +45,8 @@ def stage(is_boundary: str, first_base: list[int]) -> StageOutput:
         is_valid=torch.ones_like(flags),
         first_base=torch.tensor([first_base]),
         chunk_of=flags.cumsum(1) - 1,
+        first=flags.nonzero()[None, :, 1],
+        has_chunk=torch.ones(1, int(flags.sum()), dtype=torch.bool),
     )
 
 

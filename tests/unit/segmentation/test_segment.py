@@ -9,7 +9,7 @@ import torch
 from hnet_ntv2.embedding import NamedSequence
 from hnet_ntv2.errors import DataError
 from hnet_ntv2.genome import Interval, encode, reverse_complement
-from hnet_ntv2.hierarchy import final_boundaries
+from hnet_ntv2.levels import final_boundaries
 from hnet_ntv2.segmentation import (
     Region,
     SegmentSettings,
