@@ -169,7 +169,7 @@ class ChunkStage(nn.Module):
         return chunks._replace(hidden=torch.cat([chunks.hidden, extra], dim=-1))
 
     def _skip_gate(self, level: Level, chunks: Level, chunking: Chunking) -> Tensor:
-        """Where the skip path is open: not in a chunk that holds a [MASK], whose prediction must come from the trunk."""
+        """Where the skip path is open: not in a chunk that holds a [MASK], which the trunk must predict."""
         if not self.gates_skip:
             return level.is_valid
         return level.is_valid & ~chunks.is_masked.gather(1, chunking.chunk_of)
