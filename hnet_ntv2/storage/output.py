@@ -19,6 +19,7 @@ from .lock import release, take_lock
 
 STANDARD_OUTPUT = "-"
 _GZIP = ".gz"
+_PARTIAL, _REPLACED = ".partial", ".replaced"
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
@@ -32,7 +33,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 def partial_path(path: str | os.PathLike[str]) -> Path:
     """Where an output is written until it is complete; links are followed, so that a link stays a link."""
     target = Path(path).expanduser().resolve()
-    return target.with_name(f"{target.name}.partial")
+    return target.with_name(f"{target.name}{_PARTIAL}")
 
 
 @contextmanager
@@ -124,7 +125,7 @@ def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         ConfigError: The place cannot be written, or another process is writing it.
     """
     target = Path(path).expanduser().resolve()
-    replaced = target.with_name(f"{target.name}.replaced")
+    replaced = target.with_name(f"{target.name}{_REPLACED}")
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{path} exists and is not a folder; name another one")
     with _partial_folder(target) as partial:
@@ -136,6 +137,29 @@ def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             partial.rename(target)
         finally:
             _restore(replaced, target)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder, and put back what they were about to replace.
+
+    The caller holds the folder's lock (or that of the one it lies in), so that nobody is writing there.
+
+    Raises:
+        ConfigError: Something cannot be removed.
+    """
+    with _named_errors(folder):
+        for replaced in folder.glob(f"*{_REPLACED}"):
+            _restore(replaced, replaced.with_name(replaced.name.removesuffix(_REPLACED)))
+        for partial in folder.glob(f"*{_PARTIAL}"):
+            remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -280,10 +304,7 @@ def _sync(path: Path) -> None:
 def _empty(folder: Path) -> None:
     """Remove what a killed writer left in its partial folder."""
     for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        remove(entry)
 
 
 def _restore(replaced: Path, target: Path) -> None:
