@@ -1,6 +1,7 @@
 """Wherever a run is stopped or killed, resuming it leaves what the uninterrupted run leaves."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hnet_ntv2.errors import CheckpointError, ConfigError, TrainingStopped
+from hnet_ntv2.errors import CheckpointError, ConfigError, DataError, TrainingStopped
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.storage import folder_lock
 from hnet_ntv2.training import run
@@ -171,12 +172,12 @@ def test_overwriting_deletes_nothing_before_the_new_run_is_built(folder, whole):
     hf = folder / "whole" / "checkpoints" / "hf"
     before = {path: path.stat().st_mtime_ns for path in (folder / "whole").rglob("*") if path.is_file()}
     mistakes = {
-        "data__max_n_share": 0.0,  # leaves nothing to train on
+        "data__seq_length": 13_000,  # longer than any interval
         "batch__micro_batch_size": 3,
         "init": str(hf),  # would be deleted
     }
     for name, value in mistakes.items():
-        with pytest.raises((ConfigError, ValueError)):
+        with pytest.raises((ConfigError, DataError)):
             pretrain(tiny_settings(folder, "whole", **{**OPTIONS, name: value}, overwrite=True))
     assert {path: path.stat().st_mtime_ns for path in (folder / "whole").rglob("*") if path.is_file()} == before
 
@@ -209,31 +210,45 @@ def test_what_killed_saves_left_is_swept_and_an_old_folder_comes_back(folder, mo
     assert_same_run(whole, resumed, folder, "swept")
 
 
-@pytest.mark.parametrize("is_in_step", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_killed_loader_costs_no_finished_step(folder, monkeypatch, whole, is_in_step):
-    """Also when it is missed in the middle of an accumulation; a worker that the main process does not miss at once."""
-    name, options = f"loader_{is_in_step}", {**OPTIONS, "data__num_workers": 1}
-    with monkeypatch.context() as patch:
-        kill_loader_in_micro_batch(patch, 10 if is_in_step else 9)
-        with pytest.raises(TrainingStopped, match=r"loader process.*DataLoader worker \(pid.*--resume goes on"):
-            pretrain(tiny_settings(folder, name, **options))
-    assert read_structure(folder / name / "checkpoints" / "last.ckpt")["global_step"] in (4, 5)
-    assert_same_run(whole, pretrain(tiny_settings(folder, name, **OPTIONS, resume="last")), folder, name)
-
-
-def kill_loader_in_micro_batch(monkeypatch, number: int) -> None:
-    import multiprocessing
-
+def test_a_loader_that_is_missed_inside_an_accumulation_costs_no_finished_step(folder, monkeypatch, whole):
+    """Micro-batch 10 is the second one of step 5; the first one is lost, and repeated."""
     original, seen = PretrainingModule.training_step, []
 
     def training_step(self, batch, batch_idx):
         seen.append(batch_idx)
-        if len(seen) == number:
+        if len(seen) == 10:
+            raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingModule, "training_step", training_step)
+        with pytest.raises(
+            TrainingStopped, match=r"exited unexpectedly\); the state is in .*step=000004\.ckpt, --resume"
+        ):
+            pretrain(tiny_settings(folder, "missed", **OPTIONS))
+    assert_same_run(whole, pretrain(tiny_settings(folder, "missed", **OPTIONS, resume="last")), folder, "missed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("micro_batch", [9, 10])
+def test_a_killed_loader_costs_no_finished_step(folder, monkeypatch, whole, micro_batch):
+    original, seen = PretrainingModule.training_step, []
+
+    def training_step(self, batch, batch_idx):
+        seen.append(batch_idx)
+        if len(seen) == micro_batch:
             for child in multiprocessing.active_children():
+                assert child.pid is not None
                 os.kill(child.pid, signal.SIGKILL)
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(PretrainingModule, "training_step", training_step)
+    name, options = f"loader_{micro_batch}", {**OPTIONS, "data__num_workers": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(PretrainingModule, "training_step", training_step)
+        with pytest.raises(TrainingStopped, match=r"killed by signal: Killed\); the state is in .*--resume goes on"):
+            pretrain(tiny_settings(folder, name, **options))
+    assert read_structure(folder / name / "checkpoints" / "last.ckpt")["global_step"] in (4, 5)
+    assert_same_run(whole, pretrain(tiny_settings(folder, name, **OPTIONS, resume="last")), folder, name)
 
 
 def test_a_model_that_cannot_be_exported_is_told_and_exported_by_a_resume(folder, monkeypatch, whole):
