@@ -74,7 +74,7 @@ def test_windows_give_each_base_once_and_what_its_window_says(model):
     text = random_letters(250, 7)
     cut = embed(model, text, window=120, flank=30)[0]
     assert cut.per_base.shape == (250, 32)
-    plan = plan_windows(250, 120, 30)
+    plan = list(plan_windows(250, 120, 30))
     assert len(plan) == 4
     for start, end, keep_start, keep_end in plan:
         window = embed(model, text[start:end])[0].per_base

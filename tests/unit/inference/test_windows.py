@@ -19,7 +19,7 @@ from hnet_ntv2.inference.windows import (
 @pytest.mark.parametrize(("window", "flank"), [(5, 1), (16, 4), (17, 4), (40, 12), (64, 1)])
 def test_plan_keeps_every_base_once_with_context_and_is_its_own_mirror_image(window, flank):
     for length in [*range(1, 300), 1000, 1001]:
-        plan = plan_windows(length, window, flank)
+        plan = list(plan_windows(length, window, flank))
         assert [plan[0].keep_start, plan[-1].keep_end] == [0, length]
         assert all(one.keep_end == other.keep_start for one, other in pairwise(plan))
         for each in plan:
@@ -32,7 +32,7 @@ def test_plan_keeps_every_base_once_with_context_and_is_its_own_mirror_image(win
 
 
 def test_a_short_sequence_is_one_window():
-    assert plan_windows(100, 100, 10) == [Window(0, 100, 0, 100)]
+    assert list(plan_windows(100, 100, 10)) == [Window(0, 100, 0, 100)]
 
 
 @pytest.mark.parametrize(("window", "flank", "batch"), [(100, 0, 1), (22, 10, 1), (100, 10, 0)])
