@@ -74,8 +74,8 @@ class HNetNTV2Config(PreTrainedConfig):
         initializer_range: Standard deviation of random embeddings; at 0.02 the routers collapse (docs/decisions).
         initializer_gain: Random matrices have the standard deviation gain / sqrt(inputs): 0.02 at 1,024 inputs, and
             small models pass their signals on as large ones do.
-        training_length: Bases of the windows that the weights were last trained on; None where that is not known. Longer
-            rows bring a warning, and the windows of ``embed`` and ``segment`` default to it.
+        training_length: Bases of the windows that the weights were last trained on; None where that is not known.
+            Longer rows bring a warning, and the windows of ``embed`` and ``segment`` default to it.
     """
 
     model_type = "hnet_ntv2"

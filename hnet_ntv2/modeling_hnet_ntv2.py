@@ -296,8 +296,8 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         if trained is not None and length > trained and not self._warned_of_training_length:
             self._warned_of_training_length = True
             logger.warning(
-                "a row of %s bases: this model was trained on windows of %s, and longer ones can cost accuracy (the model "
-                "that ships with the package: 1.842 bits per masked base at 768, 1.920 at 6,144)",
+                "a row of %s bases: this model was trained on windows of %s, and longer ones can cost accuracy (the "
+                "model that ships with the package: 1.842 bits per masked base at 768, 1.920 at 6,144)",
                 *(f"{each:,}" for each in (length, trained)),
             )
 

@@ -39,8 +39,8 @@ WindowOption = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Longer sequences are cut into overlapping windows of N bases [default: the length of the model's training "
-        "windows; 6144 where its config does not say].",
+        help="Longer sequences are cut into overlapping windows of N bases [default: as long as the windows that the "
+        "model was trained on; 6144 where its config does not say].",
     ),
 ]
 StrandsOption = Annotated[StrandChoice, typer.Option(help="Average both strands, or run one.")]

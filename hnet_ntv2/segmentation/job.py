@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ from ..inference.settings_file import require_same_settings
 from ..inference.windows import Progress
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_file, growing_file, is_stream, partial_path
-from .segment import SegmentSettings, segment_blocks
+from .segment import ResolvedSettings, SegmentSettings, segment_blocks
 from .tracks import FINAL, STAGE1, ChunkSummary, ChunkTrack, ProbabilityTrack, Region, Track, Tracks
 
 # How much work an interruption can lose, besides the block of windows that is being worked on.
@@ -66,14 +67,7 @@ def segment_regions(
     resolved = settings.resolved(model)
     wanted = {_CHUNKS: chunks, _STAGE1: stage1, _PROBABILITY: probability}
     paths = {name: Path(path) for name, path in wanted.items() if path is not None}
-    if resolved.strands == "both" and probability is not None:
-        raise ConfigError(
-            f"{probability}: bedGraph has no column for the strand; leave the probabilities out, or take one strand"
-        )
-    for interval in intervals:
-        genome.locate(interval)
-    if not intervals:
-        raise DataError("there is no region to segment")
+    _check(genome, intervals, resolved, probability)
     identity = {
         "model": model_id,
         "genome": genome.fingerprint,
@@ -87,30 +81,46 @@ def segment_regions(
     if saved is not None and saved["is_complete"]:
         return journal.move_into_place(saved)
     with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(growing_file(path, resume=saved is not None)) for name, path in paths.items()
+        outputs = {
+            name: _Output(stack.enter_context(growing_file(path, resume=saved is not None)), path)
+            for name, path in paths.items()
         }
-        outputs = {name: _Output(files[name], paths[name]) for name in paths}
         tracks = Tracks([_track(name, output) for name, output in outputs.items()])
-        num_done, pending = 0, None
+        num_done, pending = 0, []
         if saved is not None:
             for name, output in outputs.items():
                 output.go_on_from(saved["outputs"][name])
             tracks.restore(saved["written"])
             num_done, pending = saved["num_blocks"], saved["pending"]
-        else:
-            journal.save(outputs, tracks, num_done, [], is_complete=False)
-        regions = (Region(genome, interval) for interval in intervals)
+        # Before the first line: what a killed command leaves can always be told apart.
+        journal.save(outputs, tracks, num_done, pending)
         time_saved = time.monotonic()
+        regions = (Region(genome, interval) for interval in intervals)
         for block in segment_blocks(model, regions, resolved, progress, num_done, pending):
             for stretches in block.found:
                 tracks.add(intervals[stretches.sequence], stretches)
-            num_done, pending = num_done + 1, block.pending
+            num_done += 1
             if time.monotonic() - time_saved >= _SECONDS_BETWEEN_SAVES:
-                journal.save(outputs, tracks, num_done, pending, is_complete=False)
+                journal.save(outputs, tracks, num_done, block.pending)
                 time_saved = time.monotonic()
         journal.save(outputs, tracks, num_done, [], is_complete=True)
     return tracks.summary
+
+
+def _check(
+    genome: Genome,
+    intervals: Sequence[Interval],
+    settings: ResolvedSettings,
+    probability: str | os.PathLike[str] | None,
+) -> None:
+    if settings.strands == "both" and probability is not None:
+        raise ConfigError(
+            f"{probability}: bedGraph has no column for the strand; leave the probabilities out, or take one strand"
+        )
+    if not intervals:
+        raise DataError("there is no region to segment")
+    for interval in intervals:
+        genome.locate(interval)
 
 
 def _digest_of(intervals: Iterable[Interval]) -> str:
@@ -123,7 +133,7 @@ def _digest_of(intervals: Iterable[Interval]) -> str:
 class _Output:
     """A growing file that knows its content."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO | BufferedIOBase, path: Path) -> None:
         self._file = file
         self._path = path
         self._digest = hashlib.blake2b(digest_size=16)
@@ -212,7 +222,7 @@ class _Journal:
         tracks: Tracks,
         num_blocks: int,
         pending: list[dict[str, Any]],
-        is_complete: bool,
+        is_complete: bool = False,
     ) -> None:
         """Write how far the outputs are, after them."""
         if not self._is_kept:

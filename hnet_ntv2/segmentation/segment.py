@@ -35,8 +35,8 @@ class SegmentSettings:
     """How to segment.
 
     Attributes:
-        strands: "forward", or "both" for the chunks of each strand. They are two answers, which are never averaged: p at
-            a base speaks of the k-mer that a strand reads from there, and the strands agree on boundaries by chance only.
+        strands: "forward", or "both" for the chunks of each strand. They are two answers, which are never averaged: p
+            at a base speaks of the k-mer that a strand reads from there, and the strands agree on boundaries by chance.
         window: Longer sequences are cut into overlapping windows of at most this many bases; None for the length of the
             model's training windows (``inference.windows.default_window``).
         flank: Least bases of context that are discarded at the inner edge of a window; None for an eighth of the

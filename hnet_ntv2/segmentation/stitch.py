@@ -11,8 +11,8 @@ Strand = Literal["+", "-"]
 class Segmentation(NamedTuple):
     """Consecutive chunks of one strand: all of a sequence, or those of a stretch of it.
 
-    Positions are those of the sequence as it was given, also for the reverse strand, whose chunks are read from right to
-    left.
+    Positions are those of the sequence as it was given, also for the reverse strand, which reads its chunks from right
+    to left.
 
     Attributes:
         strand: "+", or "-" for the chunks of the reverse complement.

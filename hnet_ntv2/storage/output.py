@@ -251,7 +251,7 @@ def _text(binary: BinaryIO) -> Iterator[TextIO]:
 
 
 def _compressed(partial: Path) -> Path:
-    """The bgzip-compressed form of a locked file, in a file beside it, so that nothing is lost if its writer is killed."""
+    """The bgzip-compressed form of a locked file, in a file beside it: a writer that is killed here loses nothing."""
     import pysam
 
     compressed = partial.with_name(f"{partial.name}.gz")

@@ -70,7 +70,9 @@ def _make_way(settings: PretrainSettings, folder: Path) -> None:
 
 
 def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
-    """A model with random weights from the seed, or the one in the folder that ``init`` names, to be trained on windows.
+    """A model with random weights from the seed, or the one in the folder that ``init`` names, to be trained.
+
+    Its config takes the length of the run's windows.
 
     Raises:
         ConfigError: A model setting that disagrees with the folder's.

@@ -38,7 +38,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(job, "_SECONDS_BETWEEN_SAVES", 0.0)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Ends a job in the middle."""
 
 
@@ -51,7 +51,7 @@ def write(model, genome, folder, suffix="", stop_after=None, intervals=REGIONS, 
         nonlocal num_passes
         num_passes += 1
         if stop_after is not None and num_passes > stop_after:
-            raise Stopped
+            raise StoppedError
 
     paths = [folder / f"chunks.bed{suffix}", folder / f"stage1.bed{suffix}", folder / f"p.bedgraph{suffix}"]
     settings = SegmentSettings(strands=strands, **SMALL)
@@ -148,7 +148,7 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(model, genome, tmp_path, s
     reference = write(model, genome, tmp_path / "whole", suffix, strands=strands)
     folder = tmp_path / "stopped"
     for num_passes in (0, 1, 4, 5):
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             write(model, genome, folder, suffix, stop_after=num_passes, strands=strands, resume=True)
         names = {path.name for path in folder.iterdir() if path.suffix != ".json"}
         assert names == {f"{name}{suffix}.partial" for name in content(tmp_path / "whole", suffix)}
@@ -168,7 +168,7 @@ def test_what_was_done_is_not_done_again(model, genome, tmp_path):
     segment_regions(model, genome, REGIONS, **write_all, progress=passes.append)
     assert passes[-1] == 1507
     assert passes == sorted(set(passes))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(model, genome, tmp_path / "b", stop_after=5)
     left = []
     paths = [tmp_path / "b" / name for name in ("chunks.bed", "stage1.bed", "p.bedgraph")]
@@ -194,7 +194,7 @@ def test_a_job_that_ended_between_its_outputs_is_completed(model, genome, tmp_pa
 
 def test_without_resume_a_job_begins_anew(model, genome, tmp_path):
     write(model, genome, tmp_path / "whole")
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(model, genome, tmp_path / "out", stop_after=5, strands="both")
     write(model, genome, tmp_path / "out")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
@@ -202,7 +202,7 @@ def test_without_resume_a_job_begins_anew(model, genome, tmp_path):
 
 def test_what_was_made_differently_or_changed_is_not_gone_on_with(model, genome, tmp_path):
     folder = tmp_path / "out"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(model, genome, folder, stop_after=5, model_id="one")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ConfigError, match=r"chunks.bed was made differently \(model 'one', now 'other'\)"):
@@ -239,7 +239,7 @@ def test_a_pipe_is_written_to_and_cannot_be_resumed(model, genome, tmp_path, cap
     segment_regions(model, genome, REGIONS, "-", tmp_path / "s.bed", settings=settings)
     assert capfdbinary.readouterr().out.decode() == content(tmp_path / "whole")["chunks.bed"]
     assert (tmp_path / "s.bed").read_text() == content(tmp_path / "whole")["stage1.bed"]
-    with pytest.raises(ConfigError, match="- is a pipe or device: .* cannot be resumed"):
+    with pytest.raises(ConfigError, match=r"^- is a pipe or device: .* cannot be resumed"):
         segment_regions(model, genome, REGIONS, tmp_path / "c.bed", "-", settings=settings, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.bed", "whole"]
 
@@ -249,7 +249,7 @@ def test_nothing_is_written_without_regions_or_for_what_cannot_be(model, genome,
         segment_regions(model, genome, [], tmp_path / "chunks.bed")
     with pytest.raises(IntervalError, match="goes past the end"):
         segment_regions(model, genome, [*REGIONS, Interval("chr2", 0, 1001)], tmp_path / "chunks.bed")
+    both = SegmentSettings(strands="both")
     with pytest.raises(ConfigError, match=r"p.bedgraph: bedGraph has no column for the strand"):
-        both = SegmentSettings(strands="both")
         segment_regions(model, genome, REGIONS, tmp_path / "c.bed", None, tmp_path / "p.bedgraph", both)
     assert list(tmp_path.iterdir()) == []
