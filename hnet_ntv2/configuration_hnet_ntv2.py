@@ -74,6 +74,8 @@ class HNetNTV2Config(PreTrainedConfig):
         initializer_range: Standard deviation of random embeddings; at 0.02 the routers collapse (docs/decisions).
         initializer_gain: Random matrices have the standard deviation gain / sqrt(inputs): 0.02 at 1,024 inputs, and
             small models pass their signals on as large ones do.
+        training_length: Bases of the windows that the weights were last trained on; None where that is not known.
+            Longer rows bring a warning, and the windows of ``embed`` and ``segment`` default to it.
     """
 
     model_type = "hnet_ntv2"
@@ -122,6 +124,7 @@ class HNetNTV2Config(PreTrainedConfig):
     forced_probability: Literal["one", "router"] = "one"
     initializer_range: float = 0.5
     initializer_gain: float = 0.64
+    training_length: int | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any):
@@ -234,6 +237,10 @@ class HNetNTV2Config(PreTrainedConfig):
         require(
             0 <= self.router_offset_rate <= 1,
             f"router_offset_rate={self.router_offset_rate} must lie between 0 and 1",
+        )
+        require(
+            self.training_length is None or self.training_length > 0,
+            f"training_length={self.training_length} must be positive",
         )
         require(self.vocab_size >= 12, f"vocab_size={self.vocab_size} must hold the 12 character ids")
 
