@@ -27,7 +27,6 @@ NOT_NEEDED = ["hnet_ntv2", "jaxtyping", "beartype", "lightning", "pytorch_lightn
 @pytest.fixture
 def saved(tmp_path):
     model = tiny_model(spread=0.05)
-    model.observe_boundary_shares([0.25, 0.45])
     model.model.hierarchy.router.beta.fill_(0.125)
     model.save_pretrained(tmp_path / "model")
     HNetNTV2Tokenizer().save_pretrained(tmp_path / "model")
