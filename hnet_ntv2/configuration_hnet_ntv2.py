@@ -99,7 +99,8 @@ class HNetNTV2Config(PreTrainedConfig):
         tokenizer_type: "default" = one token per base.
         ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
         router_offset_rate: How much of the gap between a router's share of boundaries and its target a training step
-            closes by moving the router's offset, besides undoing what the step did to the share; 0 holds the offsets.
+            closes by moving the router's offset, besides undoing what the step did to the share. In other trainers
+            each forward pass in ``train()`` with labels adds ``rate x gap`` to the offset. 0 holds the offsets.
         mask_rate: Share of bases that training masks; only the normaliser of the training loss uses it.
         use_anchors: Default of ``forward(anchors=...)``: one clean chunk of k bases on each side of a masked run.
         mask_protection: Forced chunk boundaries around and inside masked runs.

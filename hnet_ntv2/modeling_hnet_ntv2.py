@@ -51,6 +51,9 @@ _FORMER_BUFFER = "boundary_shares"
 # refused by the tokenizer, and the loss does not depend on the number of micro-batches.
 _WITHOUT_EFFECT = frozenset(["encoder_attention_mask", "token_type_ids", "use_cache", "num_items_in_batch"])
 
+# The routers' offsets move by the chunks of about so many bases of a batch.
+_SHARE_BASES = 2048
+
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
 
 
@@ -339,6 +342,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         self.model = HNetNTV2Model(config)
         self.head = Heads(config)
         self.register_load_state_dict_pre_hook(_drop_former_buffer)
+        self.moves_offsets = True  # our own training loop moves them by itself and says so here
         self.post_init()
 
     def count_parameters(self) -> dict[str, int]:
@@ -395,11 +399,13 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         is_wanted = self._wanted_bases(run, labels if only_targets else None)
         letters = self.letter_log_probs(run, is_wanted)
         stages, reverse_stages = run.strand_stages()
-        ratio_losses = self.ratio_losses(run.stages)
+        ratio_losses = self._ratio_losses(run.stages)
         loss = task_loss = None
         if labels is not None:
             task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
             loss = task_loss + self.config.ratio_loss_weight * ratio_losses.sum()
+            if self.training and self.moves_offsets and torch.is_grad_enabled():
+                self._move_offsets(input_ids, attention_mask, labels)
         output = HNetNTV2MaskedLMOutput(
             loss=loss,
             logits=self._widen_logits(letters),
@@ -438,12 +444,12 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             is_target = torch.cat([is_target, flip_rows(is_target, run.is_valid.chunk(2)[1])])
         return is_target
 
-    def ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
-        """Mean over rows of each stage's ratio loss, F and G from the row's counted positions.
+    def _ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
+        """Mean over rows of each stage's ratio loss, with F and G from the row's own counted positions.
 
-        F is the share of boundaries there, those of cap and guard included, because that is what the targets are
-        about; it is detached by itself, since decisions have no gradient. Per row, the loss is the same however a batch
-        is cut into micro-batches or spread over ranks (docs/decisions/0015).
+        F is the share of boundaries there, those of cap and guard included: they are chunks like the others, and the
+        targets are about chunks. Decisions have no gradient. Because F and G are the row's own, the mean over
+        micro-batches and ranks is the loss of the whole batch (docs/decisions/0015).
         """
         losses = []
         for stage, target in zip(stages, self.config.target_ratios, strict=True):
@@ -452,6 +458,25 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             mean = mean_over_counted(stage.probability, stage.is_counted, when_none=target)
             losses.append(ratio_loss(share, mean, target).mean())
         return torch.stack(losses)
+
+    @torch.no_grad()
+    def _move_offsets(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> None:
+        """Lower the offset of a router with too many boundaries, raise it where there are too few.
+
+        Counted are some bases as they were before they were masked: what a user of the model gets. Masked sequence does
+        not show it, because every mask forces boundaries, which leave the cap little to do (docs/decisions/0015).
+        """
+        rate, routers = self.config.router_offset_rate, self.model.routers
+        if not rate or not any(router.query.weight.requires_grad for router in routers):  # frozen, as under LoRA
+            return
+        bases = torch.where(labels == -100, input_ids, labels)[:, :_SHARE_BASES]
+        rows = max(1, _SHARE_BASES // bases.shape[1])
+        is_valid = None if attention_mask is None else attention_mask[:rows, :_SHARE_BASES]
+        stages = self.model.chunk(bases[:rows], is_valid)
+        for router, stage, target in zip(routers, stages, self.config.target_ratios, strict=True):
+            count = stage.is_counted.sum()
+            gap = target * count - (stage.is_boundary & stage.is_counted).sum()
+            router.beta.add_(rate * gap / count.clamp(min=1)).clamp_(-1, 1)
 
     @staticmethod
     def _join_letters(log_probs: Float[Tensor, "rows length 4"], run: StrandRun) -> Float[Tensor, "batch length 4"]:

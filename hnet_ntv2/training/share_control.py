@@ -40,6 +40,7 @@ class ShareControl:
 
     def __init__(self, model: HNetNTV2ForMaskedLM, every: int = 1):
         self.model = model
+        self.model.moves_offsets = False
         self.every = every
         self._windows: list[tuple[Tensor, Tensor]] = []
         self._seen: list[tuple[Sums, Tensor]] = []
