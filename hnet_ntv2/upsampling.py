@@ -78,6 +78,11 @@ def _log_one_minus(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.log1p(-weight.masked_fill(is_one, 0.5)).masked_fill(is_one, -torch.inf)
 
 
+def input_dtype(layer: nn.Module) -> torch.dtype:
+    """What a linear layer takes outside autocast: its weight's type, float32 where the weight is quantized."""
+    return layer.weight.dtype if isinstance(layer.weight, Tensor) else torch.float32
+
+
 class Upsampler(nn.Module):
     """Expansion of chunks to positions: ``smoothed chunk x STE(confidence) + gated skip (+ offset embedding)``.
 
@@ -121,5 +126,5 @@ class Upsampler(nn.Module):
             expanded = expanded + self.offset(offset.clamp(0, self.offset.num_embeddings - 1))
         # H-Net keeps the skip path in float32: in bfloat16 its small early values vanish beside the chunk's.
         with torch.autocast(fine.device.type, enabled=False):
-            skip = self.skip(fine.to(self.skip.weight.dtype))
+            skip = self.skip(fine.to(input_dtype(self.skip)))
         return (expanded + skip * skip_gate[..., None]) * chunking.is_valid[..., None]
