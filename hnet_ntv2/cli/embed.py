@@ -17,6 +17,7 @@ from .inference import (
     StrandChoice,
     StrandsOption,
     open_genome_file,
+    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ def embed(
     from ..embedding.store import check_output
     from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..inference.windows import checked_flank
+    from ..storage import check_outputs
 
     check_output(output)
+    check_outputs({"--output": output}, {"--fasta": fasta, "--genome": genome, "--regions": regions, "--model": model})
     check_model_folder(model)  # before a genome is read
     sequences = _sequences(fasta, genome, regions)
     settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
@@ -65,7 +68,7 @@ def embed(
     count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
     if num_empty:
         typer.echo(f"{num_empty:,} sequences have no A, C, G or T: their vectors are NaN", err=True)
-    typer.echo(f"{count:,} sequences embedded to {output}")
+    tell_beside(output, f"{count:,} sequences embedded to {output}")
 
 
 def _sequences(fasta: Path | None, genome: Path | None, regions: Path | None) -> Iterator["NamedSequence"]:

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from pathlib import Path
 
 from ..errors import ContigNotFound, GenomeError
+from ..storage import open_text
 from .bed import RowChecker, bed_rows
 from .files import text_rows
 from .genome import Genome
@@ -23,20 +23,20 @@ def convert_repeatmasker(source: str | os.PathLike[str], target: str | os.PathLi
 
     Args:
         source: RepeatMasker ``.out`` file.
-        target: BED file to write.
+        target: BED file to write; a name that ends in ``.gz`` is compressed by bgzip, ``-`` is standard output.
 
     Returns:
         The number of repeats written.
 
     Raises:
         GenomeError: if the source cannot be read or a line is malformed; ``target`` is then not written.
+        ConfigError: if ``target`` cannot be written.
     """
     lines = [line for number, text in text_rows(source) if (line := _bed_line(f"{source}, line {number}", text))]
     if not lines:
         raise GenomeError(f"{source} holds no repeats; is it RepeatMasker's .out table?")
-    partial = Path(f"{target}.partial")
-    partial.write_text("\n".join(lines) + "\n")
-    partial.replace(target)
+    with open_text(target) as file:
+        file.writelines(f"{line}\n" for line in lines)
     return len(lines)
 
 
