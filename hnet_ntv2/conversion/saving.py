@@ -29,7 +29,7 @@ except HNetNTV2Error as error:
 
 
 def require_empty(folder: Path) -> None:
-    """Stop if the output folder holds something or cannot be made.
+    """Stop if the output folder holds something.
 
     Raises:
         ConfigError: With what is in the way.

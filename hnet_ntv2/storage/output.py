@@ -111,8 +111,9 @@ def appearing_folder(path: AnyPath) -> Iterator[Path]:
         ConfigError: The place cannot be written, or another process is writing it.
     """
     target = resolve(path)
-    if target.exists() and not target.is_dir():
-        raise ConfigError(f"{path} exists and is not a folder; name another one")
+    with _named_errors(path, target):
+        if target.exists() and not target.is_dir():
+            raise ConfigError(f"{path} exists and is not a folder; name another one")
     with _partial_folder(target) as folder:
         partial = folder / target.name
         partial.mkdir()
@@ -132,10 +133,11 @@ def _replaceable_file(path: AnyPath) -> Path:
         ConfigError: It is a folder, or a file that its owner has protected.
     """
     target = resolve(path)
-    if target.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise ConfigError(f"{path} cannot be written: it is there and write-protected")
+    with _named_errors(path, target):
+        if target.is_dir():
+            raise ConfigError(f"{path} is a folder; name a file")
+        if target.exists() and not os.access(target, os.W_OK):
+            raise ConfigError(f"{path} cannot be written: it is there and write-protected")
     return target
 
 
@@ -143,8 +145,8 @@ def _replaceable_file(path: AnyPath) -> Path:
 def _partial_folder(target: Path) -> Iterator[Path]:
     """An empty locked folder beside ``target``, which is removed at the end."""
     partial = partial_path(target)
-    made = [parent for parent in target.parents if not parent.exists()]
     with _named_errors(target, partial):
+        made = [parent for parent in target.parents if not parent.exists()]
         descriptor = _lock_partial(target, is_folder=True)
         try:
             _restore(partial, target)

@@ -50,7 +50,7 @@ def partial_path(path: AnyPath) -> Path:
 
 
 def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Mapping[str, AnyPath | None]) -> None:
-    """Check, before work starts, that outputs are files of their own and that none replaces what is read.
+    """Check, before work starts, that outputs can be written, are no others, and that none replaces what is read.
 
     Args:
         outputs: Places by the option that names them; None is an option that was not given.
@@ -60,6 +60,9 @@ def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Mapping[str, An
         ConfigError: With both options and names.
     """
     written = [(option, path) for option, path in outputs.items() if path is not None]
+    for option, path in written:
+        if not is_stream(path):
+            _check_folder_of(path, option)
     for (option, path), (other_option, other) in combinations(written, 2):
         if _is_same(path, other) and not _is_same(path, os.devnull):
             raise ConfigError(
@@ -71,6 +74,14 @@ def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Mapping[str, An
                 raise ConfigError(
                     f"{option} {path} would replace what {input_option} {source} reads; name another output"
                 )
+
+
+def _check_folder_of(path: AnyPath, option: str) -> None:
+    folder = next(parent for parent in resolve(path).parents if os.path.exists(parent))
+    if not folder.is_dir():
+        raise ConfigError(f"{option} {path} cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {path} cannot be written: the folder {folder} is write-protected")
 
 
 def _is_same(path: AnyPath, other: AnyPath) -> bool:

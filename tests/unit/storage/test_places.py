@@ -86,3 +86,22 @@ def test_links_in_a_circle_are_told(tmp_path):
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(ConfigError, match=f"{tmp_path}/a"), open_text(tmp_path / "a"):
         pass
+
+
+def test_a_place_that_cannot_be_written_is_told_before_work_starts(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=f"--output {tmp_path}/file/a/b cannot be written: {tmp_path}/file is not a"):
+        check_outputs({"--output": tmp_path / "file" / "a" / "b"}, {})
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ConfigError, match=f"--output {tmp_path}/a/b cannot .*: the folder {tmp_path} is write-protec"):
+        check_outputs({"--output": tmp_path / "a" / "b"}, {})
+    check_outputs({"--output": "/dev/null"}, {})
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "is_dir", fail)
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/out cannot be written: Permission denied$"):
+        open_text(tmp_path / "out").__enter__()
