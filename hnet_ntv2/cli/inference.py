@@ -34,6 +34,15 @@ FlankOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Least context discarded at inner window edges [default: window / 8, at most 512]."),
 ]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Longer sequences are cut into overlapping windows of N bases [default: as long as the windows that the "
+        "model was trained on; 6144 where its config does not say].",
+    ),
+]
 StrandsOption = Annotated[StrandChoice, typer.Option(help="Average both strands, or run one.")]
 BatchOption = Annotated[int, typer.Option(metavar="N", min=1, help="Most bases of one forward pass.")]
 
@@ -56,11 +65,11 @@ class ProgressLines:
         typer.echo(f"{done:,}{of_all} {self._what}, {now - self._begin:,.0f} s", err=True)
 
 
-def tell_beside(output: Path, message: str) -> None:
+def tell_beside(message: str, *outputs: Path | None) -> None:
     """Print what a verb has done; on standard error where standard output is what it writes."""
     from ..storage.places import descriptor_of
 
-    typer.echo(message, err=descriptor_of(output) == 1)
+    typer.echo(message, err=any(path is not None and descriptor_of(path) == 1 for path in outputs))
 
 
 def open_genome_file(path: Path | None) -> "Genome":

@@ -18,4 +18,4 @@ def repeats(
 
     check_outputs({"TARGET": target}, {"SOURCE": source})
     count = convert_repeatmasker(source, target)
-    tell_beside(target, f"{count:,} repeats written to {target}")
+    tell_beside(f"{count:,} repeats written to {target}", target)

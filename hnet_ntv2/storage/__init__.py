@@ -1,7 +1,7 @@
 """Files and folders that this package writes: one writer at a time, complete or not there at all."""
 
 from .lock import folder_lock
-from .output import appearing_file, appearing_folder, growing_file, open_text
+from .output import appearing_file, appearing_folder, growing_file, open_text, remove, restore, sweep
 from .places import check_outputs, is_stream, partial_path
 
 __all__ = [
@@ -13,4 +13,7 @@ __all__ = [
     "is_stream",
     "open_text",
     "partial_path",
+    "remove",
+    "restore",
+    "sweep",
 ]

@@ -14,12 +14,26 @@ from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_held: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child (a loader process, say) outlives a killed parent by seconds, and must not keep its locks so long.
+
+    Closing leaves the parent's lock as it is, unlike unlocking.
+    """
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
 
 def take_lock(descriptor: int, path: Path) -> None:
-    """Lock an open file or folder for this process until the descriptor is closed.
+    """Lock an open file or folder for this process until ``release``, or until the process ends.
 
-    Child processes that are forked while the lock is held share it: it is free when the last of them is gone. Where
-    the file system knows no locks, as on some clusters, a warning says so.
+    Where the file system knows no locks, as on some clusters, a warning says so.
 
     Raises:
         ConfigError: Another process holds it.
@@ -32,12 +46,14 @@ def take_lock(descriptor: int, path: Path) -> None:
         ) from error
     except OSError as error:
         logger.warning("%s cannot be locked (%s): see that no second process writes it", path, error.strerror)
+    _held.add(descriptor)
 
 
 def release(descriptor: int) -> None:
-    """Unlock and close; forked children that are still there do not hold the lock any longer."""
+    """Unlock and close."""
+    _held.discard(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that were started with the descriptor
     except OSError:  # it was never locked, as ``take_lock`` has warned
         logger.debug("nothing to unlock")
     os.close(descriptor)

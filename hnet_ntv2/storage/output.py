@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from ..errors import ConfigError
 from .bgzip import BgzipWriter
 from .lock import release, take_lock
-from .places import AnyPath, descriptor_of, is_stream, partial_path, resolve
+from .places import PARTIAL, AnyPath, descriptor_of, is_stream, partial_path, resolve
 
 _GZIP = ".gz"
+_COMPRESSING = ".compressing"
 # safetensors tells errors of the system as text.
 _SAFETENSORS_REASON = re.compile(r"serializing: I/O error: (.*?) \(os error")
 
@@ -96,8 +97,6 @@ def growing_file(path: AnyPath, resume: bool) -> Iterator[BinaryIO]:
                 yield cast(BinaryIO, file)
             _publish(partial, target)
         finally:
-            if os.fstat(descriptor).st_size == 0 and _is_there(partial, descriptor):  # nothing to go on with
-                partial.unlink()
             release(descriptor)
 
 
@@ -122,7 +121,7 @@ def appearing_folder(path: AnyPath) -> Iterator[Path]:
             if file.is_file():
                 _finish(file, folder)
         if target.exists():
-            target.rename(_replaced(folder, target))  # two steps: a folder cannot be replaced in one
+            target.rename(_replaced(target))  # two steps: a folder cannot be replaced in one
         partial.rename(target)
 
 
@@ -141,6 +140,43 @@ def _replaceable_file(path: AnyPath) -> Path:
     return target
 
 
+def restore(path: AnyPath) -> bool:
+    """Put an old folder back whose writer was killed before the new one had taken its place; False if none was.
+
+    ``appearing_folder`` does so itself; this is for who reads.
+    """
+    target = resolve(path)
+    replaced = _replaced(target)
+    if target.exists() or not replaced.exists():
+        return False
+    replaced.rename(target)
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder, and put back what they were about to replace.
+
+    The caller holds the folder's lock (or that of the one it lies in), so that nobody is writing there.
+
+    Raises:
+        ConfigError: Something cannot be removed.
+    """
+    with _named_errors(folder, folder):
+        for partial in folder.glob(f"*{PARTIAL}"):
+            restore(partial.with_name(partial.name.removesuffix(PARTIAL)))
+            remove(partial)
+        for compressing in folder.glob(f"*{PARTIAL}{_COMPRESSING}"):
+            remove(compressing)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def _partial_folder(target: Path) -> Iterator[Path]:
     """An empty locked folder beside ``target``, which is removed at the end."""
@@ -149,11 +185,12 @@ def _partial_folder(target: Path) -> Iterator[Path]:
         made = [parent for parent in target.parents if not parent.exists()]
         descriptor = _lock_partial(target, is_folder=True)
         try:
-            _restore(partial, target)
-            _empty(partial)  # of what a killed writer left
+            restore(target)
+            for entry in partial.iterdir():  # what a killed writer left
+                remove(entry)
             yield partial
         finally:
-            _restore(partial, target)
+            restore(target)
             shutil.rmtree(partial, ignore_errors=True)
             for parent in made:
                 _remove_if_empty(parent)
@@ -175,7 +212,7 @@ def _lock_partial(target: Path, is_folder: bool) -> int:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode) == is_folder:
                 _compressing(partial).unlink(missing_ok=True)
                 return descriptor
-            _remove(partial)  # a killed writer of the other kind left it
+            remove(partial)  # a killed writer of the other kind left it
         release(descriptor)
 
 
@@ -183,15 +220,15 @@ def _open_partial(partial: Path, is_folder: bool) -> int:
     try:
         if is_folder:
             partial.mkdir(parents=True, exist_ok=True)
-            return os.open(partial, os.O_RDONLY)
-        return os.open(partial, os.O_RDWR | os.O_CREAT, 0o666)
+            return os.open(partial, os.O_RDONLY | os.O_NOFOLLOW)
+        return os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except (FileExistsError, IsADirectoryError):  # it is of the other kind
-        return os.open(partial, os.O_RDONLY)
+        return os.open(partial, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def _is_there(partial: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(partial.stat(), os.fstat(descriptor))
+        return os.path.samestat(partial.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
@@ -214,7 +251,7 @@ def _publish(partial: Path, target: Path) -> None:
 
 
 def _compressing(partial: Path) -> Path:
-    return partial.with_name(f"{partial.name}.compressing")
+    return partial.with_name(f"{partial.name}{_COMPRESSING}")
 
 
 def _finish(file: Path, folder: Path | None = None) -> None:
@@ -314,29 +351,9 @@ def _lines(binary: BinaryIO) -> TextIO:
     return cast(TextIO, _Lines(binary))
 
 
-def _empty(folder: Path) -> None:
-    """Remove what a killed writer left in its partial folder."""
-    for entry in folder.iterdir():
-        _remove(entry)
-
-
-def _remove(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
-
-
-def _replaced(folder: Path, target: Path) -> Path:
+def _replaced(target: Path) -> Path:
     """Where the old folder is while the new one takes its place."""
-    return folder / f"{target.name}.replaced"
-
-
-def _restore(folder: Path, target: Path) -> None:
-    """Put the old folder back where its writer was stopped before the new one had taken its place."""
-    replaced = _replaced(folder, target)
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
+    return partial_path(target) / f"{target.name}.replaced"
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import ConfigError
 
 STANDARD_OUTPUT = "-"
+PARTIAL = ".partial"
 _OPEN_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 _NAMED_DESCRIPTORS = {STANDARD_OUTPUT: 1, "/dev/stdout": 1, "/dev/stderr": 2}
 
@@ -46,7 +47,7 @@ def resolve(path: AnyPath) -> Path:
 def partial_path(path: AnyPath) -> Path:
     """Where an output is written until it is complete."""
     target = resolve(path)
-    return target.with_name(f"{target.name}.partial")
+    return target.with_name(f"{target.name}{PARTIAL}")
 
 
 def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Mapping[str, AnyPath | None]) -> None:

@@ -58,6 +58,14 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
+def is_first_process() -> bool:
+    """Whether this is the process of global rank 0, before Lightning says so."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    if rank is None:
+        rank = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return int(rank) == 0 and local_rank() == 0
+
+
 class ShardedStrategy(FSDPStrategy):
     """FSDP whose checkpoints are those of one device: full tensors, assembled on rank 0, in our own format."""
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors import SafetensorError
 
 from hnet_ntv2.errors import ConfigError
-from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text
+from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text, sweep
 
 # The command's name keeps the package from importing torch, which takes seconds.
 _HOLD = """
@@ -137,6 +137,47 @@ def test_a_folder_has_one_holder(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
+def test_forked_children_of_a_killed_holder_do_not_keep_its_lock(tmp_path):
+    """Loader processes see only after seconds that their parent was killed; until then nobody could resume."""
+    code = f"""
+import os, pathlib, sys, time
+sys.argv[0] = "hnet-ntv2"
+from hnet_ntv2.storage import folder_lock
+with folder_lock(pathlib.Path({str(tmp_path)!r})):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(ConfigError, match="another process is writing"), folder_lock(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it is still there
+        with folder_lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_what_killed_writers_left_is_swept(tmp_path):
+    left = ["a.partial", "a.partial.compressing", "b.partial/file", "new.partial/new.replaced/old"]
+    for name in (*left, "new/file", "gone.partial/gone.replaced/old"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.partial").symlink_to("new")
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["gone", "new"]
+    assert (tmp_path / "gone" / "old").exists()
+    assert (tmp_path / "new" / "file").exists()
+
+
 def test_a_folder_replaces_the_old_one_only_when_complete(tmp_path):
     path = tmp_path / "hf"
     with appearing_folder(path) as folder:
@@ -247,12 +288,6 @@ def test_what_a_killed_writer_of_another_kind_left_is_taken_over(tmp_path):
         binary.write(b"new\n")
     assert path.read_text() == "new\n"
     assert os.listdir(tmp_path) == ["out.bed"]
-
-
-def test_a_growing_file_without_a_byte_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), growing_file(tmp_path / "out", resume=False):
-        raise ZeroDivisionError
-    assert os.listdir(tmp_path) == []
 
 
 def test_a_job_stopped_while_it_compresses_has_lost_nothing(tmp_path, monkeypatch):
