@@ -203,8 +203,8 @@ def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Pre
     if batch.micro_batch_size is not None:
         return plan_batch(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
-    if kind == "cuda":
-        device = torch.device("cuda", local_rank())
+    if kind != "cpu":
+        device = torch.device(kind, local_rank())
         most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
     return plan_batch_up_to(batch.global_size, most, *world)
 
