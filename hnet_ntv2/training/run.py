@@ -1,6 +1,7 @@
 """One pre-training run from its settings to its summary: everything is checked, built, told, trained and written."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ from ..conversion import UNTRAINED
 from ..data.datamodule import HG38DataModule
 from ..errors import CheckpointError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from .batching import BatchPlan, plan_batch, plan_batch_up_to
+from .batching import BatchPlan, PlanAgreement, plan_batch, plan_batch_up_to
 from .checkpoint_io import read_checkpoint, read_structure
 from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint
 from .fitting import measure_micro_batch
@@ -192,9 +193,16 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     )
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
-    if settings.trainer.compile:
-        model.compile(dynamic=True)
-    return _assemble(settings, module, datamodule, plan, precision, kind, resume_step)
+    parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_step)
+    parts.trainer.callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
+    return parts
+
+
+def _change_plan(settings: PretrainSettings, parts: _Parts, plan: BatchPlan) -> None:
+    """Take the plan that the ranks agreed on."""
+    parts.plan = plan
+    parts.datamodule.set_micro_batch_size(plan.micro_batch_size)
+    _write_provenance(settings, parts)
 
 
 def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
