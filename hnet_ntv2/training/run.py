@@ -1,6 +1,7 @@
 """One pre-training run from its settings to its summary: everything is checked, built, told, trained and written."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from ..data.datamodule import HG38DataModule
 from ..errors import CheckpointError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_folder, folder_lock, open_text, sweep
-from .batching import BatchPlan, plan_batch, plan_batch_up_to
+from .batching import BatchPlan, PlanAgreement, plan_batch, plan_batch_up_to
 from .checkpoint_io import explained, read_checkpoint, read_structure
 from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint, sweep_checkpoints
 from .fitting import measure_micro_batch
@@ -218,9 +219,16 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     )
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
-    if settings.trainer.compile:
-        model.compile(dynamic=True)
-    return _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
+    parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
+    parts.trainer.callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
+    return parts
+
+
+def _change_plan(settings: PretrainSettings, parts: _Parts, plan: BatchPlan) -> None:
+    """Take the plan that the ranks agreed on."""
+    parts.plan = plan
+    parts.datamodule.set_micro_batch_size(plan.micro_batch_size)
+    _write_provenance(settings, parts)
 
 
 def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
@@ -229,8 +237,8 @@ def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Pre
     if batch.micro_batch_size is not None:
         return plan_batch(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
-    if kind == "cuda":
-        device = torch.device("cuda", local_rank())
+    if kind != "cpu":
+        device = torch.device(kind, local_rank())
         most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
     return plan_batch_up_to(batch.global_size, most, *world)
 
