@@ -271,7 +271,7 @@ def chunk_holds(flag: Bool[Tensor, "batch positions"], index: ChunkIndex) -> Boo
 
 
 def ratio_loss(
-    share: Float[Tensor, ""], mean_probability: Float[Tensor, "*shape"], target: float
+    share: Float[Tensor, "*shape"], mean_probability: Float[Tensor, "*shape"], target: float
 ) -> Float[Tensor, "*shape"]:
     """H-Net's ratio loss F G / a + (1 - F)(1 - G) / (1 - a): 1 at F = G = a.
 
@@ -283,10 +283,10 @@ def ratio_loss(
     return share * mean_probability / target + (1 - share) * (1 - mean_probability) / (1 - target)
 
 
-def mean_probability(
-    probability: Float[Tensor, "batch positions"], is_counted: Bool[Tensor, "batch positions"], when_none: float
+def mean_over_counted(
+    values: Float[Tensor, "batch positions"], is_counted: Bool[Tensor, "batch positions"], when_none: float
 ) -> Float[Tensor, " batch"]:
-    """G per row: the mean p over the positions that count; ``when_none`` for rows without any."""
+    """Mean per row over the positions that count; ``when_none`` for rows without any."""
     count = is_counted.sum(1)
-    total = (probability * is_counted).sum(1)
+    total = (values * is_counted).sum(1)
     return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, when_none))

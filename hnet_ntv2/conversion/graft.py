@@ -296,7 +296,7 @@ def _kind(name: str, tensor: Tensor) -> str:
     """Where values that were not copied are from: told from the values, so that nothing can be claimed in vain."""
     if name.endswith("router.beta"):
         return "calibrated"
-    if name == "boundary_shares" or bool((tensor == 1).all()):
+    if bool((tensor == 1).all()):
         return "constant"
     if not bool(tensor.any()):
         return "zero"

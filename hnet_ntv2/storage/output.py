@@ -107,10 +107,10 @@ def growing_file(path: str | os.PathLike[str], resume: bool) -> Iterator[BinaryI
                 os.ftruncate(descriptor, 0)
             with os.fdopen(os.dup(descriptor), "r+b") as file:
                 yield cast(BinaryIO, file)
-            if _is_gzip(path):
-                _compress(partial)
-            _sync(partial)
-            partial.replace(target)
+            finished = _compressed(partial) if _is_gzip(path) else partial
+            _sync(finished)
+            finished.replace(target)
+            partial.unlink(missing_ok=True)  # the plain text of a compressed file, which is kept until then
         finally:
             release(descriptor)
 
@@ -274,19 +274,18 @@ def _text(binary: BinaryIO) -> Iterator[TextIO]:
     yield cast(TextIO, Writer())
 
 
-def _compress(partial: Path) -> None:
-    """Replace the content of the locked file by its bgzip-compressed form, through a file beside it."""
+def _compressed(partial: Path) -> Path:
+    """The bgzip-compressed form of a locked file, in a file beside it: a writer that is killed here loses nothing."""
     import pysam
 
     compressed = partial.with_name(f"{partial.name}.gz")
     try:
         with partial.open("rb") as source, pysam.BGZFile(str(compressed), "wb", None) as sink:
             shutil.copyfileobj(cast(IO[bytes], source), cast(IO[bytes], sink))
-        with compressed.open("rb") as source, partial.open("r+b") as sink:
-            sink.truncate(0)
-            shutil.copyfileobj(source, sink)
-    finally:
+    except BaseException:
         compressed.unlink(missing_ok=True)
+        raise
+    return compressed
 
 
 def _is_gzip(path: str | os.PathLike[str]) -> bool:

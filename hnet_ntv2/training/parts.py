@@ -93,11 +93,19 @@ def clear_earlier_run(folder: Path) -> None:
 
 
 def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
-    """A model with random weights from the seed, or the one in the folder that ``init`` names.
+    """A model with random weights from the seed, or the one in the folder that ``init`` names, to be trained.
+
+    Its config takes the length of the run's windows.
 
     Raises:
         ConfigError: A model setting that disagrees with the folder's.
     """
+    model = _build_model(settings)
+    model.config.training_length = settings.data.seq_length
+    return model.train()  # loading leaves it in evaluation mode, in which it would run both strands
+
+
+def _build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
     if settings.init is None:
         config = HNetNTV2Config(**settings.model)
         with torch.random.fork_rng(devices=[]):
@@ -109,7 +117,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
         wanted, found = getattr(asked, name), getattr(model.config, name)
         if plain(wanted) != plain(found):
             raise ConfigError(f"model.{name}={wanted!r}, but the model in --init {settings.init} has {found!r}")
-    return model.train()  # loading leaves it in evaluation mode, in which it would run both strands
+    return model
 
 
 def is_graft(folder: str | None) -> bool:

@@ -138,13 +138,10 @@ def test_a_truncated_checkpoint_is_refused_before_training(folder, monkeypatch):
         pretrain(tiny_settings(folder, "truncated", **OPTIONS, resume="last"))
 
 
-def test_the_routers_shares_are_part_of_the_checkpoint(folder, uninterrupted):
+def test_the_routers_offsets_are_part_of_the_checkpoint(folder, uninterrupted):
     state = read_checkpoint(folder / "whole" / "checkpoints" / "last.ckpt")["state_dict"]
-    shares = state["model.boundary_shares"]
-    assert torch.equal(shares, uninterrupted.model.boundary_shares)
-    rows = read_history(uninterrupted.history["train"])
-    expected = [rows[-1]["stage1/share_after_step"], rows[-1]["stage2/share_after_step"]]
-    assert shares.tolist() == pytest.approx(expected)
+    offsets = [float(value) for name, value in state.items() if name.endswith("router.beta")]
+    assert offsets == [float(router.beta) for router in uninterrupted.model.model.routers]
 
 
 def test_an_earlier_run_is_not_overwritten_by_accident(folder, uninterrupted):
