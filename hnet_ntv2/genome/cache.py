@@ -76,7 +76,8 @@ def open_genome(
         genome = _open_finished(target, source)
         if genome is None:
             with _build_lock(target) as is_alone:
-                genome = _open_finished(target, source) or _build(source, target, is_alone, progress)
+                # Again, since another process may have built it while this one waited for the lock.
+                genome = _open_finished(target, source, tells=True) or _build(source, target, is_alone, progress)
     return genome
 
 
@@ -84,7 +85,7 @@ def _digest_of(target: Path) -> str:
     return target.name.removesuffix(f"-v{FORMAT_VERSION}")
 
 
-def _open_finished(target: Path, source: Path) -> Genome | None:
+def _open_finished(target: Path, source: Path, tells: bool = False) -> Genome | None:
     """The finished cache, or None if there is none or it is damaged."""
     if not target.is_dir():
         return None
@@ -93,7 +94,8 @@ def _open_finished(target: Path, source: Path) -> Genome | None:
         if genome.fingerprint != _digest_of(target):
             raise GenomeError(f"the genome cache {target} is that of another file")
     except GenomeError as error:
-        logger.warning("%s; it will be built again", error)
+        if tells:
+            logger.warning("%s; it is built again", error)
         return None
     return genome
 

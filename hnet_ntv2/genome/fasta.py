@@ -25,8 +25,8 @@ _BLANKS = b"\n \t"
 _OTHER_FORMATS = {
     b"PK": "a zip archive", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
     b"<": "HTML or XML (a download page?)", b"LOCUS": "GenBank", b"@": "FASTQ", b"\xff\xfe": "UTF-16 text",
-    b"\x43\x27\x41\x1a": "a .2bit file, which cannot come from a pipe or compressed",
-    b"\x1a\x41\x27\x43": "a .2bit file, which cannot come from a pipe or compressed",
+    b"\x43\x27\x41": "a .2bit file, which cannot come from a pipe or compressed",
+    b"\x1a\x41\x27": "a .2bit file, which cannot come from a pipe or compressed",
 }  # fmt: skip
 
 
@@ -215,6 +215,6 @@ class _FastaParser:
         position = int(np.argmax(is_bad))
         line = self._line + body.count(b"\n", 0, position)
         raise GenomeError(
-            f"{self._path}, contig {shown(self._contig)}, line {line}: letter {chr(letters[position])!r} is no nucleotide; "
-            "accepted are A, C, G, T, U and IUPAC codes, in either case"
+            f"{self._path}, contig {shown(self._contig)}, line {line}: letter {chr(letters[position])!r} is no "
+            "nucleotide; accepted are A, C, G, T, U and IUPAC codes, in either case"
         )

@@ -27,6 +27,8 @@ def whole_number(text: str) -> int | None:
 
     Also None from 19 digits on: no coordinate has as many, and ``int`` takes quadratic time.
     """
+    if len(text) <= 18 and text.isdigit() and text.isascii():  # nearly always, and three times as fast
+        return int(text)
     text = text.strip()
     return int(text) if _WHOLE_NUMBER.fullmatch(text) else None
 

@@ -165,9 +165,7 @@ class Genome:
         ends = np.cumsum(list(self.contigs.values())).tolist()
         self.offsets: dict[str, int] = dict(zip(self.contigs, [0, *ends[:-1]], strict=True))
         if not len(self._bases) == self.num_bases == ends[-1]:
-            raise GenomeError(
-                f"the genome cache {self._folder} is incomplete: {len(self._bases)} of {ends[-1]} bases"
-            )
+            raise GenomeError(f"the genome cache {self._folder} is incomplete: {len(self._bases)} of {ends[-1]} bases")
         self._is_checked = np.zeros(len(self._sums), dtype=np.bool_)
 
     def _load_index(self) -> dict[str, Any]:
