@@ -74,7 +74,7 @@ BROKEN = {
     "dash": (f"{LINE}chr1\t1\tA\t-\n", "line 2: alternative allele '-'.*the base before"),
     "no alt": (f"{LINE}chr1\t1\tA\tC,\n", "line 2: alternative allele ''"),
     "letters": (f"{LINE}chr1\t1\tA\tXYZ\n", "line 2: alternative allele 'XYZ'"),
-    "binary": (LINE.encode() + b"\xff\xfe\n", "line 2: not text"),
+    "binary": (LINE.encode() + b"\xff\x00\n", "line 2: not text"),
 }
 
 
