@@ -28,6 +28,7 @@ _MOST_SHOWN = 60
 _MOST_DIGITS = 18  # of a position; int() takes quadratic time
 _MOST_HEADER_LINE = 1 << 26
 _RECORDS_AT_ONCE = 1000
+_MOST_OF_A_BLOCK = 1 << 16  # decompressed bytes, by bgzip's format
 
 
 def read_variants(path: str | os.PathLike[str]) -> Iterator[Variant]:
@@ -97,6 +98,7 @@ def _damage(path: Path, number: int, error: Exception, is_text: bool) -> GenomeE
         return GenomeError(f"{path}, record {number} cannot be read ({error}); is the file complete?")
     with open_sequence_file(path) as (stream, _):  # raises where the compression is damaged
         line = next(islice(stream, number - 1, None), b"").decode("utf-8", "backslashreplace").rstrip("\r\n")
+        stream.read(_MOST_OF_A_BLOCK)  # damage shows at the end of a block
     why = "CHROM or ID is not UTF-8" if isinstance(error, UnicodeDecodeError) else "not a line of a VCF"
     return GenomeError(
         f"{path}, line {number}: {why}; it has at least 8 columns, by tabs, and a whole number as POS; "

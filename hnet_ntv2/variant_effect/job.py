@@ -192,24 +192,34 @@ def _start(
         file.write(_HEADER)
         return _Kept(0, 0, None)
     _require_absent(target, resume)  # now that nobody else writes it
-    sidecar = target.with_name(f"{target.name}.settings.json")
-    if not partial_path(target).stat().st_size and target.exists() and target.stat().st_size:
-        # Older versions wrote in place, so what stands there may be incomplete. It stays until this job is done.
-        with open_sequence_file(target) as (stream, _):
-            shutil.copyfileobj(stream, file)
-        file.flush()
-    if partial_path(target).stat().st_size:
+    partial, sidecar = partial_path(target), target.with_name(f"{target.name}.settings.json")
+    if partial.stat().st_size:
         if not resume:
             raise ConfigError(
-                f"{partial_path(target)} is what an interrupted job left: --resume goes on with it; name another file, "
+                f"{partial} is what an interrupted job left: --resume goes on with it; name another file, "
                 "or remove it, to start anew"
             )
         _check_identity(sidecar, target, identity)
-        return _keep_good_lines(file, target, variants)
+        return _keep_good_lines(file, partial, variants)
+    if target.exists() and target.stat().st_size:
+        _check_identity(sidecar, target, identity)
+        return _copy_good_lines(target, file, variants)
     with open_text(sidecar) as text:
         text.write(json.dumps(identity, indent=2) + "\n")
     file.write(_HEADER)
     return _Kept(0, 0, None)
+
+
+def _copy_good_lines(target: Path, file: BinaryIO, variants: str | os.PathLike[str]) -> _Kept:
+    """Go on from a table that has its final name: older versions wrote in place, so it may be incomplete."""
+    try:
+        with open_sequence_file(target) as (stream, _):
+            shutil.copyfileobj(stream, file)
+        return _keep_good_lines(file, target, variants)
+    except BaseException:
+        file.seek(0)
+        file.truncate()  # the table itself is still there
+        raise
 
 
 def _check_identity(sidecar: Path, output: Path, identity: dict[str, Any]) -> None:
@@ -224,11 +234,11 @@ def _check_identity(sidecar: Path, output: Path, identity: dict[str, Any]) -> No
         raise ConfigError(f"{output} was made differently ({'; '.join(other)}); name another --output to start anew")
 
 
-def _keep_good_lines(file: BinaryIO, output: Path, variants: str | os.PathLike[str]) -> _Kept:
+def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[str]) -> _Kept:
     """Compare the lines of a table with the alleles it should list; cut it behind the last good whole group."""
     file.seek(0)
     if file.readline() != _HEADER:
-        raise ConfigError(f"{output} does not begin with the columns of this version; remove it to start anew")
+        raise ConfigError(f"{shown} does not begin with the columns of this version; remove it to start anew")
     end = whole_end = len(_HEADER)
     num_lines = num_scored = whole_lines = whole_scored = 0
     line = b""
@@ -244,7 +254,7 @@ def _keep_good_lines(file: BinaryIO, output: Path, variants: str | os.PathLike[s
     else:
         line = file.readline()
     # A last line without its end is what an interruption leaves.
-    damage = f"line {num_lines + 2} of {output} is not that of allele {num_lines + 1}" if line.endswith(b"\n") else None
+    damage = f"line {num_lines + 2} of {shown} is not that of allele {num_lines + 1}" if line.endswith(b"\n") else None
     file.seek(whole_end)
     file.truncate()
     return _Kept(whole_lines, whole_scored, damage)
