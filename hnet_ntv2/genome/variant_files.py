@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import GenomeError
-from .files import GZIP_MAGIC, check_readable, open_sequence_file, text_rows
+from ..errors import GenomeError, shown
+from .files import GZIP_MAGIC, check_rereadable, open_sequence_file, text_rows, whole_number
 from .variant import LETTERS, Variant
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ _SYMBOLIC = re.compile(r"<[^<>\s]+>")
 # The parts between the brackets exclude brackets, so that matching takes linear time.
 _BREAKEND = re.compile(r"[^\[\]\s]*[\[\]][^\[\]\s]+[\[\]][^\[\]\s]*|\.[A-Za-z]+|[A-Za-z]+\.")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MOST_SHOWN = 60
-_MOST_DIGITS = 18  # of a position; int() takes quadratic time
-_MOST_HEADER_LINE = 1 << 26
+_MOST_HEADER_LINE = 1 << 26  # bytes; one of 500,000 samples has a tenth of it
 _RECORDS_AT_ONCE = 1000
 _MOST_OF_A_BLOCK = 1 << 16  # decompressed bytes, by bgzip's format
 
@@ -36,12 +34,13 @@ def read_variants(path: str | os.PathLike[str]) -> Iterator[Variant]:
 
     A table has a header line that names its columns, separated by tabs or commas, with or without ``#`` in front;
     ``chrom``, ``pos`` (1-based), ``ref`` and ``alt`` in any case are read, and ``id`` if there is one. Several
-    alternatives are split at commas. What is not read may hold anything.
+    alternatives are split at commas. What is not read may hold anything. A pipe is refused, since the kind of the file
+    is found before it is read.
 
     Raises:
         GenomeError: The file cannot be read or has no header, or a line is malformed (told with its number).
     """
-    path = check_readable(path)
+    path = check_rereadable(path, "a file of variants")
     header_lines = _num_header_lines(path)
     return _read_table(path) if header_lines is None else _read_vcf(path, header_lines)
 
@@ -49,7 +48,7 @@ def read_variants(path: str | os.PathLike[str]) -> Iterator[Variant]:
 def _num_header_lines(path: Path) -> int | None:
     """Lines in front of a VCF's first record, none for a BCF; None if it is neither."""
     with open_sequence_file(path) as (stream, _):
-        line = stream.readline(_MOST_HEADER_LINE).removeprefix(_BYTE_ORDER_MARK)
+        line = stream.readline(_MOST_HEADER_LINE)
         if line.startswith(b"BCF"):
             return 0
         if not line.startswith(b"##fileformat=VCF"):
@@ -102,7 +101,7 @@ def _damage(path: Path, number: int, error: Exception, is_text: bool) -> GenomeE
     why = "CHROM or ID is not UTF-8" if isinstance(error, UnicodeDecodeError) else "not a line of a VCF"
     return GenomeError(
         f"{path}, line {number}: {why}; it has at least 8 columns, by tabs, and a whole number as POS; "
-        f"found {_shown(line)}"
+        f"found {shown(line)}"
     )
 
 
@@ -143,7 +142,6 @@ def _unpacked(path: Path) -> Iterator[Path]:
     with tempfile.NamedTemporaryFile(suffix=".vcf") as copy:
         with open_sequence_file(path) as (stream, _):
             try:
-                copy.write(stream.readline(_MOST_HEADER_LINE).removeprefix(_BYTE_ORDER_MARK))
                 shutil.copyfileobj(stream, copy)
                 copy.flush()
             except gzip.BadGzipFile:
@@ -203,9 +201,10 @@ def _header(place: str, names: list[str]) -> dict[str, int]:
 
 
 def _position(place: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
-        raise GenomeError(f"{place}: position {_shown(text)} must be a whole number (1 is the first base)")
-    return int(text)
+    number = whole_number(text)
+    if number is None or number < 0:
+        raise GenomeError(f"{place}: position {shown(text)} must be a whole number (1 is the first base)")
+    return number
 
 
 def _variants(
@@ -214,15 +213,15 @@ def _variants(
     """The alleles of one line."""
     # Tabs and line ends would break the table of scores, escape sequences reach a terminal.
     if not (contig and contig.isprintable() and name.isprintable()):
-        raise GenomeError(f"{place}: chrom {_shown(contig)} and id {_shown(name)} must be printable, chrom not empty")
+        raise GenomeError(f"{place}: chrom {shown(contig)} and id {shown(name)} must be printable, chrom not empty")
     for alt in alts:
         is_sequence = LETTERS.fullmatch(alt) is not None
         # Callers write "." or N as the reference of a symbolic allele, which is not looked at.
         if not LETTERS.fullmatch(ref) and (is_sequence or not ref.isprintable()):
-            raise GenomeError(f"{place}: ref {_shown(ref)} must be bases (A, C, G, T, N)")
+            raise GenomeError(f"{place}: ref {shown(ref)} must be bases (A, C, G, T, N)")
         if not (is_sequence or _is_other_allele(alt)):
             raise GenomeError(
-                f"{place}: alternative allele {_shown(alt)} is neither bases, nor symbolic (<DEL>), *, . or a "
+                f"{place}: alternative allele {shown(alt)} is neither bases, nor symbolic (<DEL>), *, . or a "
                 "breakend; an indel is written with the base before it, as in VCF"
             )
         yield Variant(number, contig, position - 1, name, ref, alt)
@@ -232,7 +231,3 @@ def _is_other_allele(alt: str) -> bool:
     """Whether it is one of the alleles of VCF that are no sequence."""
     is_known = alt in ("*", ".") or _SYMBOLIC.fullmatch(alt) or _BREAKEND.fullmatch(alt)
     return bool(is_known) and alt.isprintable()
-
-
-def _shown(text: str) -> str:
-    return repr(text) if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]!r}... ({len(text):,} characters)"

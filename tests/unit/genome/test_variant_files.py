@@ -1,6 +1,7 @@
 """Files of variants: VCF, BCF and tables give the same alleles, and what is malformed is told with its line."""
 
 import gzip
+import os
 import time
 
 import pysam.bcftools
@@ -74,6 +75,17 @@ def test_columns_that_are_not_read_may_be_in_any_encoding(tmp_path):
     assert found == [Variant(5, "chr1", 5, "rs1", "A", "G")]
 
 
+def test_a_table_may_be_in_any_encoding(tmp_path):
+    text = "\ufeffgene\tchrom\tpos\tref\talt\r\n".encode() + b"\xe9\tchr2\t1\tA\tT\r\n"
+    assert list(read_variants(write(tmp_path, text, "some.tsv"))) == [Variant(2, "chr2", 0, ".", "A", "T")]
+
+
+def test_a_pipe_is_refused_by_that_reason(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(GenomeError, match="a pipe cannot be read twice"):
+        read_variants(tmp_path / "pipe")
+
+
 def test_the_ends_of_a_contig_are_positions(tmp_path):
     found = list(read_variants(write(tmp_path, f"{HEADER}chr1\t0\t.\tN\t]chr2:1]N\t.\t.\t.\n")))
     assert found == [Variant(4, "chr1", -1, ".", "N", "]chr2:1]N")]
@@ -111,6 +123,7 @@ BROKEN = {
     "dash": (f"{LINE}chr1\t1\tA\t-\n", "line 2: alternative allele '-'.*the base before"),
     "no alt": (f"{LINE}chr1\t1\tA\tC,\n", "line 2: alternative allele ''"),
     "letters": (f"{LINE}chr1\t1\tA\tXYZ\n", "line 2: alternative allele 'XYZ'"),
+    "binary": (LINE.encode() + b"\xff\x00\n", "line 2: not text"),
     "escape": (f"{LINE}\x1b]0;chr1\t1\tA\tC\n", r"line 2: chrom '\\x1b\]0;chr1' and id '\.' must be printable"),
     "quoted tab": ('chrom,pos,ref,alt\n"chr1\t9",1,A,C\n', r"line 2: chrom 'chr1\\t9'"),
     "vcf columns": (f"{HEADER}chr1\t5\t.\tA\tC\n", r"line 4: not a line of a VCF.*found 'chr1\\t5\\t\.\\tA\\tC'"),
