@@ -155,7 +155,7 @@ class HG38DataModule(LightningDataModule):
             return
         for path in (self.intervals, self.repeats):
             if path is not None:
-                check_rereadable(path, "training data, by each process and when a run is resumed,")
+                check_rereadable(path, "training data (by each process, and when a run is resumed)")
         genome = open_genome(self.fasta, self.cache_dir)
         intervals = self._read_intervals(genome)
         check_disjoint(intervals)

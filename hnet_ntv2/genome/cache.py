@@ -67,7 +67,7 @@ def open_genome(
         GenomeError: if the source is a pipe or cannot be read as a genome (see ``read_genome_blocks``), or the cache
             directory cannot be written or is full.
     """
-    source = check_rereadable(path, "a genome, once to recognise it and once for the cache,")
+    source = check_rereadable(path, "a genome (once to recognise it and once for the cache)")
     root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
     with _cache_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
             run_starts.append(starts + position)
             run_ends.append(ends + position)
             block = 1 << BLOCK_BITS
-            sums += [zlib.crc32(bases[start : start + block]) for start in range(0, len(bases), block)]
+            sums += [zlib.crc32(bases[start : start + block].data) for start in range(0, len(bases), block)]
             position += len(bases)
         file.flush()
         os.fsync(file.fileno())

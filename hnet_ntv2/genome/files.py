@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 from ..errors import GenomeError
 
@@ -42,10 +43,12 @@ def is_pipe(path: str | os.PathLike[str]) -> bool:
 def check_readable(path: str | os.PathLike[str]) -> Path:
     """Check that ``path`` is a pipe, or a file with something in it, and give it back as a Path.
 
+    ``-`` is standard input, as it is standard output where files are written.
+
     Raises:
         GenomeError: if it is missing, a directory, an empty file, or not readable.
     """
-    path = Path(path).expanduser()
+    path = Path("/dev/stdin" if os.fspath(path) == "-" else path).expanduser()
     if not path.exists():
         raise GenomeError(f"{path} does not exist; give the path of a FASTA, .2bit or BED file")
     if not (path.is_file() or is_pipe(path)):
@@ -69,7 +72,7 @@ def check_rereadable(path: str | os.PathLike[str], what: str) -> Path:
     """
     path = check_readable(path)
     if is_pipe(path):
-        raise GenomeError(f"{path}: a pipe cannot be read twice, and {what} is; write it to a file first")
+        raise GenomeError(f"{path}: a pipe cannot be read twice, as {what} must be; write it to a file first")
     return path
 
 
@@ -92,7 +95,7 @@ class _Source(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def readinto(self, buffer: memoryview, /) -> int:
         if self._ahead:
             data, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
         else:
@@ -134,17 +137,14 @@ def open_sequence_file(path: str | os.PathLike[str]) -> Iterator[tuple[io.Buffer
         is_bgzf = len(source.magic) >= 16 and source.magic[3] & 4 and source.magic[12:14] == b"BC"
         if is_bgzf and file.seekable():
             _check_bgzf_end(path, _end_of(path))  # before anything is read
-        with _decompressed(source) as stream:
+        buffered = io.BufferedReader(source, buffer_size=1 << 17)
+        is_gzip = source.magic.startswith(GZIP_MAGIC)
+        with gzip.GzipFile(fileobj=buffered) if is_gzip else buffered as stream:
             if stream.peek(len(_BYTE_ORDER_MARK)).startswith(_BYTE_ORDER_MARK):
                 stream.read(len(_BYTE_ORDER_MARK))
             yield stream, source
         if is_bgzf and source.at_end:
             _check_bgzf_end(path, source.tail)
-
-
-def _decompressed(source: _Source) -> "gzip.GzipFile | io.BufferedReader":
-    buffered = io.BufferedReader(source, buffer_size=1 << 17)
-    return gzip.GzipFile(fileobj=buffered) if source.magic.startswith(GZIP_MAGIC) else buffered
 
 
 @contextmanager
@@ -177,7 +177,10 @@ def text_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     Raises:
         GenomeError: if the file is missing, empty, truncated, or not text, or a line is longer than ``MAX_LINE``.
     """
-    with open_sequence_file(path) as (stream, _), io.TextIOWrapper(stream, "utf-8", "replace") as text:
+    with (
+        open_sequence_file(path) as (stream, _),
+        io.TextIOWrapper(cast(IO[bytes], stream), "utf-8", "replace") as text,
+    ):
         number = 0
         while line := text.readline(MAX_LINE + 1):
             number += 1

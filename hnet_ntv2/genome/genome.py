@@ -146,7 +146,7 @@ class Genome:
     def _require_sums(self, blocks: slice) -> None:
         for block in range(blocks.start, blocks.stop):
             start = block << BLOCK_BITS
-            if zlib.crc32(self._bases[start : start + (1 << BLOCK_BITS)]) != self._sums[block]:
+            if zlib.crc32(self._bases[start : start + (1 << BLOCK_BITS)].data) != self._sums[block]:
                 raise GenomeError(f"the genome cache {self._folder} is damaged: wrong bases from byte {start} on")
         self._is_checked[blocks] = True
 

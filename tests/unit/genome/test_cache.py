@@ -219,7 +219,7 @@ def test_without_file_locks_a_build_leaves_other_builds_alone(fasta, tmp_path, m
 
 
 def test_a_genome_from_a_pipe_is_refused_with_the_reason(tmp_path):
-    with piped(FASTA) as path, pytest.raises(GenomeError, match=r"a pipe cannot be read twice, and a genome"):
+    with piped(FASTA) as path, pytest.raises(GenomeError, match=r"a pipe cannot be read twice, as a genome"):
         open_genome(path, tmp_path / "cache")
 
 
