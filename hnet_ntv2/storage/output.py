@@ -86,8 +86,6 @@ def growing_file(path: str | os.PathLike[str], resume: bool) -> Iterator[BinaryI
     caller checks that, cuts it where it stops being good, and appends. It is plain text until the end, also for
     ``.gz``, since compressed blocks cannot be cut at a line.
 
-    Nothing is left where nothing was written.
-
     Raises:
         ConfigError: The place cannot be written, is a stream that cannot be resumed, or another process is writing it.
     """
@@ -112,10 +110,6 @@ def growing_file(path: str | os.PathLike[str], resume: bool) -> Iterator[BinaryI
                 _compress(partial)
             _sync(partial)
             partial.replace(target)
-        except BaseException:
-            if not os.fstat(descriptor).st_size:
-                partial.unlink(missing_ok=True)
-            raise
         finally:
             release(descriptor)
 

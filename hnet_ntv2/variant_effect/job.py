@@ -202,8 +202,12 @@ def _start(
         _check_identity(sidecar, target, identity)
         return _keep_good_lines(file, partial, variants)
     if target.exists() and target.stat().st_size:
-        _check_identity(sidecar, target, identity)
-        return _copy_good_lines(target, file, variants)
+        try:
+            _check_identity(sidecar, target, identity)
+            return _copy_good_lines(target, file, variants)
+        except BaseException:
+            partial.unlink()  # the table itself is still there
+            raise
     with open_text(sidecar) as text:
         text.write(json.dumps(identity, indent=2) + "\n")
     file.write(_HEADER)
@@ -212,14 +216,9 @@ def _start(
 
 def _copy_good_lines(target: Path, file: BinaryIO, variants: str | os.PathLike[str]) -> _Kept:
     """Go on from a table that has its final name: older versions wrote in place, so it may be incomplete."""
-    try:
-        with open_sequence_file(target) as (stream, _):
-            shutil.copyfileobj(stream, file)
-        return _keep_good_lines(file, target, variants)
-    except BaseException:
-        file.seek(0)
-        file.truncate()  # the table itself is still there
-        raise
+    with open_sequence_file(target) as (stream, _):
+        shutil.copyfileobj(stream, file)
+    return _keep_good_lines(file, target, variants)
 
 
 def _check_identity(sidecar: Path, output: Path, identity: dict[str, Any]) -> None:

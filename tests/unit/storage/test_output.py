@@ -86,12 +86,6 @@ def test_a_growing_file_keeps_what_was_written(tmp_path):
     assert os.listdir(tmp_path) == ["out.tsv"]
 
 
-def test_a_growing_file_that_is_still_empty_is_not_kept(tmp_path):
-    with pytest.raises(ZeroDivisionError), growing_file(tmp_path / "out.tsv", resume=True) as file:
-        _fail_after(lambda: file.write(b""))
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.parametrize("resumable", [True, False])
 def test_gz_is_bgzip(tmp_path, resumable):
     path = tmp_path / "out.bed.gz"
