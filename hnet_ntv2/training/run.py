@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -220,7 +220,7 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
     parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
-    parts.trainer.callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
+    cast(Any, parts.trainer).callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
     return parts
 
 
@@ -228,7 +228,7 @@ def _change_plan(settings: PretrainSettings, parts: _Parts, plan: BatchPlan) -> 
     """Take the plan that the ranks agreed on."""
     parts.plan = plan
     parts.datamodule.set_micro_batch_size(plan.micro_batch_size)
-    _write_provenance(settings, parts)
+    _write_configs(settings, parts)
 
 
 def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
@@ -341,11 +341,16 @@ def _open_records(settings: PretrainSettings, parts: _Parts) -> None:
     parts.trainer.loggers = build_loggers(
         settings.folder / "logs", settings.logger, settings.experiment_name, values, parts.resume_step
     )
+    _write_configs(settings, parts)
+
+
+def _write_configs(settings: PretrainSettings, parts: _Parts) -> None:
+    """What the run is: its settings, code, data and machine."""
     if rank_zero_only.rank != 0:
         return
     folder = settings.folder / "configs"
     with open_text(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(values)))
+        file.write(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(settings))))
     environment = describe_environment(parts.datamodule.describe())
     write_environment(folder, {**environment, "precision": parts.precision.lightning, "batch": str(parts.plan)})
 
