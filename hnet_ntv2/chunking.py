@@ -84,8 +84,16 @@ class Router(nn.Module):
         super().__init__()
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
-        self.register_buffer("beta", torch.zeros(()))
+        self.register_buffer("beta", torch.zeros((), dtype=torch.float32))
         self.reset_parameters()
+
+    def _apply(self, fn, recurse: bool = True) -> "Router":
+        """Move or convert the router, but keep the offset in float32 at least: bfloat16 would lose moves of 3e-4."""
+        offset = self.beta
+        super()._apply(fn, recurse)
+        if self.beta.dtype in (torch.bfloat16, torch.float16):
+            self.beta = offset.to(self.beta.device)
+        return self
 
     def reset_parameters(self) -> None:
         """Identity matrices and no offset."""

@@ -9,10 +9,10 @@ from .inference import tell_beside
 
 
 def repeats(
-    source: Annotated[Path, typer.Argument(help="RepeatMasker's .out table, plain or gzip.")],
+    source: Annotated[Path, typer.Argument(help="RepeatMasker's .out table, or Dfam's hits; plain or gzip.")],
     target: Annotated[Path, typer.Argument(help="BED file to write; .gz is bgzip, - is standard output.")],
 ) -> None:
-    """Convert RepeatMasker's .out table to BED, repeats of both strands included."""
+    """Convert RepeatMasker's .out table (of any search engine) to BED, repeats of both strands included."""
     from ..genome import convert_repeatmasker
     from ..storage import check_outputs
 

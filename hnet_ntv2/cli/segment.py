@@ -13,10 +13,12 @@ from .inference import (
     GenomeOption,
     ModelOption,
     ProgressLines,
+    SkipOption,
     StrandChoice,
     WindowOption,
     open_genome_file,
     parse_region,
+    read_regions_file,
     tell_beside,
 )
 
@@ -36,8 +38,12 @@ def segment(
     ] = None,
     region: Annotated[
         str | None,
-        typer.Option(metavar="REGION", help="One region, as chr20:1,000,000-1,010,000 (0-based, half-open), or chr20."),
+        typer.Option(
+            metavar="REGION",
+            help="One region, as chr20:1,000,001-1,010,000 (1-based, both ends included), chr20:1,000,001- or chr20.",
+        ),
     ] = None,
+    skip_bad_regions: SkipOption = False,
     model: ModelOption = None,
     strands: Annotated[
         StrandChoice,
@@ -72,7 +78,7 @@ def segment(
     )
     check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
-    intervals = _intervals(opened, regions, region)
+    intervals = _intervals(opened, regions, region, skip_bad_regions)
     progress = ProgressLines("bases segmented")
     total = sum(map(len, intervals))
     summary = segment_regions(
@@ -90,11 +96,11 @@ def segment(
     tell_beside(render(summary), output, stage1, probability)
 
 
-def _intervals(genome: "Genome", regions: Path | None, region: str | None) -> list["Interval"]:
-    from ..genome import Interval, read_bed
+def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_bad_regions: bool) -> list["Interval"]:
+    from ..genome import Interval
 
     if regions is not None:
-        return read_bed(regions, genome.contigs)
+        return read_regions_file(regions, genome, skip_bad_regions)
     if region is not None:
         return [parse_region(region, genome)]
     return [Interval(contig, 0, length) for contig, length in genome.contigs.items()]

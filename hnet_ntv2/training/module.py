@@ -276,7 +276,8 @@ class PretrainingModule(L.LightningModule):
         """Step, settle the routers for the new weights, and agree over all ranks on what the step measured."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
-        stop_signal = torch.tensor(float(self.stop_signal), dtype=torch.float64, device=self.device)
+        # Filled in on the device: a number that is sent there makes a GPU wait.
+        stop_signal = torch.full((), float(self.stop_signal), dtype=torch.float64, device=self.device)
         sums = reduced({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
         sums.update(self.share_control.settle(self._cut_after_step, self._reduce))
         self.report = self._make_report(sums, optimizer)

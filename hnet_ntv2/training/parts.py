@@ -11,7 +11,7 @@ import torch
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..conversion.calibrate import calibrate_routers
 from ..conversion.ledger import LEDGER_FILE, Ledger
-from ..data.datamodule import HG38DataModule
+from ..data.datamodule import HG38DataModule, default_num_workers
 from ..data.demo import demo_paths
 from ..errors import ConfigError, DataError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
@@ -238,7 +238,7 @@ def build_datamodule(
         intervals,
         seq_length=data.seq_length,
         micro_batch_size=micro_batch_size,
-        num_workers=data.num_workers,
+        num_workers=default_num_workers(settings.trainer.devices) if data.num_workers is None else data.num_workers,
         seed=settings.seed,
         mask_rate=data.mask.rate,
         mask_span=data.mask.span,

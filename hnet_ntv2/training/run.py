@@ -1,6 +1,7 @@
 """One pre-training run from its settings to its summary: everything is checked, built, told, trained and written."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -23,7 +24,7 @@ from ..data.datamodule import HG38DataModule
 from ..errors import CheckpointError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_folder, folder_lock, open_text, sweep
-from .batching import BatchPlan, plan_batch, plan_batch_up_to
+from .batching import BatchPlan, PlanAgreement, plan_batch, plan_batch_up_to
 from .checkpoint_io import explained, read_checkpoint, read_structure
 from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint, sweep_checkpoints
 from .fitting import measure_micro_batch
@@ -218,9 +219,16 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     )
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
-    if settings.trainer.compile:
-        model.compile(dynamic=True)
-    return _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
+    parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
+    cast(Any, parts.trainer).callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
+    return parts
+
+
+def _change_plan(settings: PretrainSettings, parts: _Parts, plan: BatchPlan) -> None:
+    """Take the plan that the ranks agreed on."""
+    parts.plan = plan
+    parts.datamodule.set_micro_batch_size(plan.micro_batch_size)
+    _write_configs(settings, parts)
 
 
 def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
@@ -229,8 +237,8 @@ def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Pre
     if batch.micro_batch_size is not None:
         return plan_batch(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
-    if kind == "cuda":
-        device = torch.device("cuda", local_rank())
+    if kind != "cpu":
+        device = torch.device(kind, local_rank())
         most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
     return plan_batch_up_to(batch.global_size, most, *world)
 
@@ -333,11 +341,16 @@ def _open_records(settings: PretrainSettings, parts: _Parts) -> None:
     parts.trainer.loggers = build_loggers(
         settings.folder / "logs", settings.logger, settings.experiment_name, values, parts.resume_step
     )
+    _write_configs(settings, parts)
+
+
+def _write_configs(settings: PretrainSettings, parts: _Parts) -> None:
+    """What the run is: its settings, code, data and machine."""
     if rank_zero_only.rank != 0:
         return
     folder = settings.folder / "configs"
     with open_text(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(values)))
+        file.write(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(settings))))
     environment = describe_environment(parts.datamodule.describe())
     write_environment(folder, {**environment, "precision": parts.precision.lightning, "batch": str(parts.plan)})
 
