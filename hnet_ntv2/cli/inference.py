@@ -35,6 +35,15 @@ FlankOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Least context discarded at inner window edges [default: window / 8, at most 512]."),
 ]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Longer sequences are cut into overlapping windows of N bases [default: as long as the windows that the "
+        "model was trained on; 6144 where its config does not say].",
+    ),
+]
 StrandsOption = Annotated[StrandChoice, typer.Option(help="Average both strands, or run one.")]
 SkipOption = Annotated[
     bool,

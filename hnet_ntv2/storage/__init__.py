@@ -1,7 +1,7 @@
 """Files and folders that this package writes: one writer at a time, complete or not there at all."""
 
 from .lock import folder_lock
-from .output import appearing_file, appearing_folder, growing_file, is_stream, open_text, partial_path
+from .output import appearing_file, appearing_folder, growing_file, is_stream, open_text, partial_path, remove, sweep
 
 __all__ = [
     "appearing_file",
@@ -11,4 +11,6 @@ __all__ = [
     "is_stream",
     "open_text",
     "partial_path",
+    "remove",
+    "sweep",
 ]

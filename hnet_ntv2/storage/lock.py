@@ -8,11 +8,24 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
+_held: set[int] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child (a loader process, say) outlives a killed parent by seconds, and must not keep its locks so long.
+
+    Closing leaves the parent's lock as it is, unlike unlocking.
+    """
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
+
 
 def take_lock(descriptor: int, path: Path) -> None:
-    """Lock an open file or folder for this process until the descriptor is closed.
-
-    Child processes that are forked while the lock is held share it: it is free when the last of them is gone.
+    """Lock an open file or folder for this process until ``release``, or until the process ends.
 
     Raises:
         ConfigError: Another process holds it, or the file system knows no locks.
@@ -28,11 +41,13 @@ def take_lock(descriptor: int, path: Path) -> None:
             f"{path} cannot be locked against a second writer: {error.strerror}; this file system knows no locks, "
             "name an output on another one"
         ) from error
+    _held.add(descriptor)
 
 
 def release(descriptor: int) -> None:
-    """Unlock and close; forked children that are still there do not hold the lock any longer."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    """Unlock and close."""
+    _held.discard(descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that were started with the descriptor
     os.close(descriptor)
 
 
@@ -46,6 +61,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         take_lock(descriptor, folder)
+    except ConfigError:
+        os.close(descriptor)
+        raise
+    try:
         yield
     finally:
         release(descriptor)

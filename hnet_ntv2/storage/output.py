@@ -19,6 +19,7 @@ from .lock import release, take_lock
 
 STANDARD_OUTPUT = "-"
 _GZIP = ".gz"
+_PARTIAL, _REPLACED = ".partial", ".replaced"
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
@@ -32,7 +33,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 def partial_path(path: str | os.PathLike[str]) -> Path:
     """Where an output is written until it is complete; links are followed, so that a link stays a link."""
     target = Path(path).expanduser().resolve()
-    return target.with_name(f"{target.name}.partial")
+    return target.with_name(f"{target.name}{_PARTIAL}")
 
 
 @contextmanager
@@ -106,10 +107,10 @@ def growing_file(path: str | os.PathLike[str], resume: bool) -> Iterator[BinaryI
                 os.ftruncate(descriptor, 0)
             with os.fdopen(os.dup(descriptor), "r+b") as file:
                 yield cast(BinaryIO, file)
-            if _is_gzip(path):
-                _compress(partial)
-            _sync(partial)
-            partial.replace(target)
+            finished = _compressed(partial) if _is_gzip(path) else partial
+            _sync(finished)
+            finished.replace(target)
+            partial.unlink(missing_ok=True)  # the plain text of a compressed file, which is kept until then
         finally:
             release(descriptor)
 
@@ -124,7 +125,7 @@ def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         ConfigError: The place cannot be written, or another process is writing it.
     """
     target = Path(path).expanduser().resolve()
-    replaced = target.with_name(f"{target.name}.replaced")
+    replaced = target.with_name(f"{target.name}{_REPLACED}")
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{path} exists and is not a folder; name another one")
     with _partial_folder(target) as partial:
@@ -136,6 +137,29 @@ def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             partial.rename(target)
         finally:
             _restore(replaced, target)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder, and put back what they were about to replace.
+
+    The caller holds the folder's lock (or that of the one it lies in), so that nobody is writing there.
+
+    Raises:
+        ConfigError: Something cannot be removed.
+    """
+    with _named_errors(folder):
+        for replaced in folder.glob(f"*{_REPLACED}"):
+            _restore(replaced, replaced.with_name(replaced.name.removesuffix(_REPLACED)))
+        for partial in folder.glob(f"*{_PARTIAL}"):
+            remove(partial)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a whole folder; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -250,19 +274,18 @@ def _text(binary: BinaryIO) -> Iterator[TextIO]:
     yield cast(TextIO, Writer())
 
 
-def _compress(partial: Path) -> None:
-    """Replace the content of the locked file by its bgzip-compressed form, through a file beside it."""
+def _compressed(partial: Path) -> Path:
+    """The bgzip-compressed form of a locked file, in a file beside it: a writer that is killed here loses nothing."""
     import pysam
 
     compressed = partial.with_name(f"{partial.name}.gz")
     try:
         with partial.open("rb") as source, pysam.BGZFile(str(compressed), "wb", None) as sink:
             shutil.copyfileobj(cast(IO[bytes], source), cast(IO[bytes], sink))
-        with compressed.open("rb") as source, partial.open("r+b") as sink:
-            sink.truncate(0)
-            shutil.copyfileobj(source, sink)
-    finally:
+    except BaseException:
         compressed.unlink(missing_ok=True)
+        raise
+    return compressed
 
 
 def _is_gzip(path: str | os.PathLike[str]) -> bool:
@@ -280,10 +303,7 @@ def _sync(path: Path) -> None:
 def _empty(folder: Path) -> None:
     """Remove what a killed writer left in its partial folder."""
     for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        remove(entry)
 
 
 def _restore(replaced: Path, target: Path) -> None:

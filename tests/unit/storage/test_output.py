@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hnet_ntv2.errors import ConfigError
-from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text
+from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text, sweep
 
 _HOLD = """
 import sys
@@ -131,6 +131,45 @@ def test_a_folder_has_one_holder(tmp_path):
     _end(process)
     with folder_lock(tmp_path):
         assert os.listdir(tmp_path) == []
+
+
+def test_forked_children_of_a_killed_holder_do_not_keep_its_lock(tmp_path):
+    """Loader processes see only after seconds that their parent was killed; until then nobody could resume."""
+    code = f"""
+import os, pathlib, time
+from hnet_ntv2.storage import folder_lock
+with folder_lock(pathlib.Path({str(tmp_path)!r})):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(ConfigError, match="another process is writing"), folder_lock(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it is still there
+        with folder_lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_what_killed_writers_left_is_swept(tmp_path):
+    for name in ("a.partial", "b.partial/file", "new/file", "new.replaced/old", "gone.replaced/old"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.partial").symlink_to("new")
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["gone", "new"]
+    assert (tmp_path / "gone" / "old").exists()
+    assert (tmp_path / "new" / "file").exists()
 
 
 def test_a_folder_replaces_the_old_one_only_when_complete(tmp_path):
