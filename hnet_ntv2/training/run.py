@@ -161,7 +161,7 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
             clear_earlier_run(settings.folder)  # only now: nothing is lost to a mistake in the new run's settings
         _open_records(settings, parts)
         started = time.monotonic()
-        with parts.stop.installed(), parts.watch.installed():
+        with parts.stop.installed(), parts.watch.installed(), _told_where_tensors_differ(resume_from):
             parts.trainer.fit(parts.module, datamodule=parts.datamodule, ckpt_path=resume_from, weights_only=False)
         return _finish(settings, parts, time.monotonic() - started)
 
@@ -179,6 +179,20 @@ def _only_writer(folder: Path) -> Iterator[None]:
             for name in FOLDERS:
                 sweep(folder / name)
         yield
+
+
+@contextmanager
+def _told_where_tensors_differ(path: Path | None) -> Iterator[None]:
+    """Tell in one line that a checkpoint has other tensors than the model, which only another version's can have."""
+    try:
+        yield
+    except RuntimeError as error:
+        if path is None or not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        raise CheckpointError(
+            f"checkpoint {path} is of another version of this package ({' '.join(str(error).split())}); "
+            "configs/environment.json of its run names the version"
+        ) from error
 
 
 def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
