@@ -200,7 +200,7 @@ def test_score_variants(model, tmp_path, capsys):
         (["segment", "--output", "c.bed", "--stage1", "c.bed"], "same name: c.bed"),
         (
             ["segment", "--output", "c.bed", "--probability", "./x/../c.bed"],
-            "same name: c.bed (--output) and x/../c.bed (--probability)",
+            "c.bed (--output) and x/../c.bed (--prob",
         ),
         (["segment", "--output", "-", "--resume", "--model", "MODEL"], "- is a pipe or device"),
         (["segment", "--output", "c.bed", "--probability", "p", "--strands", "both", "--model", "MODEL"], "no column"),
