@@ -194,7 +194,8 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
     parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_step)
-    parts.trainer.callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
+    agreement = PlanAgreement(plan, functools.partial(_change_plan, settings, parts))
+    parts.trainer.callbacks.append(agreement)  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it late)
     return parts
 
 
