@@ -14,6 +14,7 @@ from .inference import (
     StrandChoice,
     StrandsOption,
     open_genome_file,
+    tell_beside,
 )
 
 
@@ -50,9 +51,10 @@ def variants(
 ) -> None:
     """Score variants: masked log-odds of substitutions, change of likelihood and of embedding for every allele."""
     from ..inference.model import check_model_folder, load_model, model_fingerprint
-    from ..storage import is_stream
+    from ..storage import check_outputs
     from ..variant_effect import ScoreSettings, score_file
 
+    check_outputs({"--output": output}, {"--vcf": vcf, "--genome": genome, "--model": model})
     check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
     result = score_file(
@@ -66,12 +68,11 @@ def variants(
         resume=resume,
         progress=ProgressLines("alleles scored"),
     )
-    to_error = is_stream(output)  # standard output may be the table
     if result.damage is not None:
         typer.echo(f"{result.damage}: it and all after it is scored again", err=True)
     if resume:
-        typer.echo(f"{result.num_kept:,} alleles were there already", err=to_error)
+        tell_beside(f"{result.num_kept:,} alleles were there already", output)
     skipped = f"{result.num_skipped:,} skipped"
     if result.num_mismatches:
         skipped += f", {result.num_mismatches:,} of them because they do not fit the genome"
-    typer.echo(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}", err=to_error)
+    tell_beside(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}", output)
