@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -15,6 +15,7 @@ from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..data.datamodule import HG38DataModule
 from ..data.demo import demo_paths
 from ..errors import ConfigError, DataError
+from ..inference.model import check_model_folder, load_model
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import GRAFTED_GROUPS
 from .checkpoints import LAST, clear_checkpoints
@@ -38,6 +39,7 @@ def check_ready(settings: PretrainSettings) -> None:
     Raises:
         ConfigError: The output folder cannot be written, or holds another run.
         DataError: There is no data.
+        WeightsError: The folder to start from holds no model.
     """
     data = settings.data
     if not data.bundled and data.fasta is None:
@@ -45,6 +47,8 @@ def check_ready(settings: PretrainSettings) -> None:
     for option, value in {"--data": data.fasta, "--intervals": data.intervals, "--init": settings.init}.items():
         if value is not None and not Path(value).exists():
             raise DataError(f"{option} {value}: there is no such file or folder")
+    if settings.init is not None:
+        check_model_folder(settings.init)
     folder = settings.folder
     try:
         for name in ("checkpoints", "logs", "configs"):
@@ -73,6 +77,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
     """A model with random weights from the seed, or the one in the folder that ``init`` names.
 
     Raises:
+        WeightsError: The folder is not that of a model that can be loaded.
         ConfigError: A model setting that disagrees with the folder's.
     """
     if settings.init is None:
@@ -80,7 +85,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return HNetNTV2ForMaskedLM(config)
-    model = cast(HNetNTV2ForMaskedLM, HNetNTV2ForMaskedLM.from_pretrained(settings.init))
+    model = load_model(settings.init, "cpu")
     asked = HNetNTV2Config(**settings.model)
     for name in settings.model:
         wanted, found = getattr(asked, name), getattr(model.config, name)
@@ -105,7 +110,7 @@ def descends_from_graft(folder: str | None) -> bool:
 
 def _tells_of_source(ledger: Path) -> bool:
     """A random trunk has a ledger too, but no source."""
-    return ledger.is_file() and Ledger.from_json(ledger.read_text("utf-8")).source is not None
+    return ledger.is_file() and Ledger.from_file(ledger).source is not None
 
 
 def keep_origin(start: Path, folder: Path) -> None:
