@@ -81,10 +81,9 @@ def render(report: "SpeedReport", beside: "Measurement") -> str:
     """The report as text; speeds are also told in units of ``beside``'s."""
     from statistics import median
 
-    rate = median(report.matrix_gigaflops)
     lines = [
         f"{report.device}, {report.precision}, {report.num_bases:,} bases in one row, whole models in turn, medians of "
-        f"{report.rounds} rounds [least, greatest]; matrix product: {rate:,.0f} GFLOP/s",
+        f"{report.rounds} rounds [least, greatest]",
         f"{'':32}{'parameters':>11}{'MFLOP/base':>11}{'forward':>12}{'step':>12}",
     ]
     for row in report.measurements:

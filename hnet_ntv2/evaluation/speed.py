@@ -21,6 +21,7 @@ from ..backbone import LocalLayers
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..configuration_ntv2 import NTv2Config
 from ..conversion.calibrate import calibrate_routers
+from ..conversion.graft import build_model
 from ..errors import ConfigError
 from ..kmers import NUM_SOURCE_SPECIALS, SOURCE_CLS
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
@@ -28,7 +29,6 @@ from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..shapes import Int, Tensor
 
 KINDS = ("forward", "step")
-_MATRIX_SIZE = 2048
 _CALIBRATION_BASES = 2048
 # The rest is for the allocator, activations of a forward pass, and other processes.
 _MEMORY_SHARE = 0.8
@@ -95,15 +95,13 @@ class SpeedReport:
         precision: "fp32" or "bf16".
         num_bases: Bases in the row.
         rounds: Rounds after the warm-up.
-        matrix_gigaflops: Rate of a square matrix product before each round.
-        measurements: One per contestant, NTv2 the last but for single nucleotides.
+        measurements: One per contestant.
     """
 
     device: str
     precision: str
     num_bases: int
     rounds: int
-    matrix_gigaflops: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
 
 
@@ -136,7 +134,7 @@ def our_model(name: str, config: HNetNTV2Config) -> Contestant:
         shallow.n_main_layer = depth
         # On random letters the cap would add boundaries; without it the calibrated ratios are the targets.
         shallow.max_chunk_length = None
-        model = HNetNTV2ForMaskedLM(shallow)
+        model = build_model(shallow, seed=0)
         calibrate_routers(model.model, [random_bases(_CALIBRATION_BASES, seed=1)])
         return model
 
@@ -223,7 +221,6 @@ def measure_speed(
         _describe(entry, measured, models, bases)
     for number in range(rounds + 1):
         report_progress("warm-up" if number == 0 else f"round {number} of {rounds}")
-        rate = _matrix_rate(device, precision)
         for kind in KINDS:
             for entry, measured in pairs:
                 seconds = {
@@ -232,8 +229,6 @@ def measure_speed(
                 }
                 if number:
                     measured.seconds[kind].append(measured.whole(seconds))
-        if number:
-            report.matrix_gigaflops.append(rate / 1e9)
     return report
 
 
@@ -354,20 +349,6 @@ def _time_once(entry: Contestant, model: nn.Module, bases: Tensor, kind: str, pr
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _matrix_rate(device: torch.device, precision: str) -> float:
-    """FLOPs per second of a square matrix product: what the machine gives at the moment."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(3):
-        _synchronize(device)
-        start = time.perf_counter()
-        left @ right
-        _synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * _MATRIX_SIZE**3 / best
 
 
 def _device_name(device: torch.device) -> str:

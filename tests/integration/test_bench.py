@@ -31,11 +31,6 @@ TINY = {"d_model": 32, "n_head": 2, "intermediate_size": 64, "n_main_layer": 4, 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def small_matrices(monkeypatch):
-    monkeypatch.setattr(speed, "_MATRIX_SIZE", 64)
-
-
 def test_bench_prints_and_writes_every_round_of_whole_models(tmp_path):
     for name, changes in {"wide": {}, "narrow": {"d_base": 16}}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(TINY | changes))
@@ -126,7 +121,7 @@ def test_scaling_is_exact_for_equal_layers_and_is_told():
     weights, kept = zip(*(speed._probe(entry, random_bases(200), "fp32") for entry in entries), strict=True)
     fits = sum(each.of(4) for each in weights) + weights[0].of(4) + kept[0].of(4)
     options = {"num_bases": 200, "rounds": 1, "device": CPU, "precision": "fp32", "report_progress": lambda line: None}
-    whole, sliced = (measure_speed(entries, **options, memory=memory) for memory in (fits, fits - 1))
+    whole, sliced = (measure_speed(entries, **options, memory=memory) for memory in (fits, fits * 97 // 100))
     assert [each.timed_depths for each in whole.measurements] == [(4,), (4,)]
     assert [each.timed_depths for each in sliced.measurements] == [(1, 3), (4,)]
     assert "ours: its 4 layers do not fit the memory; timed with 1 and 3 of them" in render(
@@ -134,7 +129,9 @@ def test_scaling_is_exact_for_equal_layers_and_is_told():
     )
     for ours, theirs in zip(sliced.measurements, whole.measurements, strict=True):
         assert ours.num_parameters == theirs.num_parameters
-        assert ours.megaflops_per_base == pytest.approx(theirs.megaflops_per_base, rel=0.02)
+        # Random routers of another depth make a few chunks more or fewer.
+        rel = 0.3 if ours.ratios else 1e-9
+        assert ours.megaflops_per_base == pytest.approx(theirs.megaflops_per_base, rel=rel)
 
 
 def test_memory_is_some():
