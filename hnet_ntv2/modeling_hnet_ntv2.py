@@ -93,7 +93,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
-        check_before_loading(pretrained_model_name_or_path, cls.config_class, kwargs)
+        check_before_loading(pretrained_model_name_or_path, HNetNTV2Config, kwargs)
         kwargs["ignore_mismatched_sizes"] = True  # so that the names come back and can be reported
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
