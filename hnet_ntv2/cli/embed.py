@@ -14,9 +14,12 @@ from .inference import (
     GenomeOption,
     ModelOption,
     ProgressLines,
+    SkipOption,
     StrandChoice,
     StrandsOption,
+    WindowOption,
     open_genome_file,
+    read_regions_file,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ def embed(
     regions: Annotated[
         Path | None, typer.Option(metavar="BED", help="Embed these regions of --genome; strands are not read.")
     ] = None,
+    skip_bad_regions: SkipOption = False,
     model: ModelOption = None,
     layer: Annotated[
         str, typer.Option(metavar="NAME", help="last, or an inner state: embeddings, stage1_encoder, trunk_0 ...")
@@ -38,9 +42,7 @@ def embed(
     per_base: Annotated[
         bool, typer.Option("--per-base", help="Also store one vector per base, [length, dim] per sequence.")
     ] = False,
-    window: Annotated[
-        int, typer.Option(metavar="N", help="Longer sequences are cut into overlapping windows of N bases.")
-    ] = 6144,
+    window: WindowOption = None,
     flank: FlankOption = None,
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
@@ -53,13 +55,14 @@ def embed(
     from ..embedding import EmbedSettings, embed_sequences, write_embeddings
     from ..embedding.store import check_output
     from ..inference.model import check_model_folder, load_model, model_fingerprint
-    from ..inference.windows import checked_flank
+    from ..inference.windows import checked_flank, default_window
 
     check_output(output)
     check_model_folder(model)  # before a genome is read
-    sequences = _sequences(fasta, genome, regions)
-    settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
+    sequences = _sequences(fasta, genome, regions, skip_bad_regions)
     network = load_model(model, device)
+    window = default_window(network.config) if window is None else window
+    settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
     embeddings = embed_sequences(network, sequences, settings, ProgressLines("bases embedded"))
     provenance = {"model": model_fingerprint(model), "layer": layer, "strands": strands.value, "window": window}
     count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
@@ -68,15 +71,13 @@ def embed(
     typer.echo(f"{count:,} sequences embedded to {output}")
 
 
-def _sequences(fasta: Path | None, genome: Path | None, regions: Path | None) -> Iterator["NamedSequence"]:
+def _sequences(
+    fasta: Path | None, genome: Path | None, regions: Path | None, skip_bad_regions: bool
+) -> Iterator["NamedSequence"]:
     from ..embedding import read_fasta, read_regions
-    from ..genome import read_bed
 
     if fasta is not None:
-        from ..genome.files import check_readable
-
-        return read_fasta(check_readable(fasta))
+        return read_fasta(fasta)
     assert regions is not None
     opened = open_genome_file(genome)
-    intervals = read_bed(regions, opened.contigs)
-    return read_regions(opened, intervals)
+    return read_regions(opened, read_regions_file(regions, opened, skip_bad_regions))

@@ -7,10 +7,10 @@ import typer
 
 
 def repeats(
-    source: Annotated[Path, typer.Argument(help="RepeatMasker's .out table, plain or gzip.")],
+    source: Annotated[Path, typer.Argument(help="RepeatMasker's .out table, or Dfam's hits; plain or gzip.")],
     target: Annotated[Path, typer.Argument(help="BED file to write.")],
 ) -> None:
-    """Convert RepeatMasker's .out table to BED, repeats of both strands included."""
+    """Convert RepeatMasker's .out table (of any search engine) to BED, repeats of both strands included."""
     from ..genome import convert_repeatmasker
 
     count = convert_repeatmasker(source, target)

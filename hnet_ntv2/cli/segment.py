@@ -13,10 +13,12 @@ from .inference import (
     GenomeOption,
     ModelOption,
     ProgressLines,
+    SkipOption,
     StrandChoice,
-    StrandsOption,
+    WindowOption,
     open_genome_file,
     parse_region,
+    read_regions_file,
 )
 
 if TYPE_CHECKING:
@@ -25,58 +27,78 @@ if TYPE_CHECKING:
 
 
 def segment(
-    output: Annotated[Path, typer.Option(metavar="BED", help="Final chunks, one line each, 0-based and half-open.")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="BED", help="Final chunks, one line each, 0-based and half-open; - is standard output."),
+    ],
     genome: GenomeOption = None,
     regions: Annotated[
         Path | None, typer.Option(metavar="BED", help="Segment these regions [default: every contig].")
     ] = None,
     region: Annotated[
         str | None,
-        typer.Option(metavar="REGION", help="One region, as chr20:1,000,000-1,010,000 (0-based, half-open), or chr20."),
+        typer.Option(
+            metavar="REGION",
+            help="One region, as chr20:1,000,001-1,010,000 (1-based, both ends included), chr20:1,000,001- or chr20.",
+        ),
     ] = None,
+    skip_bad_regions: SkipOption = False,
     model: ModelOption = None,
-    strands: StrandsOption = StrandChoice.both,
+    strands: Annotated[
+        StrandChoice,
+        typer.Option(help="The chunks of the forward strand, or of both: two sets, which column 6 tells apart."),
+    ] = StrandChoice.forward,
     stage1: Annotated[Path | None, typer.Option(metavar="BED", help="Also write the chunks of stage 1.")] = None,
     probability: Annotated[
         Path | None,
-        typer.Option(metavar="BEDGRAPH", help="Also write the probability that a stage-1 chunk begins at each base."),
+        typer.Option(
+            metavar="BEDGRAPH",
+            help="Also write the probability that a stage-1 chunk begins at each base; not with --strands both.",
+        ),
     ] = None,
-    window: Annotated[
-        int, typer.Option(metavar="N", help="Longer regions are cut into overlapping windows of N bases.")
-    ] = 6144,
+    window: WindowOption = None,
     flank: FlankOption = None,
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what an interrupted command left, to the same bytes.")
+    ] = False,
 ) -> None:
     """Cut a genome, or regions of it, into the model's chunks; they tile each region without gap or overlap."""
     if regions is not None and region is not None:
         raise ConfigError(f"--regions {regions} and --region {region} contradict each other; leave one out")
-    named = [str(path) for path in (output, stage1, probability) if path is not None]
-    if len(set(named)) < len(named):
-        raise ConfigError(f"two outputs have the same name: {', '.join(named)}")
-    from ..inference.model import check_model_folder, load_model
-    from ..segmentation import SegmentSettings, read_region_bases, segment_sequences, write_tracks
+    outputs = [path for path in (output, stage1, probability) if path is not None]
+    if len({path.expanduser().resolve() for path in outputs}) < len(outputs):
+        raise ConfigError(f"two outputs have the same name: {', '.join(map(str, outputs))}")
+    from ..inference.model import check_model_folder, load_model, model_fingerprint
+    from ..segmentation import SegmentSettings, segment_regions
+    from ..storage.output import STANDARD_OUTPUT
 
     check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
-    intervals = _intervals(opened, regions, region)
-    settings = SegmentSettings(strands.value, window, flank, batch_bases)
+    intervals = _intervals(opened, regions, region, skip_bad_regions)
     progress = ProgressLines("bases segmented")
     total = sum(map(len, intervals))
-    segmented = segment_sequences(
+    summary = segment_regions(
         load_model(model, device),
-        read_region_bases(opened, intervals),
-        settings,
-        lambda done: progress(done, total),
+        opened,
+        intervals,
+        output,
+        stage1,
+        probability,
+        SegmentSettings(strands.value, window, flank, batch_bases),
+        model_id=model_fingerprint(model),
+        resume=resume,
+        progress=lambda done: progress(done, total),
     )
-    typer.echo(render(write_tracks(segmented, output, stage1, probability)))
+    typer.echo(render(summary), err=STANDARD_OUTPUT in map(str, outputs))
 
 
-def _intervals(genome: "Genome", regions: Path | None, region: str | None) -> list["Interval"]:
-    from ..genome import Interval, read_bed
+def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_bad_regions: bool) -> list["Interval"]:
+    from ..genome import Interval
 
     if regions is not None:
-        return read_bed(regions, genome.contigs)
+        return read_regions_file(regions, genome, skip_bad_regions)
     if region is not None:
         return [parse_region(region, genome)]
     return [Interval(contig, 0, length) for contig, length in genome.contigs.items()]
@@ -85,8 +107,7 @@ def _intervals(genome: "Genome", regions: Path | None, region: str | None) -> li
 def render(summary: "ChunkSummary") -> str:
     """The summary as text."""
     lengths = f"p50 {summary.percentile(0.5)}, p95 {summary.percentile(0.95)}, max {summary.percentile(1.0)}"
-    mean = summary.num_bases / summary.num_chunks
     return (
         f"{summary.num_chunks:,} chunks in {summary.num_regions:,} regions of {summary.num_bases:,} bases\n"
-        f"bases per chunk: mean {mean:.2f}, {lengths}"
+        f"bases per chunk: mean {summary.mean_length:.2f}, {lengths}"
     )

@@ -1,4 +1,4 @@
-"""Two ranks with batch B, two accumulated micro-batches of B, and one batch of 2B are the same training."""
+"""Ranks, accumulated micro-batches and one batch are the same training, replicated or sharded, whatever ranks hold."""
 
 import json
 import os
@@ -31,14 +31,21 @@ OPTIONS = {
 }
 
 _WORKER = """
+import os
 import sys
 from pathlib import Path
+import pytest
 from tests.integration.test_ddp import OPTIONS
-from tests.integration.tiny_training import tiny_settings
+from tests.integration.tiny_training import shard_on_cpu, tiny_settings
 from hnet_ntv2.training.run import pretrain
 
-folder, name = Path(sys.argv[1]), sys.argv[2]
-pretrain(tiny_settings(folder, name, **OPTIONS, batch__micro_batch_size=2, trainer__devices=2))
+folder, name, rank = Path(sys.argv[1]), sys.argv[2], int(os.environ["RANK"])
+micro = {"batch__micro_batch_size": 2}
+if name == "unequal":  # as if one device had measured half of what the other holds
+    micro = {"batch__micro_batch_size": None, "batch__cpu_micro_batch_size": 2 - rank}
+if name == "sharded":
+    shard_on_cpu(pytest.MonkeyPatch())
+pretrain(tiny_settings(folder, name, **OPTIONS, **micro, trainer__devices=2))
 """
 
 
@@ -137,14 +144,16 @@ def test_two_accumulated_micro_batches_equal_one_batch(folder, one_batch):
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_batch(folder, one_batch):
-    run_two_ranks(folder, "ranks")
-    assert_same_training(folder, "ranks", one_batch)
-    validation = read_history(folder / "ranks" / "logs" / "validation.csv")
+@pytest.mark.parametrize(("name", "accumulation"), [("ranks", 1), ("unequal", 2), ("sharded", 1)])
+def test_two_ranks_equal_one_batch(folder, one_batch, name, accumulation):
+    run_two_ranks(folder, name)
+    assert_same_training(folder, name, one_batch)
+    validation = read_history(folder / name / "logs" / "validation.csv")
     assert validation[-1]["targets"] == one_batch.summary.validation["targets"]
     assert validation[-1]["bits"] == pytest.approx(one_batch.summary.validation["bits"], rel=1e-4)
     assert validation[-1]["mask_free/stage1/ratio"] == pytest.approx(
         one_batch.summary.validation["mask_free/stage1/ratio"], rel=1e-3
     )
-    summary = json.loads((folder / "ranks" / "logs" / "summary.json").read_text())
-    assert "2 device(s)" in summary["batch"]
+    for record in ("logs/summary.json", "configs/environment.json"):
+        batch = json.loads((folder / name / record).read_text())["batch"]
+        assert f"2 device(s) x 1 node(s) x {accumulation} accumulation" in batch

@@ -1,0 +1,265 @@
+"""Outputs appear whole or not at all, have one writer, and never replace what is no regular file."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hnet_ntv2.errors import ConfigError
+from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text, sweep
+
+_HOLD = """
+import sys
+from hnet_ntv2.storage import {name}
+with {name}({arguments}) as where:
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def _holder(name: str, arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD.format(name=name, arguments=arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def _end(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+    process.send_signal(number)
+    process.communicate()
+
+
+@pytest.mark.parametrize("open_output", [open_text, appearing_file, lambda path: growing_file(path, resume=False)])
+def test_a_file_appears_when_its_writer_is_done(tmp_path, open_output):
+    path = tmp_path / "made" / "out.tsv"
+    with open_output(path) as output:
+        assert not path.exists()
+        if isinstance(output, Path):
+            output.write_text("all\n")
+        else:
+            output.write("all\n" if open_output is open_text else b"all\n")
+    assert path.read_text() == "all\n"
+    assert os.listdir(path.parent) == ["out.tsv"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _fail_after(write: Callable[[], object]) -> None:
+    write()
+    raise ZeroDivisionError
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_after_an_error_the_old_file_stays_and_nothing_else(tmp_path):
+    path = tmp_path / "out.tsv"
+    path.write_text("old\n")
+    with pytest.raises(ZeroDivisionError), open_text(path) as file:
+        _fail_after(lambda: file.write("half"))
+    assert path.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["out.tsv"]
+
+
+def test_a_growing_file_keeps_what_was_written(tmp_path):
+    path = tmp_path / "out.tsv"
+    with pytest.raises(ZeroDivisionError), growing_file(path, resume=False) as file:
+        _fail_after(lambda: file.write(b"one\n"))
+    assert not path.exists()
+    with growing_file(path, resume=True) as file:
+        assert file.read() == b"one\n"
+        file.write(b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert os.listdir(tmp_path) == ["out.tsv"]
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_gz_is_bgzip(tmp_path, resumable):
+    path = tmp_path / "out.bed.gz"
+    text = "chr1\t0\t9\n" * 20000
+    if resumable:
+        with growing_file(path, resume=False) as binary:
+            binary.write(text.encode())
+    else:
+        with open_text(path) as file:
+            file.write(text)
+    content = path.read_bytes()
+    assert content[12:14] == b"BC"  # the extra field of bgzip's blocks
+    assert content.endswith(bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000"))
+    assert gzip.decompress(content).decode() == text
+    assert os.listdir(tmp_path) == ["out.bed.gz"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"), [("appearing_file", ""), ("growing_file", ", True"), ("appearing_folder", ""), ("open_text", "")]
+)
+def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path, name, rest):
+    path = tmp_path / "out"
+    process = _holder(name, f"{str(path)!r}{rest}")
+    same = {"appearing_file": appearing_file, "appearing_folder": appearing_folder, "open_text": open_text}
+    open_again = same.get(name, lambda path: growing_file(path, resume=True))
+    try:
+        with pytest.raises(ConfigError, match="another process is writing"), open_again(path):
+            pass
+    finally:
+        _end(process)
+    assert not path.exists()
+    assert os.listdir(tmp_path) == ["out.partial"]  # what a killed writer leaves does not look complete
+    with open_again(path) as output:
+        if isinstance(output, Path):
+            (output / "file" if output.is_dir() else output).write_text("x")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_folder_has_one_holder(tmp_path):
+    process = _holder("folder_lock", f"__import__('pathlib').Path({str(tmp_path)!r})")
+    with pytest.raises(ConfigError, match="another process is writing"), folder_lock(tmp_path):
+        pass
+    _end(process)
+    with folder_lock(tmp_path):
+        assert os.listdir(tmp_path) == []
+
+
+def test_forked_children_of_a_killed_holder_do_not_keep_its_lock(tmp_path):
+    """Loader processes see only after seconds that their parent was killed; until then nobody could resume."""
+    code = f"""
+import os, pathlib, time
+from hnet_ntv2.storage import folder_lock
+with folder_lock(pathlib.Path({str(tmp_path)!r})):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    print(child, flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(ConfigError, match="another process is writing"), folder_lock(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it is still there
+        with folder_lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_what_killed_writers_left_is_swept(tmp_path):
+    for name in ("a.partial", "b.partial/file", "new/file", "new.replaced/old", "gone.replaced/old"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "link.partial").symlink_to("new")
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["gone", "new"]
+    assert (tmp_path / "gone" / "old").exists()
+    assert (tmp_path / "new" / "file").exists()
+
+
+def test_a_folder_replaces_the_old_one_only_when_complete(tmp_path):
+    path = tmp_path / "hf"
+    with appearing_folder(path) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), appearing_folder(path) as folder:
+        _fail_after(lambda: (folder / "a").write_text("half"))
+    assert (path / "a").read_text() == "old"
+    with appearing_folder(path) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "b").write_text("new")
+    assert os.listdir(path) == ["b"]
+    assert os.listdir(tmp_path) == ["hf"]
+
+
+def test_a_folder_killed_between_its_two_renames_comes_back(tmp_path):
+    path = tmp_path / "hf"
+    with appearing_folder(path) as folder:
+        (folder / "a").write_text("old")
+    path.rename(tmp_path / "hf.replaced")
+    with pytest.raises(ZeroDivisionError), appearing_folder(path):
+        raise ZeroDivisionError
+    assert (path / "a").read_text() == "old"
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "real").write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    with open_text(link) as file:
+        file.write("new")
+    assert link.is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", ["text", "file", "growing"])
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path, kind):
+    pipe = tmp_path / "pipe.bed"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    if kind == "text":
+        with open_text(pipe) as file:
+            file.write("all")
+    elif kind == "file":
+        with appearing_file(pipe) as path:
+            path.write_text("all")
+    else:
+        with growing_file(pipe, resume=False) as binary:
+            binary.write(b"all")
+    reader.join(10)
+    assert got == [b"all"]
+    assert pipe.is_fifo()
+
+
+def test_a_stream_cannot_be_resumed():
+    with pytest.raises(ConfigError, match="cannot be resumed"), growing_file("/dev/null", resume=True):
+        pass
+
+
+def test_standard_output(capfdbinary):
+    with open_text("-") as file:
+        file.write("to the terminal\n")
+    assert capfdbinary.readouterr().out == b"to the terminal\n"
+
+
+def test_errors_name_the_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "out", tmp_path):
+        with pytest.raises(ConfigError, match=str(path)), open_text(path):
+            pass
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    code = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+from hnet_ntv2.storage import open_text
+from hnet_ntv2.errors import ConfigError
+try:
+    with open_text({str(tmp_path / "out")!r}) as file:
+        for _ in range(10000):
+            file.write("a line\\n")
+except ConfigError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == f"{tmp_path / 'out'} cannot be written: File too large\n"
+    assert os.listdir(tmp_path) == []
