@@ -460,7 +460,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
 
         F is the share of boundaries there, those of cap and guard included: they are chunks like the others, and the
         targets are about chunks. Decisions have no gradient. Because F and G are the row's own, the mean over
-        micro-batches and ranks is the loss of the whole batch (docs/decisions/0015).
+        micro-batches and ranks is the loss of the whole batch (docs/decisions/0016).
         """
         losses = []
         for stage, target in zip(stages, self.config.target_ratios, strict=True):
@@ -475,7 +475,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         """Lower the offset of a router with too many boundaries, raise it where there are too few.
 
         Counted are some bases as they were before they were masked: what a user of the model gets. Masked sequence does
-        not show it, because every mask forces boundaries, which leave the cap little to do (docs/decisions/0015).
+        not show it, because every mask forces boundaries, which leave the cap little to do (docs/decisions/0016).
         """
         rate, routers = self.config.router_offset_rate, self.model.routers
         if not rate or not any(router.query.weight.requires_grad for router in routers):  # frozen, as under LoRA

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -161,7 +161,7 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
             clear_earlier_run(settings.folder)  # only now: nothing is lost to a mistake in the new run's settings
         _open_records(settings, parts)
         started = time.monotonic()
-        with parts.stop.installed(), parts.watch.installed():
+        with parts.stop.installed(), parts.watch.installed(), _told_where_tensors_differ(resume_from):
             parts.trainer.fit(parts.module, datamodule=parts.datamodule, ckpt_path=resume_from, weights_only=False)
         return _finish(settings, parts, time.monotonic() - started)
 
@@ -179,6 +179,20 @@ def _only_writer(folder: Path) -> Iterator[None]:
             for name in FOLDERS:
                 sweep(folder / name)
         yield
+
+
+@contextmanager
+def _told_where_tensors_differ(path: Path | None) -> Iterator[None]:
+    """Tell in one line that a checkpoint has other tensors than the model, which only another version's can have."""
+    try:
+        yield
+    except RuntimeError as error:
+        if path is None or not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        raise CheckpointError(
+            f"checkpoint {path} is of another version of this package ({' '.join(str(error).split())}); "
+            "configs/environment.json of its run names the version"
+        ) from error
 
 
 def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
@@ -220,7 +234,7 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
     parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
-    parts.trainer.callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
+    cast(Any, parts.trainer).callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
     return parts
 
 
@@ -228,7 +242,7 @@ def _change_plan(settings: PretrainSettings, parts: _Parts, plan: BatchPlan) -> 
     """Take the plan that the ranks agreed on."""
     parts.plan = plan
     parts.datamodule.set_micro_batch_size(plan.micro_batch_size)
-    _write_provenance(settings, parts)
+    _write_configs(settings, parts)
 
 
 def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
@@ -341,11 +355,16 @@ def _open_records(settings: PretrainSettings, parts: _Parts) -> None:
     parts.trainer.loggers = build_loggers(
         settings.folder / "logs", settings.logger, settings.experiment_name, values, parts.resume_step
     )
+    _write_configs(settings, parts)
+
+
+def _write_configs(settings: PretrainSettings, parts: _Parts) -> None:
+    """What the run is: its settings, code, data and machine."""
     if rank_zero_only.rank != 0:
         return
     folder = settings.folder / "configs"
     with open_text(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(values)))
+        file.write(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(settings))))
     environment = describe_environment(parts.datamodule.describe())
     write_environment(folder, {**environment, "precision": parts.precision.lightning, "batch": str(parts.plan)})
 

@@ -137,7 +137,7 @@ def test_segment_a_region(model, tmp_path):
 
 
 def test_segment_both_strands_to_standard_output(model, tmp_path):
-    command = ("segment", "--region", f"{CONTIG}:1,000,000-1,001,500", "--model", model, *SMALL, "--strands", "both")
+    command = ("segment", "--region", f"{CONTIG}:1,000,001-1,001,500", "--model", model, *SMALL, "--strands", "both")
     result = CliRunner().invoke(app, [*command, "--output", "-"], catch_exceptions=False)
     rows = [line.split("\t") for line in result.stdout.splitlines()]
     assert {len(row) for row in rows} == {6}

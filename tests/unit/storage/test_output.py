@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hnet_ntv2.errors import ConfigError
-from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text, sweep
+from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text, output, sweep
 
 _HOLD = """
 import sys
@@ -263,3 +263,26 @@ except ConfigError as error:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == f"{tmp_path / 'out'} cannot be written: File too large\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_a_writer_that_ends_while_it_compresses_has_lost_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "out.bed.gz"
+
+    def fail(source, sink):
+        sink.write(source.read(3))
+        raise OSError("the disk is full")
+
+    def write(text, resume=False):
+        with growing_file(path, resume) as file:
+            held = file.read()
+            file.write(text)
+        return held
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output.shutil, "copyfileobj", fail)
+        with pytest.raises(ConfigError, match="the disk is full"):
+            write(b"chunks\n")
+    assert os.listdir(tmp_path) == ["out.bed.gz.partial"]
+    assert write(b"more\n", resume=True) == b"chunks\n"
+    assert gzip.decompress(path.read_bytes()) == b"chunks\nmore\n"
+    assert os.listdir(tmp_path) == ["out.bed.gz"]
