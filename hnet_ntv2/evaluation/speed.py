@@ -275,10 +275,10 @@ class _Bytes:
 
 
 def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[_Bytes, _Bytes]:
-    """Bytes of the weights, and bytes that a forward pass keeps for its backward pass."""
-    weights, kept = [], []
+    """Bytes of the weights, and bytes that a forward pass keeps for its backward pass, counted on the CPU."""
+    bases, weights, kept = bases.cpu(), [], []  # on every other device they are as many, or a few less
     for depth in (1, 2):
-        model = entry.build(depth).eval().to(bases.device)
+        model = entry.build(depth).eval()
         own = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
         storages: dict[int, int] = {}
 

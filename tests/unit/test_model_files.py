@@ -17,6 +17,7 @@ from hnet_ntv2.model_files import require_finite
 from hnet_ntv2.modeling_hnet_ntv2 import (
     HNetNTV2ForMaskedLM,
     HNetNTV2ForSequenceClassification,
+    HNetNTV2ForTokenClassification,
     HNetNTV2Model,
 )
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
@@ -24,7 +25,12 @@ from tests.broken_folders import BROKEN, INDEX, WEIGHTS, rewrite_tensor, sharded
 from tests.builders import tiny_model
 from tests.unit.conversion.sources import TINY, copy_tiny
 
-CLASSES = (HNetNTV2Model, HNetNTV2ForMaskedLM, HNetNTV2ForSequenceClassification)
+CLASSES = (
+    HNetNTV2Model,
+    HNetNTV2ForMaskedLM,
+    HNetNTV2ForSequenceClassification,
+    HNetNTV2ForTokenClassification,
+)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
