@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import logging
 import math
 import types
@@ -240,7 +241,7 @@ class HNetNTV2Config(PreTrainedConfig):
         """
         foreign = [name for name in _unknown_names(config_dict) if _nearest(name) is None]
         if foreign:
-            logger.warning("the saved config has settings that this model does not know: %s", ", ".join(foreign))
+            _warn_of_foreign(tuple(foreign))
         return super().from_dict({k: v for k, v in config_dict.items() if k not in foreign}, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -358,6 +359,12 @@ def _describe_unknown(unknown: list[str]) -> str:
     meant = "; ".join(f"{name!r} is probably {near!r}" for name, near in nearest.items() if near)
     names = f"unknown model setting(s) {', '.join(map(repr, unknown))}"
     return f"{names}; {meant}" if meant else f"{names}; the model knows: {', '.join(sorted(own_field_names()))}"
+
+
+@functools.cache
+def _warn_of_foreign(names: tuple[str, ...]) -> None:
+    """Once per process: on the way to a model its settings are read several times."""
+    logger.warning("the saved config has settings that this model does not know: %s", ", ".join(names))
 
 
 def own_field_names() -> tuple[str, ...]:
