@@ -37,7 +37,10 @@ def bench(
     from ..configuration_ntv2 import NTv2Config
     from ..evaluation.speed import measure_speed, our_model, single_nucleotides, source_model
     from ..inference.model import choose_device
+    from ..storage import check_outputs
 
+    read = {f"--config {path}": path for path in config or ()}
+    check_outputs({"--output": output}, read | {"--ntv2-config": ntv2_config})
     configs = {path.stem: read_config(path) for path in config or ()} or {NAME: HNetNTV2Config()}
     if len(configs) < len(config or ()):
         raise ConfigError(f"two of the --config files have the same name: {', '.join(configs)}")
@@ -119,6 +122,8 @@ def _write_json(report: "SpeedReport", path: Path) -> None:
 
     import torch
 
+    from ..storage import open_text
+
     content = {"date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__, **dataclasses.asdict(report)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with open_text(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")

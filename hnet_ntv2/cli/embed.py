@@ -20,6 +20,7 @@ from .inference import (
     WindowOption,
     open_genome_file,
     read_regions_file,
+    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def embed(
     from ..embedding.store import check_output
     from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..inference.windows import checked_flank, default_window
+    from ..storage import check_outputs
 
     check_output(output)
+    check_outputs({"--output": output}, {"--fasta": fasta, "--genome": genome, "--regions": regions, "--model": model})
     check_model_folder(model)  # before a genome is read
     sequences = _sequences(fasta, genome, regions, skip_bad_regions)
     network = load_model(model, device)
@@ -68,7 +71,7 @@ def embed(
     count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
     if num_empty:
         typer.echo(f"{num_empty:,} sequences have no A, C, G or T: their vectors are NaN", err=True)
-    typer.echo(f"{count:,} sequences embedded to {output}")
+    tell_beside(f"{count:,} sequences embedded to {output}", output)
 
 
 def _sequences(

@@ -77,6 +77,13 @@ class ProgressLines:
         typer.echo(f"{done:,}{of_all} {self._what}, {now - self._begin:,.0f} s", err=True)
 
 
+def tell_beside(message: str, *outputs: Path | None) -> None:
+    """Print what a verb has done; on standard error where standard output is what it writes."""
+    from ..storage.places import descriptor_of
+
+    typer.echo(message, err=any(path is not None and descriptor_of(path) == 1 for path in outputs))
+
+
 def open_genome_file(path: Path | None) -> "Genome":
     """The genome, with progress while its cache is built; the bundled piece for None, which is told."""
     from ..genome import open_genome

@@ -19,6 +19,7 @@ from .inference import (
     open_genome_file,
     parse_region,
     read_regions_file,
+    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -67,13 +68,14 @@ def segment(
     """Cut a genome, or regions of it, into the model's chunks; they tile each region without gap or overlap."""
     if regions is not None and region is not None:
         raise ConfigError(f"--regions {regions} and --region {region} contradict each other; leave one out")
-    outputs = [path for path in (output, stage1, probability) if path is not None]
-    if len({path.expanduser().resolve() for path in outputs}) < len(outputs):
-        raise ConfigError(f"two outputs have the same name: {', '.join(map(str, outputs))}")
     from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..segmentation import SegmentSettings, segment_regions
-    from ..storage.output import STANDARD_OUTPUT
+    from ..storage import check_outputs
 
+    check_outputs(
+        {"--output": output, "--stage1": stage1, "--probability": probability},
+        {"--genome": genome, "--regions": regions, "--model": model},
+    )
     check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
     intervals = _intervals(opened, regions, region, skip_bad_regions)
@@ -91,7 +93,7 @@ def segment(
         resume=resume,
         progress=lambda done: progress(done, total),
     )
-    typer.echo(render(summary), err=STANDARD_OUTPUT in map(str, outputs))
+    tell_beside(render(summary), output, stage1, probability)
 
 
 def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_bad_regions: bool) -> list["Interval"]:

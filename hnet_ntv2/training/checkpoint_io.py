@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import CheckpointError, ConfigError, WeightsError
 from ..model_files import require_finite
-from ..storage import appearing_folder, remove
+from ..storage import appearing_folder, remove, restore
 from .checkpoint_tree import TreeEncoder, decode
 
 FORMAT = "hnet-ntv2-checkpoint"
@@ -50,7 +50,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
 def write_checkpoint(tree: dict[str, Any], path: Path) -> None:
     """Write ``tree`` as the folder ``path``; an older folder of that name is replaced once the new one is complete.
 
-    What a killed writer leaves is called ``NAME.partial`` (or ``NAME.replaced``); ``storage.sweep`` clears that up.
+    What a killed writer leaves is called ``NAME.partial``; ``storage.sweep`` clears that up.
 
     Raises:
         CheckpointError: The disk is full or the folder cannot be written. Nothing that was there before is lost.
@@ -125,9 +125,7 @@ def _write_files(tree: dict[str, Any], folder: Path) -> None:
 
 def _read_document(path: Path) -> dict[str, Any]:
     path = Path(path)
-    aside = path.parent / f"{path.name}.replaced"
-    if not path.exists() and aside.exists():
-        aside.rename(path)  # a run was killed between the two renames of appearing_folder
+    if restore(path):
         logger.warning("%s was restored from a save that had been interrupted", path)
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import ConfigError, GenomeError
 from ..genome import Genome, Variant, VariantChecker, file_digest, read_variants
-from ..genome.files import open_sequence_file
+from ..genome.files import check_rereadable, open_sequence_file
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import growing_file, is_stream, open_text, partial_path
 from .score import ScoreSettings, VariantScore, check_score_settings, default_window, score_variants
@@ -116,6 +116,7 @@ def score_file(
     settings = dataclasses.replace(settings, window=settings.window or default_window(model.config))
     target = None if is_stream(output) else Path(output).expanduser().resolve()
     _require_absent(target, resume)
+    variants = check_rereadable(variants, "a file of variants")
     num_alleles, num_mismatches = check_variants(variants, genome, skip_mismatches)
     identity = _identity(model, genome, variants, settings, model_id, skip_mismatches)
     # What an interrupted job left is opened in any case, and refused without --resume: it is not to be lost.

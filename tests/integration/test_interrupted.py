@@ -221,7 +221,8 @@ def test_what_killed_saves_left_is_swept_and_an_old_folder_comes_back(folder, mo
         (checkpoints / leftover).mkdir()
         (checkpoints / leftover / "tensors.safetensors").write_bytes(b"half")
     (checkpoints / "last.ckpt.partial").symlink_to("step=000003.ckpt")
-    (checkpoints / "step=000003.ckpt").rename(checkpoints / "step=000003.ckpt.replaced")
+    (checkpoints / "step=000003.ckpt.partial").mkdir()
+    (checkpoints / "step=000003.ckpt").rename(checkpoints / "step=000003.ckpt.partial" / "step=000003.ckpt.replaced")
     resumed = pretrain(tiny_settings(folder, "swept", **OPTIONS, resume="last"))
     assert_same_run(whole, resumed, folder, "swept")
 

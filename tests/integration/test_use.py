@@ -198,7 +198,10 @@ def test_score_variants(model, tmp_path, capsys):
         (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5-9", "--model", "no"], "no is not a folder"),
         (["segment", "--output", "c.bed", "--region", "x", "--regions", "y"], "contradict each other"),
         (["segment", "--output", "c.bed", "--stage1", "c.bed"], "same name: c.bed"),
-        (["segment", "--output", "c.bed", "--probability", "./x/../c.bed"], "same name: c.bed, x/../c.bed"),
+        (
+            ["segment", "--output", "c.bed", "--probability", "./x/../c.bed"],
+            "same name: c.bed (--output) and x/../c.bed (--probability)",
+        ),
         (["segment", "--output", "-", "--resume", "--model", "MODEL"], "- is a pipe or device"),
         (["segment", "--output", "c.bed", "--probability", "p", "--strands", "both", "--model", "MODEL"], "no column"),
         (["variants", "--vcf", "no.vcf", "--output", "s.tsv", "--model", "MODEL"], "no.vcf does not exist"),

@@ -68,7 +68,10 @@ def tiny_settings(folder: Path, name: str = "run", **changes: Any) -> PretrainSe
 
 
 def shard_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs use FSDP on CPUs, which torch can and Lightning does not offer; in half precision with autocast."""
+    """Let runs use FSDP on CPUs, which Lightning does not offer, with autocast in half precision.
+
+    One rank only: with more, torch 2.13 crashes where it gathers the weights of CPUs for a checkpoint.
+    """
     from lightning.pytorch.plugins.precision import FSDPPrecision
     from torch.distributed.fsdp import FullyShardedDataParallel
 

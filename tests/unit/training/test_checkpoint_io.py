@@ -151,7 +151,8 @@ def test_saving_over_a_checkpoint_replaces_it(tmp_path):
 
 def test_a_save_killed_between_its_two_renames_loses_nothing(tmp_path):
     write_checkpoint({"value": 1}, tmp_path / "a.ckpt")
-    (tmp_path / "a.ckpt").rename(tmp_path / "a.ckpt.replaced")
+    (tmp_path / "a.ckpt.partial").mkdir()
+    (tmp_path / "a.ckpt").rename(tmp_path / "a.ckpt.partial" / "a.ckpt.replaced")
     assert read_checkpoint(tmp_path / "a.ckpt") == {"value": 1}
 
 
@@ -174,7 +175,7 @@ def test_a_full_disk_at_the_last_moment(tmp_path, monkeypatch):
     write_checkpoint({"value": 1}, path)
 
     def full(self, target):
-        if self.name.endswith(".partial"):
+        if self.parent.name.endswith(".partial") and not self.name.endswith(".replaced"):
             raise OSError(errno.ENOSPC, "No space left on device")
         return rename(self, target)
 

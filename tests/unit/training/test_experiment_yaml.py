@@ -81,6 +81,10 @@ def test_the_demo_leaves_the_grid_before_it_ends():
     assert settings.warm_start.align.steps + settings.warm_start.release.steps <= settings.trainer.max_steps // 2
 
 
+def test_loader_processes_are_counted_on_the_machine_that_runs():
+    assert load_settings().data.num_workers is None
+
+
 def test_the_default_is_the_specification():
     settings, fallback = load_settings(), PretrainSettings()
     assert settings.trainer == fallback.trainer
