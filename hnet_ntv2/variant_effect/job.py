@@ -19,7 +19,7 @@ from .score import ScoreSettings, VariantScore, check_score_settings, default_wi
 
 COLUMNS = (
     *("chrom", "pos", "id", "ref", "alt"),
-    *("log_odds", "delta_log_likelihood", "cosine_distance", "l2_distance", "skipped"),
+    *("log_odds", "delta_log_likelihood_unmasked", "cosine_distance", "l2_distance", "skipped"),
 )
 MISSING = "NA"
 # Alleles that are scored and written together. A resumed job begins at a whole group, so that its batches, and with

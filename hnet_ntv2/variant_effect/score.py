@@ -1,4 +1,4 @@
-"""Score variants: masked log-odds of substitutions, and how the surroundings of any allele change."""
+"""Score variants: masked log-odds of substitutions, and how unmasked log p and vectors around any allele change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,15 +46,16 @@ class VariantScore(NamedTuple):
         log_odds: log p(alt) - log p(ref) in nats at the substituted base, which is shown as [MASK] with the bases
             around it, k in all (``context.masked_rows``; the mean over placements). None unless the alleles differ in
             exactly one base.
-        delta_log_likelihood: Pseudo-log-likelihood in nats with the alternative minus with the reference: the sum of
-            log p of the bases as they are, nothing masked, over the allele and ``near`` bases on each side. An indel
-            changes how many bases are summed.
+        delta_log_likelihood_unmasked: The sum of log p in nats of the bases as they are, over the allele and ``near``
+            bases on each side, with the alternative minus with the reference. Nothing is masked: the model sees the
+            bases that it is asked for and can copy them, so this is no likelihood of the sequence. An indel changes how
+            many bases are summed.
         cosine_distance: 1 - cosine of the mean vectors of the same bases with either allele.
         l2_distance: Euclidean distance of these mean vectors.
     """
 
     log_odds: float | None
-    delta_log_likelihood: float
+    delta_log_likelihood_unmasked: float
     cosine_distance: float
     l2_distance: float
 
@@ -176,7 +177,7 @@ def _score(context: VariantContext, answers: dict[bytes, _Answer], k: int, near:
     cosine = float(ref_mean @ alt_mean) / norms if norms else 1.0
     return VariantScore(
         log_odds=_log_odds(context, answers, k),
-        delta_log_likelihood=alt_sum - ref_sum,
+        delta_log_likelihood_unmasked=alt_sum - ref_sum,
         cosine_distance=max(1 - cosine, 0.0),
         l2_distance=float(np.linalg.norm(alt_mean - ref_mean)),
     )
