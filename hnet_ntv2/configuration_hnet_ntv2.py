@@ -1,31 +1,64 @@
 """The only schema of the architecture: every model setting, its default and its checks."""
 
+import dataclasses
+import difflib
+import logging
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
 from .errors import ConfigError
 
-# Settings of the base class that Hugging Face tools pass through every config.
+logger = logging.getLogger(__name__)
+
+# Settings that transformers, Trainer and PEFT know for every model and may leave in a config. All that begins with an
+# underscore is theirs as well.
 _INHERITED_KEYS = frozenset(
     [
-        "_name_or_path",
-        "_commit_hash",
-        "_attn_implementation",
+        "add_cross_attention",
         "attn_implementation",
-        "output_attentions",
-        "name_or_path",
         "auto_map",
+        "bos_token_id",
+        "cls_token_id",
+        "decoder_start_token_id",
+        "eos_token_id",
+        "experts_implementation",
+        "finetuning_task",
+        "is_decoder",
         "model_type",
+        "name_or_path",
         "num_labels",
+        "output_attentions",
+        "prefix",
+        "pruned_heads",
+        "quantization_config",
+        "sep_token_id",
+        "task_specific_params",
+        "tie_encoder_decoder",
+        "tokenizer_class",
         "torch_dtype",
+        "torchscript",
         "transformers_version",
-        "_output_attentions",
-        "_experts_implementation",
+        "unk_token_id",
+        "use_bfloat16",
+        "use_cache",
     ]
 )
+
+# An unknown name this similar to one of ours is taken for a slip (1 is the same).
+_SIMILAR = 0.8
+
+# What a saved folder can be loaded as with trust_remote_code, whichever of these classes was saved.
+_AUTO_MAP = {
+    "AutoConfig": "configuration_hnet_ntv2.HNetNTV2Config",
+    "AutoModel": "modeling_hnet_ntv2.HNetNTV2Model",
+    "AutoModelForMaskedLM": "modeling_hnet_ntv2.HNetNTV2ForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_hnet_ntv2.HNetNTV2ForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_hnet_ntv2.HNetNTV2ForTokenClassification",
+}
 
 
 class HNetNTV2Config(PreTrainedConfig):
@@ -61,10 +94,13 @@ class HNetNTV2Config(PreTrainedConfig):
         layer_norm_eps: Of every layer norm; NTv2's published files say 1e-12.
         bidirectional: Average both strands in ``eval()``; training draws the strand per window in the data.
         bidirectional_strategy: How strands are joined: "add" averages log-probabilities and vectors.
+        classification_strands: What classifiers run in ``train()`` and in ``eval()``: the "forward" strand, or "both",
+            whose logits are averaged. Forward suits tasks with an orientation, such as promoters.
         tokenizer_type: "default" = one token per base.
         ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
         router_offset_rate: How much of the gap between a router's share of boundaries and its target a training step
-            closes by moving the router's offset, besides undoing what the step did to the share; 0 holds the offsets.
+            closes by moving the router's offset, besides undoing what the step did to the share. In other trainers
+            each forward pass in ``train()`` with labels adds ``rate x gap`` to the offset. 0 holds the offsets.
         mask_rate: Share of bases that training masks; only the normaliser of the training loss uses it.
         use_anchors: Default of ``forward(anchors=...)``: one clean chunk of k bases on each side of a masked run.
         mask_protection: Forced chunk boundaries around and inside masked runs.
@@ -74,6 +110,8 @@ class HNetNTV2Config(PreTrainedConfig):
         initializer_range: Standard deviation of random embeddings; at 0.02 the routers collapse (docs/decisions).
         initializer_gain: Random matrices have the standard deviation gain / sqrt(inputs): 0.02 at 1,024 inputs, and
             small models pass their signals on as large ones do.
+        training_length: Bases of the windows that the weights were last trained on; None where that is not known.
+            Longer rows bring a warning, and the windows of ``embed`` and ``segment`` default to it.
     """
 
     model_type = "hnet_ntv2"
@@ -82,6 +120,8 @@ class HNetNTV2Config(PreTrainedConfig):
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_main_layer",
     }
+    # Their resolutions differ from batch to batch, so that Trainer cannot join them over an evaluation.
+    keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  (the base class declares a plain list)
 
     vocab_size: int = 16
     pad_token_id: int = 4
@@ -111,6 +151,7 @@ class HNetNTV2Config(PreTrainedConfig):
     layer_norm_eps: float = 1e-12
     bidirectional: bool = True
     bidirectional_strategy: Literal["add"] = "add"
+    classification_strands: Literal["forward", "both"] = "forward"
     tokenizer_type: Literal["default"] = "default"
     ratio_loss_weight: float = 0.03
     router_offset_rate: float = 0.1
@@ -122,15 +163,13 @@ class HNetNTV2Config(PreTrainedConfig):
     forced_probability: Literal["one", "router"] = "one"
     initializer_range: float = 0.5
     initializer_gain: float = 0.64
+    training_length: int | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        unknown = sorted(set(kwargs) - _INHERITED_KEYS)
+        unknown = _unknown_names(kwargs)
         if unknown:
-            known = sorted(own_field_names())
-            raise ConfigError(
-                f"unknown model setting(s) {', '.join(map(repr, unknown))}; the model knows: {', '.join(known)}"
-            )
+            raise ConfigError(_describe_unknown(unknown))
         self._check_types()
         super().__post_init__(**kwargs)
         self._check_values()
@@ -166,11 +205,25 @@ class HNetNTV2Config(PreTrainedConfig):
         share, rest = divmod(total, self.num_stages)
         return tuple(share + (stage >= self.num_stages - rest) for stage in range(self.num_stages))
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A config from what a file holds. Settings of other tools are left out with a warning.
+
+        Raises:
+            ConfigError: A name is nearly one of ours, or a value does not fit.
+        """
+        foreign = [name for name in _unknown_names(config_dict) if _nearest(name) is None]
+        if foreign:
+            logger.warning("the saved config has settings that this model does not know: %s", ", ".join(foreign))
+        return super().from_dict({k: v for k, v in config_dict.items() if k not in foreign}, **kwargs)
+
     def to_diff_dict(self) -> dict[str, Any]:
         """Everything is written to ``config.json``, so that a later default never changes a saved model."""
         written = super().to_diff_dict()
         everything = self.to_dict()
         written.update({name: everything[name] for name in own_field_names()})
+        if "auto_map" in written:  # the base class names the class that is saved and no other
+            written["auto_map"] = dict(_AUTO_MAP)
         return written
 
     def _check_types(self) -> None:
@@ -235,10 +288,34 @@ class HNetNTV2Config(PreTrainedConfig):
             0 <= self.router_offset_rate <= 1,
             f"router_offset_rate={self.router_offset_rate} must lie between 0 and 1",
         )
+        require(
+            self.training_length is None or self.training_length > 0,
+            f"training_length={self.training_length} must be positive",
+        )
         require(self.vocab_size >= 12, f"vocab_size={self.vocab_size} must hold the 12 character ids")
 
     def _raw_guards(self):
         return (self.guard_stage1, self.guard_stage2, self.guard_stage3)
+
+
+def _unknown_names(names: Iterable[str]) -> list[str]:
+    """Those that are settings neither of ours nor of the base class."""
+    known = _INHERITED_KEYS.union(field.name for field in dataclasses.fields(HNetNTV2Config))
+    return sorted(name for name in names if name not in known and not name.startswith("_"))
+
+
+def _nearest(name: str) -> str | None:
+    """The setting of ours that a name was probably meant to be."""
+    other_spelling = HNetNTV2Config.attribute_map.get(name)
+    similar = difflib.get_close_matches(name, own_field_names(), n=1, cutoff=_SIMILAR)
+    return other_spelling or (similar[0] if similar else None)
+
+
+def _describe_unknown(unknown: list[str]) -> str:
+    nearest = {name: _nearest(name) for name in unknown}
+    meant = "; ".join(f"{name!r} is probably {near!r}" for name, near in nearest.items() if near)
+    names = f"unknown model setting(s) {', '.join(map(repr, unknown))}"
+    return f"{names}; {meant}" if meant else f"{names}; the model knows: {', '.join(sorted(own_field_names()))}"
 
 
 def own_field_names() -> tuple[str, ...]:

@@ -3,6 +3,9 @@
 import numpy as np
 import torch
 
+from hnet_ntv2.inference.windows import plan_windows
+from hnet_ntv2.segmentation.stitch import cuts_of_long_chunks
+
 
 def smooth_row(chunks: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """H-Net's smoothing and its mirror image over one row of chunks, averaged."""
@@ -84,3 +87,48 @@ def scan_states_slowly(x, step, rate, write, read):
         state = decay * state + written
         outputs.append((read[:, t, None, :, None] * state).sum(2))
     return torch.stack(outputs, 1)
+
+
+def segment_at_once(model, text: str, window: int, flank: int, batch_bases: int):
+    """Chunks of a whole sequence held in memory, of each strand by itself, mapped to the forward frame.
+
+    Of each strand: the starts of each stage's chunks, p of stage 1, and the product of p over stages.
+    """
+    complement = str.maketrans("ACGT", "TGCA")
+    forward = _segment_strand(model, text, window, flank, batch_bases)
+    begins, probability, final_probability = _segment_strand(
+        model, text[::-1].translate(complement), window, flank, batch_bases
+    )
+    length = len(text)
+    mirrored = [[length - end for end in reversed([*stage[1:], length])] for stage in begins]
+    return forward, (mirrored, probability[::-1], final_probability[::-1])
+
+
+def _segment_strand(model, text: str, window: int, flank: int, batch_bases: int):
+    letters = torch.tensor([[{"A": 7, "C": 8, "G": 9, "T": 10, "N": 11}[letter] for letter in text]])
+    num_stages, length = model.config.num_stages, len(text)
+    probability = np.zeros((num_stages, length), np.float32)
+    begins = np.zeros((num_stages, length), bool)
+    plan = list(plan_windows(length, window, flank))
+    plan.sort(key=lambda each: each.start - each.end)  # longest first, as rows are batched
+    for first in range(0, len(plan), max(batch_bases // window, 1)):
+        batch = plan[first : first + max(batch_bases // window, 1)]
+        rows = torch.full((len(batch), batch[0].end - batch[0].start), 4)
+        for row, each in zip(rows, batch, strict=True):
+            row[: each.end - each.start] = letters[0, each.start : each.end]
+        with torch.no_grad():
+            stages = model.model(rows, strands="forward", anchors=False).stages
+        for row, each in enumerate(batch):
+            for base in range(each.keep_start, each.keep_end):
+                position = base - each.start
+                for number, stage in enumerate(stages):
+                    probability[number, base] = stage.probability[row, position]
+                    begins[number, base] = stage.is_boundary[row, position]
+                    if not begins[number, base]:
+                        break
+                    position = int(stage.chunk_of[row, position])
+    final_probability = probability.prod(0)
+    score = final_probability + 1e-6 * probability[0].astype(np.float64)
+    if model.config.max_chunk_length is not None:
+        begins[:, cuts_of_long_chunks(begins[-1], score, model.config.max_chunk_length)] = True
+    return [np.flatnonzero(stage).tolist() for stage in begins], probability[0], final_probability

@@ -14,6 +14,7 @@ from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2Config, HNetNTV2ForMaskedLM
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
+from hnet_ntv2.storage import open_text
 from hnet_ntv2.training.history import VALIDATION
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
@@ -122,9 +123,8 @@ def perform(place: Workplace, name: str, seed: int) -> None:
         **result,
         "validation": {view: sums.summary() for view, sums in views.items()},
     }
-    partial = folder / "result.partial"
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / "result.json")
+    with open_text(folder / "result.json") as file:
+        file.write(json.dumps(document, indent=2) + "\n")
 
 
 def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str, WindowSums]]:

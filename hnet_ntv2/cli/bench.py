@@ -29,7 +29,9 @@ def bench(
     from ..configuration_hnet_ntv2 import HNetNTV2Config
     from ..configuration_ntv2 import NTv2Config
     from ..evaluation.speed import contestants, measure_speed
+    from ..storage import check_outputs
 
+    check_outputs({"--output": output}, {"--config": config})
     model_config = HNetNTV2Config() if config is None else _read_config(config)
     source = NTv2Config(
         vocab_size=model_config.kmer_vocab_size,
@@ -55,17 +57,10 @@ def bench(
 
 
 def _read_config(path: Path):
-    import yaml
-
     from ..configuration_hnet_ntv2 import HNetNTV2Config
-    from ..errors import ConfigError
+    from .init import read_settings
 
-    if not path.is_file():
-        raise ConfigError(f"--config {path}: no such file")
-    settings = yaml.safe_load(path.read_text())
-    if not isinstance(settings, dict):
-        raise ConfigError(f"--config {path}: expected a mapping of model settings")
-    return HNetNTV2Config(**settings)
+    return HNetNTV2Config(**read_settings(path))
 
 
 def render(report: "SpeedReport") -> str:
@@ -100,6 +95,8 @@ def _write_json(report: "SpeedReport", path: Path) -> None:
 
     import torch
 
+    from ..storage import open_text
+
     content = {"date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__, **dataclasses.asdict(report)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    with open_text(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")

@@ -17,8 +17,10 @@ from .inference import (
     SkipOption,
     StrandChoice,
     StrandsOption,
+    WindowOption,
     open_genome_file,
     read_regions_file,
+    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -41,9 +43,7 @@ def embed(
     per_base: Annotated[
         bool, typer.Option("--per-base", help="Also store one vector per base, [length, dim] per sequence.")
     ] = False,
-    window: Annotated[
-        int, typer.Option(metavar="N", help="Longer sequences are cut into overlapping windows of N bases.")
-    ] = 6144,
+    window: WindowOption = None,
     flank: FlankOption = None,
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
@@ -56,19 +56,22 @@ def embed(
     from ..embedding import EmbedSettings, embed_sequences, write_embeddings
     from ..embedding.store import check_output
     from ..inference.model import check_model_folder, load_model, model_fingerprint
-    from ..inference.windows import checked_flank
+    from ..inference.windows import checked_flank, default_window
+    from ..storage import check_outputs
 
     check_output(output)
+    check_outputs({"--output": output}, {"--fasta": fasta, "--genome": genome, "--regions": regions, "--model": model})
     check_model_folder(model)  # before a genome is read
     sequences = _sequences(fasta, genome, regions, skip_bad_regions)
-    settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
     network = load_model(model, device)
+    window = default_window(network.config) if window is None else window
+    settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
     embeddings = embed_sequences(network, sequences, settings, ProgressLines("bases embedded"))
     provenance = {"model": model_fingerprint(model), "layer": layer, "strands": strands.value, "window": window}
     count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
     if num_empty:
         typer.echo(f"{num_empty:,} sequences have no A, C, G or T: their vectors are NaN", err=True)
-    typer.echo(f"{count:,} sequences embedded to {output}")
+    tell_beside(f"{count:,} sequences embedded to {output}", output)
 
 
 def _sequences(

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
 from ..errors import ConfigError
-from ..training.settings import PretrainSettings, build_settings
+from ..training.settings import REMOVED, PretrainSettings, build_settings
 
 DEFAULT_EXPERIMENT = "hg38/hnet_ntv2"
 DEMO_EXPERIMENT = "demo/hnet_ntv2_tiny"
@@ -114,7 +114,9 @@ def read_experiment(path: Path) -> dict[str, Any]:
 
 def _with_unlisted_settings(override: str) -> str:
     """Let an override set what the YAML files leave at its default, if there is such a setting."""
-    return f"++{override}" if _is_nested_setting(override.partition("=")[0]) else override
+    name = override.partition("=")[0]
+    # A setting that was removed goes through to ``build_settings``, which says so.
+    return f"++{override}" if _is_nested_setting(name) or name in REMOVED else override
 
 
 def _is_nested_setting(name: str) -> bool:

@@ -35,6 +35,15 @@ FlankOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Least context discarded at inner window edges [default: window / 8, at most 512]."),
 ]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Longer sequences are cut into overlapping windows of N bases [default: as long as the windows that the "
+        "model was trained on; 6144 where its config does not say].",
+    ),
+]
 StrandsOption = Annotated[StrandChoice, typer.Option(help="Average both strands, or run one.")]
 SkipOption = Annotated[
     bool,
@@ -66,6 +75,13 @@ class ProgressLines:
         self._last = now
         of_all = "" if total is None else f" of {total:,}"
         typer.echo(f"{done:,}{of_all} {self._what}, {now - self._begin:,.0f} s", err=True)
+
+
+def tell_beside(message: str, *outputs: Path | None) -> None:
+    """Print what a verb has done; on standard error where standard output is what it writes."""
+    from ..storage.places import descriptor_of
+
+    typer.echo(message, err=any(path is not None and descriptor_of(path) == 1 for path in outputs))
 
 
 def open_genome_file(path: Path | None) -> "Genome":

@@ -54,9 +54,11 @@ def init(
         _refuse_with_random_trunk({"--ntv2-model": ntv2_model, "--layers": layers, "--revision": revision})
     from ..conversion.report import render_summary
     from ..conversion.saving import require_empty, save_start
+    from ..storage import check_outputs
 
     if output_dir is not None:
         require_empty(output_dir)
+        check_outputs({"--output-dir": output_dir}, {})
     _check_device(device)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = None if config is None else read_settings(config)

@@ -15,10 +15,11 @@ from .inference import (
     ProgressLines,
     SkipOption,
     StrandChoice,
-    StrandsOption,
+    WindowOption,
     open_genome_file,
     parse_region,
     read_regions_file,
+    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 
 def segment(
-    output: Annotated[Path, typer.Option(metavar="BED", help="Final chunks, one line each, 0-based and half-open.")],
+    output: Annotated[
+        Path,
+        typer.Option(metavar="BED", help="Final chunks, one line each, 0-based and half-open; - is standard output."),
+    ],
     genome: GenomeOption = None,
     regions: Annotated[
         Path | None, typer.Option(metavar="BED", help="Segment these regions [default: every contig].")
@@ -41,41 +45,55 @@ def segment(
     ] = None,
     skip_bad_regions: SkipOption = False,
     model: ModelOption = None,
-    strands: StrandsOption = StrandChoice.both,
+    strands: Annotated[
+        StrandChoice,
+        typer.Option(help="The chunks of the forward strand, or of both: two sets, which column 6 tells apart."),
+    ] = StrandChoice.forward,
     stage1: Annotated[Path | None, typer.Option(metavar="BED", help="Also write the chunks of stage 1.")] = None,
     probability: Annotated[
         Path | None,
-        typer.Option(metavar="BEDGRAPH", help="Also write the probability that a stage-1 chunk begins at each base."),
+        typer.Option(
+            metavar="BEDGRAPH",
+            help="Also write the probability that a stage-1 chunk begins at each base; not with --strands both.",
+        ),
     ] = None,
-    window: Annotated[
-        int, typer.Option(metavar="N", help="Longer regions are cut into overlapping windows of N bases.")
-    ] = 6144,
+    window: WindowOption = None,
     flank: FlankOption = None,
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what an interrupted command left, to the same bytes.")
+    ] = False,
 ) -> None:
     """Cut a genome, or regions of it, into the model's chunks; they tile each region without gap or overlap."""
     if regions is not None and region is not None:
         raise ConfigError(f"--regions {regions} and --region {region} contradict each other; leave one out")
-    named = [str(path) for path in (output, stage1, probability) if path is not None]
-    if len(set(named)) < len(named):
-        raise ConfigError(f"two outputs have the same name: {', '.join(named)}")
-    from ..inference.model import check_model_folder, load_model
-    from ..segmentation import SegmentSettings, read_region_bases, segment_sequences, write_tracks
+    from ..inference.model import check_model_folder, load_model, model_fingerprint
+    from ..segmentation import SegmentSettings, segment_regions
+    from ..storage import check_outputs
 
+    check_outputs(
+        {"--output": output, "--stage1": stage1, "--probability": probability},
+        {"--genome": genome, "--regions": regions, "--model": model},
+    )
     check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
     intervals = _intervals(opened, regions, region, skip_bad_regions)
-    settings = SegmentSettings(strands.value, window, flank, batch_bases)
     progress = ProgressLines("bases segmented")
     total = sum(map(len, intervals))
-    segmented = segment_sequences(
+    summary = segment_regions(
         load_model(model, device),
-        read_region_bases(opened, intervals),
-        settings,
-        lambda done: progress(done, total),
+        opened,
+        intervals,
+        output,
+        stage1,
+        probability,
+        SegmentSettings(strands.value, window, flank, batch_bases),
+        model_id=model_fingerprint(model),
+        resume=resume,
+        progress=lambda done: progress(done, total),
     )
-    typer.echo(render(write_tracks(segmented, output, stage1, probability)))
+    tell_beside(render(summary), output, stage1, probability)
 
 
 def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_bad_regions: bool) -> list["Interval"]:
@@ -91,8 +109,7 @@ def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_
 def render(summary: "ChunkSummary") -> str:
     """The summary as text."""
     lengths = f"p50 {summary.percentile(0.5)}, p95 {summary.percentile(0.95)}, max {summary.percentile(1.0)}"
-    mean = summary.num_bases / summary.num_chunks
     return (
         f"{summary.num_chunks:,} chunks in {summary.num_regions:,} regions of {summary.num_bases:,} bases\n"
-        f"bases per chunk: mean {mean:.2f}, {lengths}"
+        f"bases per chunk: mean {summary.mean_length:.2f}, {lengths}"
     )

@@ -236,6 +236,10 @@ class HG38DataModule(LightningDataModule):
         """Let the next training loader start at sample ``samples_seen``, and end before ``stop`` (None: never)."""
         self._position, self._stop = samples_seen, stop
 
+    def set_micro_batch_size(self, windows: int) -> None:
+        """Let the next loaders, those of all splits, serve so many windows at a time."""
+        self.micro_batch_size = self.eval_micro_batch_size = windows
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Micro-batches of this rank, from the position on; endless unless ``set_position`` named a stop."""
         rank, world_size = self._rank_and_world_size()
@@ -360,6 +364,12 @@ class HG38DataModule(LightningDataModule):
                     f"the run to resume was trained with {name} {self._expected[name]}, now it is {now[name]}: its "
                     "data order cannot be continued; use the same data, or start a new run from its weights"
                 )
+
+
+def default_num_workers(devices: int = 1) -> int:
+    """Loader processes of each of a node's devices: four, if this process may use so many cores for each of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, max(1, cores // devices))
 
 
 def _leave_signals_to_main_process(worker: int) -> None:

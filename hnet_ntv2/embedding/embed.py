@@ -15,9 +15,9 @@ from ..genome.alphabet import BASE_BITS, A, T
 from ..hierarchy import StageOutput, final_chunk_of
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
-    DEFAULT_WINDOW,
     Progress,
     checked_flank,
+    default_window,
     group_sequences,
     window_batches,
 )
@@ -38,7 +38,8 @@ class EmbedSettings:
             to every base of the chunk.
         strands: "both" averages the vectors of both strands in the forward frame; "forward" runs one.
         per_base: Also keep one vector per base.
-        window: Longer sequences are cut into overlapping windows of at most this many bases.
+        window: Longer sequences are cut into overlapping windows of at most this many bases; None for the length of the
+            model's training windows (``inference.windows.default_window``).
         flank: Least bases of context that are discarded at the inner edge of a window; None for an eighth of the
             window, at most 512.
         batch_bases: Most bases of one forward pass, padding included, before strands.
@@ -47,7 +48,7 @@ class EmbedSettings:
     layer: str = LAST_LAYER
     strands: Strands = "both"
     per_base: bool = False
-    window: int = DEFAULT_WINDOW
+    window: int | None = None
     flank: int | None = None
     batch_bases: int = DEFAULT_BATCH_BASES
 
@@ -126,26 +127,31 @@ def embed_sequences(
     known = layer_names(model.config)
     if settings.layer not in known:
         raise ConfigError(f"layer {settings.layer!r} is unknown; this model has {', '.join(known)}")
-    checked_flank(settings.window, settings.flank, settings.batch_bases)  # before anything is read
-    return _embed_groups(model, sequences, settings, progress)
+    window = default_window(model.config) if settings.window is None else settings.window
+    checked_flank(window, settings.flank, settings.batch_bases)  # before anything is read
+    return _embed_groups(model, sequences, settings, window, progress)
 
 
 def _embed_groups(
-    model: HNetNTV2ForMaskedLM, sequences: Iterable[NamedSequence], settings: EmbedSettings, progress: Progress | None
+    model: HNetNTV2ForMaskedLM,
+    sequences: Iterable[NamedSequence],
+    settings: EmbedSettings,
+    window: int,
+    progress: Progress | None,
 ) -> Iterator[Embedding]:
     done = 0
     for group in group_sequences(sequences, settings.batch_bases):
         sums = [_Sums(sequence, settings.per_base) for sequence in group]
         batches = window_batches(
-            [sequence.bases for sequence in group], settings.window, settings.flank, settings.batch_bases, model.device
+            [sequence.bases for sequence in group], window, settings.flank, settings.batch_bases, model.device
         )
         for pieces, input_ids in batches:
             with torch.inference_mode():
                 vectors = base_vectors(model.model, input_ids, settings.layer, settings.strands).float().cpu().numpy()
-            for (index, window), row in zip(pieces, vectors, strict=True):
-                kept = row[window.keep_start - window.start : window.keep_end - window.start]
-                sums[index].add(window.keep_start, window.keep_end, kept)
-                done += window.keep_end - window.keep_start
+            for (index, piece), row in zip(pieces, vectors, strict=True):
+                kept = row[piece.keep_start - piece.start : piece.keep_end - piece.start]
+                sums[index].add(piece.keep_start, piece.keep_end, kept)
+                done += piece.keep_end - piece.keep_start
             if progress is not None:
                 progress(done)
         yield from (each.finish() for each in sums)

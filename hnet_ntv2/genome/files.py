@@ -155,6 +155,10 @@ def _damage_as_genome_error(path: Path) -> Iterator[None]:
         raise GenomeError(f"{path} is truncated: its gzip data end too early; fetch or compress it again") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise GenomeError(f"{path} is damaged: {error}; fetch or compress it again") from error
+    except BrokenPipeError:
+        raise  # of a terminal that shows progress, not of this file
+    except OSError as error:
+        raise GenomeError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _end_of(path: Path) -> bytes:

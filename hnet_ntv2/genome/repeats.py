@@ -4,9 +4,9 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from ..errors import ContigNotFound, GenomeError, shown
+from ..storage import open_text
 from .bed import RowChecker, bed_rows
 from .files import text_rows, whole_number
 from .genome import Genome
@@ -28,20 +28,21 @@ def convert_repeatmasker(source: str | os.PathLike[str], target: str | os.PathLi
 
     Args:
         source: The table, a file or pipe.
-        target: BED file to write. Scores are rounded to whole numbers, as BED wants them.
+        target: BED file to write; a name that ends in ``.gz`` is compressed by bgzip, ``-`` is standard output. Scores
+            are rounded to whole numbers, as BED wants them.
 
     Returns:
         The number of repeats written.
 
     Raises:
         GenomeError: if the source cannot be read or a line is malformed; ``target`` is then not written.
+        ConfigError: if ``target`` cannot be written.
     """
     lines = list(repeat_lines(source))
     if not lines:
         raise GenomeError(f"{source} holds no repeats; is it RepeatMasker's .out table?")
-    partial = Path(f"{target}.partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(target)
+    with open_text(target) as file:
+        file.writelines(f"{line}\n" for line in lines)
     return len(lines)
 
 

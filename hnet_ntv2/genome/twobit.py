@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GenomeError, shown
+from ..storage import appearing_file
 from .alphabet import BASE_BITS, SOFT_MASK, A, C, G, N, T, is_n
 from .files import check_readable
 
@@ -153,6 +154,7 @@ def write_twobit(path: str | os.PathLike[str], contigs: Mapping[str, NDArray[np.
 
     Raises:
         GenomeError: if a contig is empty, or a name is longer than the format's 255 bytes.
+        ConfigError: if the place cannot be written.
     """
     names = {name: name.encode() for name in contigs}
     for name, bases in contigs.items():
@@ -160,7 +162,7 @@ def write_twobit(path: str | os.PathLike[str], contigs: Mapping[str, NDArray[np.
             raise GenomeError(f"contig {shown(name)} of {len(bases)} bases cannot be stored in a .2bit file")
     records = [_packed_record(bases) for bases in contigs.values()]
     offset = 16 + sum(5 + len(name) for name in names.values())
-    with Path(path).open("wb") as file:
+    with appearing_file(path) as partial, partial.open("wb") as file:
         file.write(np.array([_SIGNATURE, 0, len(records), 0], dtype="<u4").tobytes())
         for name, record in zip(names.values(), records, strict=True):
             file.write(bytes([len(name)]) + name + np.array([offset], dtype="<u4").tobytes())

@@ -1,22 +1,26 @@
 """Sequences of any length as windows of bounded length: every base is kept once, with context on both sides of it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
 from ..genome.alphabet import BASE_BITS
 from ..kmers import PAD_ID
 from ..shapes import Int, Tensor
 
-DEFAULT_WINDOW, DEFAULT_BATCH_BASES = 6144, 16384
+DEFAULT_BATCH_BASES = 16384
+# What models whose config does not tell the length of their training windows were cut into before.
+_WINDOW_OF_UNKNOWN_TRAINING = 6144
 _MOST_DEFAULT_FLANK = 512
 # Batches' worth of bases that are sorted by length together; a longer sequence is a group of its own.
 _BATCHES_PER_GROUP = 32
+# Batches' worth of windows that are held together where a sequence is worked through piece by piece.
+_BATCHES_PER_BLOCK = 8
 
 Progress = Callable[[int], None]
 """Called with the bases done so far, each base counted once."""
@@ -65,7 +69,12 @@ def checked_flank(window: int, flank: int | None, batch_bases: int = DEFAULT_BAT
     return flank
 
 
-def plan_windows(length: int, window: int, flank: int) -> list[Window]:
+def default_window(config: HNetNTV2Config, unknown: int = _WINDOW_OF_UNKNOWN_TRAINING) -> int:
+    """The length of the windows that a model was trained on; ``unknown`` bases where its config does not say."""
+    return config.training_length or unknown
+
+
+def plan_windows(length: int, window: int, flank: int) -> Iterator[Window]:
     """Cut a sequence into overlapping windows.
 
     A sequence of at most ``window`` bases is one window. A longer one is cut into evenly spread windows that overlap by
@@ -77,21 +86,61 @@ def plan_windows(length: int, window: int, flank: int) -> list[Window]:
         length: Bases of the sequence.
         window: Most bases of a window; at least 2 x ``flank`` + 3.
         flank: Least bases of context that are discarded at an inner edge.
+
+    Yields:
+        The windows from left to right, each computed when it is asked for: a chromosome has hundreds of thousands.
     """
     if length <= window:
-        return [Window(0, length, 0, length)]
+        yield Window(0, length, 0, length)
+        return
     step = window - 2 * flank - 2  # two less than would do: starts are rounded
     count = max(-(-(length - 2 * flank) // step), 2)
     count += length % 2 and count % 2 == 0
     half = count // 2
-    starts = [index * (length - window) // (count - 1) for index in range(half)]
-    spans = [(start, start + window) for start in starts]
-    middle = [((length - window + 1) // 2, length - (length - window + 1) // 2)] if count % 2 else []
-    spans += middle + [(length - end, length - start) for start, end in reversed(spans)]
-    cuts = [(spans[index][1] + spans[index + 1][0]) // 2 for index in range(half)]
-    cuts = cuts + [length - cut for cut in reversed(cuts[: count - 1 - half])]
-    edges = [0, *cuts, length]
-    return [Window(*span, *kept) for span, kept in zip(spans, pairwise(edges), strict=True)]
+
+    def span(index: int) -> tuple[int, int]:
+        if index >= count - half:  # the mirror image of one in the left half
+            start, end = span(count - 1 - index)
+            return length - end, length - start
+        if index == half:
+            return (length - window + 1) // 2, length - (length - window + 1) // 2
+        start = index * (length - window) // (count - 1)
+        return start, start + window
+
+    def cut(index: int) -> int:
+        """Where window ``index`` hands over to the next one."""
+        if index >= half:
+            return length - cut(count - 2 - index)
+        return (span(index)[1] + span(index + 1)[0]) // 2
+
+    keep_start = 0
+    for index in range(count):
+        keep_end = cut(index) if index < count - 1 else length
+        yield Window(*span(index), keep_start, keep_end)
+        keep_start = keep_end
+
+
+def window_blocks(lengths: Iterable[int], window: int, flank: int, batch_bases: int) -> Iterator[list[Piece]]:
+    """The windows of consecutive sequences in blocks of bounded size, the same whatever lies behind a block.
+
+    Args:
+        lengths: Bases of each sequence.
+        window: See ``plan_windows``.
+        flank: See ``plan_windows``.
+        batch_bases: A block of full windows makes a whole number of forward passes of this size.
+    """
+    enough = _BATCHES_PER_BLOCK * max(batch_bases // window, 1) * window
+    block: list[Piece] = []
+    num_bases = 0
+    for index, length in enumerate(lengths):
+        for each in plan_windows(length, window, flank):
+            block.append(Piece(index, each))
+            num_bases += each.end - each.start
+            if num_bases >= enough:
+                yield block
+                block, num_bases = [], 0
+    if block:
+        yield block
 
 
 def group_sequences(sequences: Iterable[_Sequence], batch_bases: int) -> Iterator[list[_Sequence]]:

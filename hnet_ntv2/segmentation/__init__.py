@@ -1,17 +1,15 @@
 """Chunks along a sequence."""
 
-from .joint import joint_boundaries, joint_boundary_probability
-from .segment import Segmentation, SegmentSettings, segment_sequences
-from .tracks import ChunkSummary, Region, read_region_bases, write_tracks
+from .job import segment_regions
+from .segment import SegmentSettings, segment_sequences
+from .stitch import Segmentation
+from .tracks import ChunkSummary, Region
 
 __all__ = [
     "ChunkSummary",
     "Region",
     "SegmentSettings",
     "Segmentation",
-    "joint_boundaries",
-    "joint_boundary_probability",
-    "read_region_bases",
+    "segment_regions",
     "segment_sequences",
-    "write_tracks",
 ]

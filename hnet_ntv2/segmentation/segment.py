@@ -1,8 +1,9 @@
-"""Cut sequences of any length into the model's chunks: boundary probabilities stitched over windows, then decisions."""
+"""Cut sequences of any length into the chunks that the model makes in overlapping windows, block by block."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,19 +12,22 @@ from numpy.typing import NDArray
 from ..hierarchy import StageOutput
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
-    DEFAULT_WINDOW,
     HasBases,
+    Piece,
     Progress,
-    Window,
+    batches_by_length,
     checked_flank,
-    group_sequences,
-    window_batches,
+    default_window,
+    pad_rows,
+    window_blocks,
 )
-from ..kmers import reverse_complement
+from ..kmers import flip_rows, reverse_complement
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..shapes import Float, Int, Tensor
 from ..strands import Strands
-from .joint import at_forward_junctions
+from .stitch import Segmentation, Stitcher, Strand
+
+STRANDS: dict[Strands, tuple[Strand, ...]] = {"forward": ("+",), "both": ("+", "-")}
 
 
 @dataclass(frozen=True)
@@ -31,39 +35,76 @@ class SegmentSettings:
     """How to segment.
 
     Attributes:
-        strands: "both" averages the boundary probabilities of both strands at the junctions between bases and then
-            decides; "forward" takes the decisions of one strand.
-        window: Longer sequences are cut into overlapping windows of at most this many bases.
+        strands: "forward", or "both" for the chunks of each strand. They are two answers, which are never averaged: p
+            at a base speaks of the k-mer that a strand reads from there, and the strands agree on boundaries by chance.
+        window: Longer sequences are cut into overlapping windows of at most this many bases; None for the length of the
+            model's training windows (``inference.windows.default_window``).
         flank: Least bases of context that are discarded at the inner edge of a window; None for an eighth of the
             window, at most 512.
         batch_bases: Most bases of one forward pass, padding included, before strands.
     """
 
-    strands: Strands = "both"
-    window: int = DEFAULT_WINDOW
+    strands: Strands = "forward"
+    window: int | None = None
     flank: int | None = None
     batch_bases: int = DEFAULT_BATCH_BASES
 
+    def resolved(self, model: HNetNTV2ForMaskedLM) -> "ResolvedSettings":
+        """The sizes that are used with a model.
 
-class Segmentation(NamedTuple):
-    """The chunks of one sequence.
+        Raises:
+            ConfigError: Window and flank keep nothing.
+        """
+        window = default_window(model.config) if self.window is None else self.window
+        flank = checked_flank(window, self.flank, self.batch_bases)
+        return ResolvedSettings(self.strands, window, flank, self.batch_bases)
+
+
+@dataclass(frozen=True)
+class ResolvedSettings:
+    """``SegmentSettings`` whose defaults are filled in."""
+
+    strands: Strands
+    window: int
+    flank: int
+    batch_bases: int
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A sequence whose bases, encoded as in ``genome.alphabet``, are read piece by piece."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        """Bases [start, end)."""
+        ...
+
+
+class Stretches(NamedTuple):
+    """Chunks of one sequence that are complete: one stretch for each strand, forward first.
 
     Attributes:
-        length: Bases of the sequence.
-        starts: First base of each chunk, per stage, outermost first; the last entry is the final chunks, whose starts
-            are among those of every stage.
-        probability: [length] probability that a stage-1 chunk begins at the base; 1 at the first base.
-        final_probability: [length] the same for a final chunk: the product over stages.
+        sequence: Index of the sequence.
+        strands: The stretches; each begins where the last one of the strand ended, and may be empty.
+        is_last: Whether they reach the end of the sequence.
     """
 
-    length: int
-    starts: tuple[NDArray[np.int64], ...]
-    probability: NDArray[np.float32]
-    final_probability: NDArray[np.float32]
+    sequence: int
+    strands: tuple[Segmentation, ...]
+    is_last: bool
 
-    def chunk_lengths(self, stage: int = -1) -> NDArray[np.int64]:
-        """Bases of each chunk of a stage; the final one by default."""
-        return np.diff(self.starts[stage], append=self.length)
+
+class Block(NamedTuple):
+    """What a block of windows made known.
+
+    Attributes:
+        found: In the order of the sequences.
+        pending: What must be given to ``segment_blocks`` to go on behind this block, for JSON.
+    """
+
+    found: list[Stretches]
+    pending: list[dict[str, Any]]
 
 
 _Sequence = TypeVar("_Sequence", bound=HasBases)
@@ -77,13 +118,10 @@ def segment_sequences(
 ) -> Iterator[tuple[_Sequence, Segmentation]]:
     """Segment sequences in their order.
 
-    With both strands, p of stage 1 is averaged at each junction over strands (``joint_boundary_probability``), and
-    chunks begin where it exceeds one half. An inner stage's p exists only where a strand has a chunk of the stage
-    outside it: it is averaged over the strands that have one, and chunks of this stage begin where it exceeds one half
-    among those of the stage outside. With one strand the model's own decisions are taken, guard included.
-
-    Each junction is judged by the window that sees it with most context. A final chunk that is then longer than the
-    model's cap is cut, as rarely as possible and where the probability of a boundary is highest.
+    A sequence of at most one window has exactly the chunks of ``model(...)`` with ``strands="forward"``, guard and cap
+    included; the reverse strand has those of the reverse complement. In longer ones each base is judged by the window
+    that sees it with most context, and a final chunk that is longer than the model's cap where two windows meet is cut,
+    as rarely as possible and where the probability of a boundary is highest.
 
     Args:
         model: In eval mode.
@@ -92,134 +130,153 @@ def segment_sequences(
         progress: Called after each forward pass.
 
     Yields:
-        Each sequence and its chunks, which tile it without gap or overlap.
+        Each sequence and its chunks, which tile it without gap or overlap; with both strands twice, forward first.
 
     Raises:
         ConfigError: Window and flank keep nothing.
     """
-    settings = settings or SegmentSettings()
-    checked_flank(settings.window, settings.flank, settings.batch_bases)  # before anything is read
-    return _segment_groups(model, sequences, settings, progress)
+    resolved = (settings or SegmentSettings()).resolved(model)  # before anything is read
+    return _segment_whole(model, sequences, resolved, progress)
 
 
-def _segment_groups(
-    model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: SegmentSettings, progress: Progress | None
+class _InMemory:
+    """A sequence that is there as a whole."""
+
+    def __init__(self, sequence: HasBases) -> None:
+        self.sequence = sequence
+
+    def __len__(self) -> int:
+        return len(self.sequence.bases)
+
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        return self.sequence.bases[start:end]
+
+
+def _segment_whole(
+    model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: ResolvedSettings, progress: Progress | None
 ) -> Iterator[tuple[_Sequence, Segmentation]]:
-    done = 0
-    for group in group_sequences(sequences, settings.batch_bases):
-        stitched = [
-            _Stitched(len(sequence.bases), model.config.num_stages, settings.strands == "both") for sequence in group
-        ]
-        batches = window_batches(
-            [sequence.bases for sequence in group], settings.window, settings.flank, settings.batch_bases, model.device
-        )
-        for pieces, input_ids in batches:
-            views = _views_of_strands(model, input_ids, settings.strands)
-            for row, piece in enumerate(pieces):
-                stitched[piece.sequence].add(piece.window, [view[row] for view in views])
-                done += piece.window.keep_end - piece.window.keep_start
+    waiting: dict[int, _Sequence] = {}
+
+    def read() -> Iterator[_InMemory]:
+        for index, sequence in enumerate(sequences):
+            waiting[index] = sequence
+            yield _InMemory(sequence)
+
+    parts: list[tuple[Segmentation, ...]] = []
+    for block in segment_blocks(model, read(), settings, progress):
+        for stretches in block.found:
+            parts.append(stretches.strands)
+            if stretches.is_last:
+                sequence = waiting.pop(stretches.sequence)
+                yield from ((sequence, Segmentation.joined(list(strand))) for strand in zip(*parts, strict=True))
+                parts = []
+
+
+def segment_blocks(
+    model: HNetNTV2ForMaskedLM,
+    sequences: Iterable[Readable],
+    settings: ResolvedSettings,
+    progress: Progress | None = None,
+    num_done: int = 0,
+    pending: list[dict[str, Any]] | None = None,
+) -> Iterator[Block]:
+    """Segment sequences block by block; no more than a block of windows is held, however long a sequence is.
+
+    Args:
+        model: In eval mode.
+        sequences: Asked for one after the other, and read window by window.
+        settings: How.
+        progress: Called after each forward pass.
+        num_done: Blocks to leave out, which an earlier call has given.
+        pending: That of the last one of them.
+    """
+    held: dict[int, Readable] = {}
+    lengths = _lengths(sequences, held)
+    stitchers: list[Stitcher] = []
+    current, bases_done = -1, 0
+    for number, pieces in enumerate(window_blocks(lengths, settings.window, settings.flank, settings.batch_bases)):
+        for gone in [index for index in held if index < pieces[0].sequence]:
+            del held[gone]
+        if number < num_done:
+            current = pieces[-1].sequence
+            bases_done += sum(map(_num_kept, pieces))
+            continue
+        if number == num_done and pieces[0].sequence == current:
+            stitchers = _stitchers(model, settings, len(held[current]))
+            for stitcher, state in zip(stitchers, pending or [], strict=True):
+                stitcher.restore(state)
+        views: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(pieces)
+        for batch in batches_by_length([each.window.end - each.window.start for each in pieces], settings.batch_bases):
+            batch_pieces = [pieces[index] for index in batch]
+            for index, view in zip(batch, _kept_views(model, held, batch_pieces, settings.strands), strict=True):
+                views[index] = view
+            bases_done += sum(map(_num_kept, batch_pieces))
             if progress is not None:
-                progress(done)
-        for sequence, each in zip(group, stitched, strict=True):
-            yield sequence, each.finish(model.config.max_chunk_length)
+                progress(bases_done)
+        found = []
+        for sequence, group in groupby(zip(pieces, views, strict=True), key=lambda pair: pair[0].sequence):
+            if sequence != current:
+                stitchers, current = _stitchers(model, settings, len(held[sequence])), sequence
+            kept = np.concatenate([view for _, view in group], axis=-1)
+            strands = tuple(
+                stitcher.add(probability, begins > 0)
+                for stitcher, (probability, begins) in zip(stitchers, kept, strict=True)
+            )
+            found.append(Stretches(sequence, strands, all(stitcher.is_done for stitcher in stitchers)))
+        yield Block(found, [stitcher.state() for stitcher in stitchers])
 
 
-def _views_of_strands(
+def _num_kept(piece: Piece) -> int:
+    return piece.window.keep_end - piece.window.keep_start
+
+
+def _lengths(sequences: Iterable[Readable], held: dict[int, Readable]) -> Iterator[int]:
+    for index, sequence in enumerate(sequences):
+        held[index] = sequence
+        yield len(sequence)
+
+
+def _stitchers(model: HNetNTV2ForMaskedLM, settings: ResolvedSettings, length: int) -> list[Stitcher]:
+    config = model.config
+    return [
+        Stitcher(strand, length, config.num_stages, config.max_chunk_length) for strand in STRANDS[settings.strands]
+    ]
+
+
+def _kept_views(
+    model: HNetNTV2ForMaskedLM, sequences: dict[int, Readable], batch: list[Piece], strands: Strands
+) -> Iterator[NDArray[np.float32]]:
+    """What each strand says of the kept bases of each window of a batch; each [strands, 2, stages, kept bases]."""
+    rows = [sequences[index].read(window.start, window.end) for index, window in batch]
+    views = _strand_views(model, pad_rows(rows, model.device), strands)
+    for (_, window), view in zip(batch, views, strict=True):
+        # A copy: a slice would hold the whole batch until the block is done.
+        yield view[..., window.keep_start - window.start : window.keep_end - window.start].copy()
+
+
+def _strand_views(
     model: HNetNTV2ForMaskedLM, input_ids: Int[Tensor, "batch length"], strands: Strands
-) -> list[NDArray[np.float32]]:
-    """What each strand says of the junctions (t-1|t), at t in the forward frame; each [batch, length, 3, stages]."""
+) -> NDArray[np.float32]:
+    """p and decisions of each strand at each base in the forward frame, [batch, strands, 2, stages, length]."""
     with torch.inference_mode():
         stages = model.model.chunk(input_ids)  # neither trunk nor decoders are asked
         views = [_view(stages)]
         if strands == "both":
             is_valid = stages[0].is_valid
             reverse_stages = model.model.chunk(reverse_complement(input_ids, is_valid), is_valid)
-            views.append(at_forward_junctions(_view(reverse_stages), is_valid))
-    return [view.cpu().numpy() for view in views]
+            views.append(flip_rows(_view(reverse_stages), is_valid))
+        # [strands, batch, length, 2, stages] to the order that stitching reads
+        return torch.stack(views).permute(1, 0, 3, 4, 2).cpu().numpy()
 
 
-def _view(stages: tuple[StageOutput, ...]) -> Float[Tensor, "batch length 3 stages"]:
-    """Of each base and stage: p, whether the stage has one there, and the decision; in the strand's own frame."""
+def _view(stages: tuple[StageOutput, ...]) -> Float[Tensor, "batch length 2 stages"]:
+    """Of each base and stage: p (0 where an outer stage has no chunk) and the decision; in the strand's own frame."""
     begins, position = stages[0].is_valid, None
     fields = []
     for stage in stages:
         at_base = (lambda field: field) if position is None else (lambda field, at=position: field.gather(1, at))
         probability = at_base(stage.probability).float() * begins
-        decided = begins & at_base(stage.is_boundary)
-        fields.append(torch.stack([probability, begins.float(), decided.float()], dim=-1))
-        begins, position = decided, at_base(stage.chunk_of)
+        begins_here = begins & at_base(stage.is_boundary)
+        fields.append(torch.stack([probability, begins_here.float()], dim=-1))
+        begins, position = begins_here, at_base(stage.chunk_of)
     return torch.stack(fields, dim=-1)
-
-
-class _Stitched:
-    """Collects what windows and strands say of the junctions of one sequence."""
-
-    def __init__(self, length: int, num_stages: int, is_joint: bool) -> None:
-        self._total = np.zeros((num_stages, length), np.float32)
-        self._count = np.zeros((num_stages, length), np.uint8)
-        self._decided = np.zeros((num_stages, length), bool)
-        self._is_joint = is_joint
-
-    def add(self, window: Window, views: list[NDArray[np.float32]]) -> None:
-        """Take the kept junctions of a window; the one between two windows is asked of both if strands are joined."""
-        last = min(window.keep_end + self._is_joint, self._total.shape[1])
-        kept = slice(window.keep_start, last)
-        for view in views:
-            probability, is_defined, decided = np.moveaxis(view[kept.start - window.start : last - window.start], 0, -1)
-            self._total[:, kept] += probability
-            self._count[:, kept] += is_defined.astype(np.uint8)
-            self._decided[:, kept] |= decided.astype(bool)
-
-    def finish(self, cap: int | None) -> Segmentation:
-        """Decide."""
-        probability = self._total / np.maximum(self._count, 1)
-        probability[:, 0] = 1
-        begins = np.logical_and.accumulate(probability > 0.5) if self._is_joint else self._decided
-        final_probability = probability.prod(0)
-        # Where no strand has an inner chunk the product is 0; there the outermost stage decides.
-        score = final_probability + 1e-6 * probability[0].astype(np.float64)
-        added = [] if cap is None else cuts_of_long_chunks(begins[-1], score, cap)
-        begins[:, added] = True
-        starts = tuple(np.flatnonzero(each) for each in begins)
-        return Segmentation(begins.shape[1], starts, probability[0], final_probability)
-
-
-def cuts_of_long_chunks(begins: NDArray[np.bool_], score: NDArray[np.float64], cap: int) -> list[int]:
-    """Where to cut chunks longer than ``cap``: as few cuts as possible, at the places of highest total score.
-
-    Args:
-        begins: [length] A chunk begins at the base.
-        score: [length] How good it is that one begins there.
-        cap: Most bases of a chunk.
-    """
-    starts = np.flatnonzero(begins)
-    ends = np.append(starts[1:], len(begins))
-    is_long = ends - starts > cap
-    cuts = []
-    for start, end in zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True):
-        cuts += [start + cut for cut in _fewest_cuts(score[start:end], cap)]
-    return cuts
-
-
-def _fewest_cuts(score: NDArray[np.float64], cap: int) -> list[int]:
-    """Cut one chunk into ceil(length / cap) pieces.
-
-    With that many pieces, cut j lies at most ``slack`` bases left of j x cap, and no further left of it than the next
-    one is of (j + 1) x cap: the best total is a running maximum.
-    """
-    length = len(score)
-    num_pieces = -(-length // cap)
-    slack = num_pieces * cap - length
-    choices = []
-    total = np.zeros(slack + 1)
-    for cut in range(1, num_pieces):
-        # total[left]: the best of the cuts up to this one, if it lies ``left`` bases left of cut x cap.
-        best = np.maximum.accumulate(total)
-        is_better = np.append(True, total[1:] > best[:-1])
-        choices.append(np.maximum.accumulate(np.where(is_better, np.arange(slack + 1), 0)))
-        total = best + score[cut * cap - slack : cut * cap + 1][::-1]
-    left, cuts = int(np.argmax(total)), []
-    for cut in range(num_pieces - 1, 0, -1):
-        cuts.append(cut * cap - left)
-        left = int(choices[cut - 1][left])
-    return cuts[::-1]

@@ -1,31 +1,39 @@
 """Chunks and boundary probabilities as lines for a genome browser: BED and bedGraph, 0-based and half-open."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
 from ..genome import Genome, Interval
-from ..inference.files import appearing_file
-from .segment import Segmentation
+from .segment import Stretches
+from .stitch import Segmentation
+
+FINAL, STAGE1 = -1, 0
 
 
-class Region(NamedTuple):
-    """A stretch of a genome with its encoded bases, [length]."""
+@dataclass(frozen=True)
+class Region:
+    """A stretch of a genome, read when it is needed."""
 
+    genome: Genome
     interval: Interval
-    bases: NDArray[np.uint8]
 
+    def __len__(self) -> int:
+        return len(self.interval)
 
-def read_region_bases(genome: Genome, intervals: Iterable[Interval]) -> Iterator[Region]:
-    """Regions with their bases, one at a time; raises as ``Genome.read``."""
-    for interval in intervals:
-        yield Region(interval, genome.read(interval))
+    def read(self, start: int, end: int) -> NDArray[np.uint8]:
+        """Encoded bases [start, end) of the region; raises as ``Genome.read``."""
+        first = self.interval.start
+        return self.genome.read(Interval(self.interval.contig, first + start, first + end))
+
+    @property
+    def bases(self) -> NDArray[np.uint8]:
+        """All encoded bases, [length]; raises as ``Genome.read``."""
+        return self.genome.read(self.interval)
 
 
 @dataclass
@@ -34,96 +42,169 @@ class ChunkSummary:
 
     Attributes:
         num_regions: Regions that were segmented.
-        num_bases: Their bases.
-        length_counts: [longest + 1] how many final chunks have each length.
+        num_bases: Their bases, counted once for both strands.
+        length_counts: How many final chunks have each length, from 0 on; of both strands where both are written.
     """
 
     num_regions: int = 0
     num_bases: int = 0
-    length_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    length_counts: list[int] = field(default_factory=lambda: [0])
 
     @property
     def num_chunks(self) -> int:
-        return int(self.length_counts.sum())
+        return sum(self.length_counts)
+
+    @property
+    def mean_length(self) -> float:
+        """Bases per chunk."""
+        return sum(length * count for length, count in enumerate(self.length_counts)) / self.num_chunks
 
     def percentile(self, share: float) -> int:
         """The chunk length that a share of all chunks does not exceed."""
         return int(np.searchsorted(np.cumsum(self.length_counts), share * self.num_chunks))
 
-    def add(self, segmentation: Segmentation) -> None:
-        """Count a region."""
-        counts = np.bincount(segmentation.chunk_lengths(), minlength=len(self.length_counts))
+    def add(self, stretches: Stretches) -> None:
+        """Count chunks that are complete."""
+        lengths = np.concatenate([each.chunk_lengths() for each in stretches.strands])
+        counts = np.bincount(lengths, minlength=len(self.length_counts))
         counts[: len(self.length_counts)] += self.length_counts
-        self.num_regions += 1
-        self.num_bases += segmentation.length
-        self.length_counts = counts
+        self.length_counts = counts.tolist()
+        self.num_bases += stretches.strands[0].end - stretches.strands[0].start
+        self.num_regions += stretches.is_last
 
 
-def write_tracks(
-    segmented: Iterable[tuple[Region, Segmentation]],
-    chunks: Path,
-    stage1: Path | None = None,
-    probability: Path | None = None,
-) -> ChunkSummary:
-    """Write segmentations as they come; the files appear when all regions are there.
+@runtime_checkable
+class Sink(Protocol):
+    """What lines are written to."""
+
+    def write(self, text: str, /) -> Any: ...
+
+
+@runtime_checkable
+class Track(Protocol):
+    """One output file: takes the stretches of regions in their order."""
+
+    def add(self, interval: Interval, stretches: Stretches) -> None:
+        """Write the lines that are complete."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What is not written yet, for JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...
+
+
+class ChunkTrack:
+    """BED6 of the chunks of a stage, in each region by their start, the forward strand's first.
+
+    The columns are contig, start, end, the name ``chunkN`` counted through the file, as score 1000 x the probability
+    that a chunk begins at the base that its strand reads first (1000 where the strand enters the region), and the
+    strand that the chunk was made on: + or -.
 
     Args:
-        segmented: Regions and their chunks.
-        chunks: BED6 of the final chunks: name ``chunkN`` counted through the file, score 1000 x the probability that
-            a final chunk begins where it does (1000 at the start of a region), strand ``.``.
-        stage1: The same for the chunks of stage 1.
-        probability: bedGraph of the probability that a stage-1 chunk begins at a base.
-
-    Raises:
-        ConfigError: A place cannot be written.
-        DataError: There are no regions.
+        sink: What is written to.
+        stage: ``FINAL`` or ``STAGE1``.
     """
-    summary = ChunkSummary()
-    with ExitStack() as stack:
-        files = [_open(stack, path) for path in (chunks, stage1, probability)]
-        num_stage1 = 0
-        for region, segmentation in segmented:
-            interval = region.interval
-            _write(files[0], chunk_lines(interval, segmentation, stage=-1, first_number=summary.num_chunks + 1))
-            _write(files[1], chunk_lines(interval, segmentation, stage=0, first_number=num_stage1 + 1))
-            _write(files[2], probability_lines(interval, segmentation))
-            num_stage1 += len(segmentation.starts[0])
-            summary.add(segmentation)
-        if not summary.num_regions:
-            raise DataError("there is no region to segment")
-    return summary
+
+    def __init__(self, sink: Sink, stage: int) -> None:
+        self._sink = sink
+        self._stage = stage
+        self._num_written = 0
+        # Chunks that must wait: the other strand may still have one that starts further left.
+        self._held: list[tuple[int, str, int, int]] = []
+
+    def add(self, interval: Interval, stretches: Stretches) -> None:
+        """Write the chunks in front of which no other one can come any more."""
+        rows = self._held + [row for each in stretches.strands for row in _rows(each, self._stage)]
+        rows.sort()
+        known_to = min(each.end for each in stretches.strands)
+        self._held = [row for row in rows if row[0] >= known_to]
+        offset, contig = interval.start, interval.contig
+        ready = rows[: len(rows) - len(self._held)]
+        self._sink.write(
+            "".join(
+                f"{contig}\t{start + offset}\t{end + offset}\tchunk{number}\t{score}\t{strand}\n"
+                for number, (start, strand, end, score) in enumerate(ready, start=self._num_written + 1)
+            )
+        )
+        self._num_written += len(ready)
+
+    def state(self) -> dict[str, Any]:
+        """What is not written yet, for JSON."""
+        return {"num_written": self._num_written, "held": self._held}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._num_written = state["num_written"]
+        self._held = [(start, strand, end, score) for start, strand, end, score in state["held"]]
 
 
-def _open(stack: ExitStack, path: Path | None) -> TextIO | None:
-    if path is None:
-        return None
-    # The file is closed before it takes its name: what was entered last is left first.
-    partial = stack.enter_context(appearing_file(path))
-    return stack.enter_context(partial.open("w", encoding="utf-8"))
+def _rows(found: Segmentation, stage: int) -> Iterator[tuple[int, str, int, int]]:
+    scores = np.rint(found.beginning(stage) * 1000).astype(int).tolist()
+    columns = zip(found.starts[stage].tolist(), found.chunk_ends(stage).tolist(), scores, strict=True)
+    return ((start, found.strand, end, score) for start, end, score in columns)
 
 
-def _write(file: TextIO | None, lines: Iterable[str]) -> None:
-    if file is not None:
-        file.writelines(lines)
+class ProbabilityTrack:
+    """bedGraph of the probability that a stage-1 chunk of the forward strand begins at a base.
+
+    Four decimals; neighbours that read alike share a line.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        # The last run of like values, which the next bases may go on with; -1 is no value.
+        self._run_start, self._run_value = 0, -1
+
+    def add(self, interval: Interval, stretches: Stretches) -> None:
+        """Write the runs that have ended."""
+        found = stretches.strands[0]
+        values = np.rint(found.probability * 10_000).astype(int)
+        changes = np.flatnonzero(np.diff(values, prepend=self._run_value))
+        starts = [self._run_start, *(changes + found.start).tolist()]
+        run_values = [self._run_value, *values[changes].tolist()]
+        self._run_start, self._run_value = (0, -1) if stretches.is_last else (starts[-1], run_values[-1])
+        ends = [*starts[1:], found.end] if stretches.is_last else starts[1:]
+        offset, contig = interval.start, interval.contig
+        self._sink.write(
+            "".join(
+                f"{contig}\t{start + offset}\t{end + offset}\t{value / 10_000:.4f}\n"
+                for start, end, value in zip(starts, ends, run_values, strict=False)
+                if start < end
+            )
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What is not written yet, for JSON."""
+        return {"start": self._run_start, "value": self._run_value}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._run_start, self._run_value = state["start"], state["value"]
 
 
-def chunk_lines(
-    interval: Interval, segmentation: Segmentation, stage: int = -1, first_number: int = 1
-) -> Iterator[str]:
-    """BED6 lines of the chunks of a stage; see ``write_tracks``."""
-    starts = segmentation.starts[stage]
-    ends = np.append(starts[1:], segmentation.length) + interval.start
-    beginning = segmentation.probability if stage == 0 else segmentation.final_probability
-    scores = np.rint(beginning[starts] * 1000).astype(int)
-    columns = zip((starts + interval.start).tolist(), ends.tolist(), scores.tolist(), strict=True)
-    for number, (start, end, score) in enumerate(columns, start=first_number):
-        yield f"{interval.contig}\t{start}\t{end}\tchunk{number}\t{score}\t.\n"
+class Tracks:
+    """All outputs of a job, and the count of what is in them."""
 
+    def __init__(self, tracks: list[Track]) -> None:
+        self._tracks = tracks
+        self.summary = ChunkSummary()
 
-def probability_lines(interval: Interval, segmentation: Segmentation) -> Iterator[str]:
-    """bedGraph lines with four decimals; neighbours that read alike share a line."""
-    written = np.rint(segmentation.probability * 10_000).astype(int)
-    starts = np.flatnonzero(np.diff(written, prepend=-1))
-    ends = np.append(starts[1:], segmentation.length)
-    for start, end, value in zip(starts.tolist(), ends.tolist(), written[starts].tolist(), strict=True):
-        yield f"{interval.contig}\t{interval.start + start}\t{interval.start + end}\t{value / 10_000:.4f}\n"
+    def add(self, interval: Interval, stretches: Stretches) -> None:
+        """Write what is complete."""
+        for track in self._tracks:
+            track.add(interval, stretches)
+        self.summary.add(stretches)
+
+    def state(self) -> dict[str, Any]:
+        """What is not written yet, and the count, for JSON."""
+        return {"tracks": [track.state() for track in self._tracks], "summary": dataclasses.asdict(self.summary)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for track, own in zip(self._tracks, state["tracks"], strict=True):
+            track.restore(own)
+        self.summary = ChunkSummary(**state["summary"])

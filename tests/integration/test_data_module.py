@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from hnet_ntv2.data import HG38DataModule, demo_paths
+from hnet_ntv2.data.datamodule import default_num_workers
 from hnet_ntv2.errors import ConfigError, ContigNotFound, DataError, GenomeError, IntervalError
 from hnet_ntv2.genome import Interval, SplitInterval, check_disjoint, open_genome, read_split_intervals
 from hnet_ntv2.genome.files import text_rows
@@ -176,6 +178,14 @@ def test_data_that_cannot_be_used_are_refused_by_name(files, change, error, prob
         change = {}
     with pytest.raises(error, match=problem):
         make(files, **change)
+
+
+@pytest.mark.parametrize(("cores", "devices", "expected"), [(1, 1, 1), (2, 1, 2), (16, 1, 4), (16, 8, 2), (4, 8, 1)])
+def test_by_default_loader_processes_fit_the_cores(files, monkeypatch, cores, devices, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    workers = default_num_workers(devices)
+    assert workers == expected
+    make(files, num_workers=workers).train_dataloader()  # torch's warning of too many would be an error
 
 
 @pytest.mark.parametrize(

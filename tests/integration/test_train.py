@@ -136,8 +136,18 @@ def test_a_model_folder_can_be_the_start(finished, tmp_path):
     settings = tiny_settings(tmp_path, init=str(folder / "checkpoints" / "hf"), model={"d_model": 32})
     started = build_model(settings)
     assert torch.equal(started.head.residual.output.weight, result.model.head.residual.output.weight)
+    assert started.training
     with pytest.raises(ConfigError, match=r"model\.n_main_layer=3, but the model in --init .* has 1"):
         build_model(tiny_settings(tmp_path, init=str(folder / "checkpoints" / "hf"), model={"n_main_layer": 3}))
+
+
+def test_the_config_tells_the_length_of_the_training_windows(finished, tmp_path):
+    _, folder = finished
+    hf = folder / "checkpoints" / "hf"
+    assert json.loads((hf / "config.json").read_text())["training_length"] == 96
+    assert HNetNTV2ForMaskedLM.from_pretrained(hf).model.config.training_length == 96
+    on_longer = build_model(tiny_settings(tmp_path, init=str(hf), data__seq_length=192))
+    assert on_longer.config.training_length == on_longer.model.config.training_length == 192
 
 
 def test_the_seed_decides_the_weights(tmp_path):

@@ -121,6 +121,8 @@ def test_segment_a_region(model, tmp_path):
     paths = [tmp_path / name for name in ("chunks.bed", "stage1.bed", "p.bedgraph")]
     options = ("--output", paths[0], "--stage1", paths[1], "--probability", paths[2], "--model", model, *SMALL)
     told = run("segment", "--region", f"{CONTIG}:1,000,001-1,001,500", *options)
+    assert (tmp_path / "chunks.bed.settings.json").is_file()
+    assert run("segment", "--region", f"{CONTIG}:1,000,001-1,001,500", "--resume", *options) == told
     rows = [line.split("\t") for line in paths[0].read_text().splitlines()]
     bounds = [int(row[1]) for row in rows] + [int(rows[-1][2])]
     assert (bounds[0], bounds[-1]) == (1_000_000, 1_001_500)
@@ -132,6 +134,17 @@ def test_segment_a_region(model, tmp_path):
     probability = np.loadtxt(paths[2], usecols=(1, 2, 3))
     assert probability[:, 1].max() == 1_001_500
     assert (probability[1:, 0] == probability[:-1, 1]).all()
+
+
+def test_segment_both_strands_to_standard_output(model, tmp_path):
+    command = ("segment", "--region", f"{CONTIG}:1,000,001-1,001,500", "--model", model, *SMALL, "--strands", "both")
+    result = CliRunner().invoke(app, [*command, "--output", "-"], catch_exceptions=False)
+    rows = [line.split("\t") for line in result.stdout.splitlines()]
+    assert {len(row) for row in rows} == {6}
+    for strand in "+-":
+        assert sum(int(row[2]) - int(row[1]) for row in rows if row[5] == strand) == 1_500
+    assert f"{len(rows):,} chunks in 1 regions of 1,500 bases" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def write_variants(tmp_path, wrong: bool = False):
@@ -185,6 +198,12 @@ def test_score_variants(model, tmp_path, capsys):
         (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5-9", "--model", "no"], "no is not a folder"),
         (["segment", "--output", "c.bed", "--region", "x", "--regions", "y"], "contradict each other"),
         (["segment", "--output", "c.bed", "--stage1", "c.bed"], "same name: c.bed"),
+        (
+            ["segment", "--output", "c.bed", "--probability", "./x/../c.bed"],
+            "same name: c.bed (--output) and x/../c.bed (--probability)",
+        ),
+        (["segment", "--output", "-", "--resume", "--model", "MODEL"], "- is a pipe or device"),
+        (["segment", "--output", "c.bed", "--probability", "p", "--strands", "both", "--model", "MODEL"], "no column"),
         (["variants", "--vcf", "no.vcf", "--output", "s.tsv", "--model", "MODEL"], "no.vcf does not exist"),
         (["variants", "--vcf", "no.vcf", "--output", "s.tsv", "--model", "MODEL", "--device", "abacus"], "abacus"),
     ],
@@ -203,5 +222,8 @@ def test_the_bundled_model_is_the_default(tmp_path):
     chunks, vectors = tmp_path / "chunks.bed", tmp_path / "vectors.npz"
     assert "regions of 3,000 bases" in run("segment", "--region", f"{CONTIG}:1-3000", "--output", chunks)
     run("embed", "--regions", chunks, "--output", vectors)
-    assert np.isfinite(read_embeddings(vectors).embeddings).all()
+    assert json.loads((tmp_path / "chunks.bed.settings.json").read_text())["settings"]["window"] == 768
+    table = read_embeddings(vectors)
+    assert table.settings["window"] == 768
+    assert np.isfinite(table.embeddings).all()
     run("variants", "--vcf", write_variants(tmp_path), "--output", tmp_path / "scores.tsv")

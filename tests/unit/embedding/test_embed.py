@@ -74,7 +74,7 @@ def test_windows_give_each_base_once_and_what_its_window_says(model):
     text = random_letters(250, 7)
     cut = embed(model, text, window=120, flank=30)[0]
     assert cut.per_base.shape == (250, 32)
-    plan = plan_windows(250, 120, 30)
+    plan = list(plan_windows(250, 120, 30))
     assert len(plan) == 4
     for start, end, keep_start, keep_end in plan:
         window = embed(model, text[start:end])[0].per_base
@@ -84,6 +84,19 @@ def test_windows_give_each_base_once_and_what_its_window_says(model):
     np.testing.assert_allclose(cut.mean, cut.per_base.mean(0), atol=TOLERANCE)
     whole = embed(model, text, window=250)[0]
     np.testing.assert_allclose(whole.per_base, embed(model, text)[0].per_base, atol=TOLERANCE)
+
+
+def test_the_window_defaults_to_the_length_of_training(caplog):
+    trained = lively_model()
+    trained.config.training_length = 100
+    text = random_letters(250, 7)
+    np.testing.assert_array_equal(embed(trained, text)[0].per_base, embed(trained, text, window=100)[0].per_base)
+    assert caplog.messages == []
+    for _ in range(2):
+        embed(trained, text, window=250)
+    assert len(caplog.messages) == 1, "it warns once"
+    assert "a row of 250 bases: this model was trained on windows of 100" in caplog.text
+    assert "1.842 bits per masked base at 768, 1.920 at 6,144" in caplog.text
 
 
 def test_lower_case_is_upper_case(model):

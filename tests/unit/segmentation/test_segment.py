@@ -1,24 +1,20 @@
-"""Segmentation: chunks tile every sequence, agree with the model and with both strands, and stay within the cap."""
+"""Segmentation: the model's own chunks on either strand; they tile every sequence and stay within the cap."""
 
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 
 from hnet_ntv2.embedding import NamedSequence
-from hnet_ntv2.errors import DataError
-from hnet_ntv2.genome import Interval, encode, reverse_complement
+from hnet_ntv2.errors import ConfigError
+from hnet_ntv2.genome import encode, reverse_complement
 from hnet_ntv2.hierarchy import final_boundaries
-from hnet_ntv2.segmentation import (
-    Region,
-    SegmentSettings,
-    joint_boundary_probability,
-    segment_sequences,
-    write_tracks,
-)
-from hnet_ntv2.segmentation.segment import cuts_of_long_chunks
+from hnet_ntv2.inference import windows
+from hnet_ntv2.segmentation import SegmentSettings, segment_sequences
+from hnet_ntv2.segmentation.stitch import cuts_of_long_chunks
 from tests.builders import ids, lively_model, random_letters
+from tests.oracles import segment_at_once
 
 LENGTHS = (1, 2, 13, 99, 100, 101, 250, 731)
 SMALL = {"window": 100, "flank": 20}
@@ -30,69 +26,101 @@ def model():
 
 
 def segment(model, *texts, **settings):
+    """One per text, with both strands two."""
     sequences = [NamedSequence("s", encode(text.encode())) for text in texts]
     return [found for _, found in segment_sequences(model, sequences, SegmentSettings(**settings))]
+
+
+def assert_same(one, other):
+    assert (one.strand, one.start, one.end) == (other.strand, other.start, other.end)
+    assert all(np.array_equal(*pair) for pair in zip(one.starts, other.starts, strict=True))
+    np.testing.assert_array_equal(one.probability, other.probability)
+    np.testing.assert_array_equal(one.final_probability, other.final_probability)
 
 
 @pytest.mark.parametrize("strands", ["both", "forward"])
 def test_chunks_tile_every_sequence_within_the_cap(model, strands):
     texts = [random_letters(length, length, "ACGTN") for length in LENGTHS]
-    for found, length in zip(segment(model, *texts, strands=strands, **SMALL), LENGTHS, strict=True):
-        stage1, final = found.starts
+    num_strands = 2 if strands == "both" else 1
+    found = segment(model, *texts, strands=strands, **SMALL)
+    assert [each.strand for each in found] == (["+", "-"] if strands == "both" else ["+"]) * len(LENGTHS)
+    for each, length in zip(found, np.repeat(LENGTHS, num_strands), strict=True):
+        assert (each.start, each.end) == (0, length)
+        stage1, final = each.starts
         for stage in (0, 1):
-            assert found.starts[stage][0] == 0
-            assert found.chunk_lengths(stage).min() > 0
-            assert found.chunk_lengths(stage).sum() == length
+            assert each.starts[stage][0] == 0
+            assert each.chunk_lengths(stage).min() > 0
+            assert each.chunk_lengths(stage).sum() == length
         assert set(final) <= set(stage1)
-        assert found.chunk_lengths().max() <= model.config.max_chunk_length
-        assert found.probability[0] == found.final_probability[0] == 1
-        assert ((found.final_probability >= 0) & (found.final_probability <= found.probability)).all()
+        assert each.chunk_lengths().max() <= model.config.max_chunk_length
+        first_read = 0 if each.strand == "+" else -1
+        assert each.probability[first_read] == each.final_probability[first_read] == 1
+        assert each.beginning()[first_read] == 1
+        assert ((each.final_probability >= 0) & (each.final_probability <= each.probability)).all()
 
 
-def test_both_strands_of_a_sequence_are_cut_alike(model):
-    for length in (100, 333, 334):
-        bases = encode(random_letters(length, length).encode())
-        settings = SegmentSettings(**SMALL)
-        pair = [NamedSequence("here", bases), NamedSequence("there", reverse_complement(bases))]
-        here, there = (found for _, found in segment_sequences(model, pair, settings))
-        for one, other in zip(here.starts, there.starts, strict=True):
-            assert one[1:].tolist() == sorted(length - other[1:])
-            assert len(one) > 3
-        np.testing.assert_allclose(here.probability[1:], there.probability[:0:-1], atol=1e-5)
-        np.testing.assert_allclose(here.final_probability[1:], there.final_probability[:0:-1], atol=1e-5)
+def test_the_reverse_strands_chunks_are_those_of_the_reverse_complement(model):
+    """Mapped back: a chunk of bases [start, end) of the reverse complement is [length - end, length - start)."""
+    for length in (1, 100, 333, 334):
+        text = random_letters(length, length)
+        reverse = segment(model, text, strands="both", **SMALL)[1]
+        pair = [NamedSequence("there", reverse_complement(encode(text.encode())))]
+        there = next(found for _, found in segment_sequences(model, pair, SegmentSettings(**SMALL)))
+        for stage in (0, 1):
+            assert reverse.starts[stage].tolist() == (length - there.chunk_ends(stage))[::-1].tolist()
+            assert reverse.chunk_lengths(stage).tolist() == there.chunk_lengths(stage)[::-1].tolist()
+            np.testing.assert_allclose(reverse.beginning(stage), there.beginning(stage)[::-1], atol=1e-6)
+        np.testing.assert_allclose(reverse.probability, there.probability[::-1], atol=1e-6)
 
 
-def test_one_strand_takes_the_models_own_decisions(model):
-    text = random_letters(200, 5)
-    found = segment(model, text, strands="forward")[0]
+def test_the_strands_are_two_answers(model):
+    forward, reverse = segment(model, random_letters(300, 3), strands="both", **SMALL)
+    assert set(forward.starts[-1]) != set(reverse.starts[-1])
+    assert_same(forward, segment(model, random_letters(300, 3), **SMALL)[0])
+
+
+@pytest.mark.parametrize("strands", ["both", "forward"])
+def test_a_window_has_the_models_own_chunks(model, strands):
+    length = 200
+    text = random_letters(length, 5, "ACGTN")
+    found = segment(model, text, strands=strands, window=length)
     with torch.no_grad():
-        stages = model.model(ids(text), strands="forward").stages
-    assert found.starts[0].tolist() == stages[0].is_boundary[0].nonzero()[:, 0].tolist()
-    assert found.starts[1].tolist() == final_boundaries(stages)[0].nonzero()[:, 0].tolist()
+        output = model(ids(text), strands=strands, anchors=False)
+    assert [each.strand for each in found] == (["+", "-"] if strands == "both" else ["+"])
+    for each, stages in zip(found, [output.stages, output.reverse_stages], strict=False):
+        for stage, begins in ((0, stages[0].is_boundary[0]), (1, final_boundaries(stages)[0])):
+            read = begins.nonzero()[:, 0].tolist()
+            ends = [*read[1:], length]
+            expected = read if each.strand == "+" else [length - end for end in reversed(ends)]
+            assert each.starts[stage].tolist() == expected
+        p = stages[0].probability[0].numpy()
+        np.testing.assert_allclose(each.probability, p if each.strand == "+" else p[::-1], atol=1e-6)
 
 
-def test_joint_stages_by_the_definition(model):
-    """The slow way: stage-1 p averaged at junctions; stage-2 p over the strands that have a stage-1 chunk there."""
-    length = 150
-    text = random_letters(length, 6)
-    found = segment(model, text)[0]
-    with torch.no_grad():
-        output = model.model(ids(text), strands="both")
-    is_valid = output.stages[0].is_valid
-    first = joint_boundary_probability(output.stages[0].probability, output.reverse_stages[0].probability, is_valid)[0]
-    np.testing.assert_allclose(found.probability, first, atol=1e-6)
-    said: list[list[float]] = [[] for _ in range(length + 1)]
-    for stages, place in ((output.stages, lambda base: base), (output.reverse_stages, lambda base: length - base)):
-        inner = stages[1]
-        for base, probability in zip(inner.first_base[0].tolist(), inner.probability[0].tolist(), strict=True):
-            if base or stages is output.stages:
-                said[place(base)].append(probability)
-    second = np.array([np.mean(each) if each else 0.0 for each in said[:length]])
-    second[0] = 1
-    np.testing.assert_allclose(found.final_probability, first.numpy() * second, atol=1e-6)
-    final = set(np.flatnonzero((first.numpy() > 0.5) & (second > 0.5)))
-    assert final <= set(found.starts[1].tolist())
-    assert all(found.final_probability[base] <= 0.5 for base in set(found.starts[1].tolist()) - final), "only the cap"
+@pytest.mark.parametrize("length", [100, 101, 250, 731, 1000])
+@pytest.mark.parametrize("changes", [{}, {"max_chunk_length": None}, {"target_ratio_stage2": None}])
+def test_blocks_give_what_the_whole_sequence_at_once_gives(length, changes, monkeypatch):
+    model = lively_model(**changes)
+    text = random_letters(length, length, "ACGT" * 8 + "N")
+    monkeypatch.setattr(windows, "_BATCHES_PER_BLOCK", 1)
+    found = segment(model, text, strands="both", batch_bases=200, **SMALL)
+    for each, expected in zip(found, segment_at_once(model, text, 100, 20, batch_bases=200), strict=True):
+        starts, probability, final_probability = expected
+        assert [stage.tolist() for stage in each.starts] == starts
+        np.testing.assert_allclose(each.probability, probability, atol=1e-6)
+        np.testing.assert_allclose(each.final_probability, final_probability, atol=1e-6)
+
+
+def test_windows_that_keep_a_base_each_are_put_together(monkeypatch):
+    """Chunks reach over many windows here, and what is pending over many blocks."""
+    monkeypatch.setattr(windows, "_BATCHES_PER_BLOCK", 1)
+    model, text = lively_model(), random_letters(45, 2)
+    for each, expected in zip(
+        segment(model, text, strands="both", window=27, flank=12, batch_bases=27),
+        segment_at_once(model, text, 27, 12, batch_bases=27),
+        strict=True,
+    ):
+        assert [stage.tolist() for stage in each.starts] == expected[0]
 
 
 def test_chunks_do_not_depend_on_their_company(model):
@@ -101,6 +129,30 @@ def test_chunks_do_not_depend_on_their_company(model):
     for found, text in zip(together, texts, strict=True):
         alone = segment(model, text, batch_bases=1, **SMALL)[0]
         assert all(np.array_equal(one, other) for one, other in zip(found.starts, alone.starts, strict=True))
+
+
+def test_sequences_are_read_when_they_are_needed(model, monkeypatch):
+    monkeypatch.setattr(windows, "_BATCHES_PER_BLOCK", 1)
+    num_read = 0
+
+    def read():
+        nonlocal num_read
+        for num_read in range(1, 6):
+            yield NamedSequence("s", encode(random_letters(100, num_read).encode()))
+
+    found = segment_sequences(model, read(), SegmentSettings(batch_bases=100, **SMALL))
+    next(found)
+    assert num_read == 1
+
+
+def test_the_window_defaults_to_the_length_of_training():
+    model, text = lively_model(training_length=100), random_letters(300, 4)
+    assert_same(segment(model, text)[0], segment(model, text, window=100)[0])
+    unknown = lively_model()
+    assert_same(segment(unknown, text)[0], segment(unknown, text, window=6144)[0])
+    assert not np.array_equal(segment(model, text)[0].probability, segment(unknown, text)[0].probability)
+    with pytest.raises(ConfigError, match="window=100 with flank=60 keeps nothing"):
+        segment(model, text, flank=60)
 
 
 def test_long_chunks_are_cut_where_a_boundary_is_most_probable():
@@ -117,34 +169,4 @@ def test_long_chunks_are_cut_where_a_boundary_is_most_probable():
         extra = [length + 2] if cap == 1 else []
         assert found == [1 + cut for cut in expected] + extra
     assert cuts_of_long_chunks(np.array([True, False]), np.zeros(2), cap=2) == []
-
-
-def test_tracks_are_bed_and_bedgraph_of_the_region(model, tmp_path):
-    regions = [
-        Region(Interval("chr2", 1000, 1300), encode(random_letters(300, 1).encode())),
-        Region(Interval("chrX", 0, 7), encode(b"acgtNNA")),
-    ]
-    paths = [tmp_path / name for name in ("chunks.bed", "stage1.bed", "p.bedgraph")]
-    summary = write_tracks(segment_sequences(model, regions, SegmentSettings(**SMALL)), *paths)
-    rows = [[line.split("\t") for line in path.read_text().splitlines()] for path in paths]
-    for track in rows:
-        for region in regions:
-            spans = [(int(row[1]), int(row[2])) for row in track if row[0] == region.interval.contig]
-            assert spans[0][0] == region.interval.start
-            assert spans[-1][1] == region.interval.end
-            assert all(one[1] == other[0] for one, other in pairwise(spans))
-    for track in rows[:2]:
-        assert [row[3] for row in track] == [f"chunk{number}" for number in range(1, len(track) + 1)]
-        assert all(len(row) == 6 and 0 <= int(row[4]) <= 1000 and row[5] == "." for row in track)
-    assert rows[0][0][4] == "1000"
-    assert all(0 <= float(row[3]) <= 1 for row in rows[2])
-    lengths = sorted(int(row[2]) - int(row[1]) for row in rows[0])
-    assert (summary.num_chunks, summary.num_bases, summary.num_regions) == (len(rows[0]), 307, 2)
-    assert summary.percentile(1.0) == lengths[-1]
-    assert summary.percentile(0.5) == lengths[(len(lengths) + 1) // 2 - 1]
-
-
-def test_nothing_is_written_without_regions(model, tmp_path):
-    with pytest.raises(DataError, match="no region"):
-        write_tracks(segment_sequences(model, []), tmp_path / "chunks.bed")
-    assert list(tmp_path.iterdir()) == []
+    assert cuts_of_long_chunks(np.zeros(0, bool), np.zeros(0), cap=2) == []

@@ -18,7 +18,6 @@ from hnet_ntv2.training.checkpoint_io import (
     SafetensorsCheckpointIO,
     read_checkpoint,
     read_structure,
-    remove_checkpoint,
     write_checkpoint,
 )
 
@@ -142,7 +141,8 @@ def test_saving_over_a_checkpoint_replaces_it(tmp_path):
 
 def test_a_save_killed_between_its_two_renames_loses_nothing(tmp_path):
     write_checkpoint({"value": 1}, tmp_path / "a.ckpt")
-    (tmp_path / "a.ckpt").rename(tmp_path / ".a.ckpt.old")
+    (tmp_path / "a.ckpt.partial").mkdir()
+    (tmp_path / "a.ckpt").rename(tmp_path / "a.ckpt.partial" / "a.ckpt.replaced")
     assert read_checkpoint(tmp_path / "a.ckpt") == {"value": 1}
 
 
@@ -165,7 +165,7 @@ def test_a_full_disk_at_the_last_moment(tmp_path, monkeypatch):
     write_checkpoint({"value": 1}, path)
 
     def full(self, target):
-        if self.name.endswith(".tmp"):
+        if self.parent.name.endswith(".partial") and not self.name.endswith(".replaced"):
             raise OSError(errno.ENOSPC, "No space left on device")
         return rename(self, target)
 
@@ -182,7 +182,7 @@ def test_lightnings_interface_saves_loads_and_removes(tmp_path):
     io.save_checkpoint({"global_step": 3}, tmp_path / "a.ckpt")
     (tmp_path / "last.ckpt").symlink_to("a.ckpt")
     assert io.load_checkpoint(tmp_path / "last.ckpt") == {"global_step": 3}
-    remove_checkpoint(tmp_path / "last.ckpt")
+    io.remove_checkpoint(tmp_path / "last.ckpt")
     assert (tmp_path / "a.ckpt").is_dir()
     io.remove_checkpoint(tmp_path / "a.ckpt")
     assert list(tmp_path.iterdir()) == []

@@ -80,6 +80,10 @@ def test_the_demo_leaves_the_grid_before_it_ends():
     assert settings.warm_start.align.steps + settings.warm_start.release.steps <= settings.trainer.max_steps // 2
 
 
+def test_loader_processes_are_counted_on_the_machine_that_runs():
+    assert load_settings().data.num_workers is None
+
+
 def test_the_default_is_the_specification():
     settings, fallback = load_settings(), PretrainSettings()
     assert settings.trainer == fallback.trainer
@@ -130,7 +134,11 @@ def test_options_beat_the_yaml_and_overrides_beat_options(tmp_path):
         ("trainer:\n  max_stepz: 7\n", r"unknown setting 'trainer\.max_stepz' in .*my own experiment\.yaml"),
         ("lerning_rate: 1\n", r"unknown setting 'lerning_rate' in .*my own experiment\.yaml"),
         ("model:\n  d_modl: 7\n", r"unknown setting 'model\.d_modl' in .*my own experiment\.yaml"),
-        ('trainer:\n  compile: "true,"\n', r"trainer\.compile='true,' in .*my own experiment\.yaml must be bool"),
+        (
+            'trainer:\n  deterministic: "no,"\n',
+            r"trainer\.deterministic='no,' in .*my own experiment\.yaml must be bool",
+        ),
+        ("trainer:\n  compile: false\n", r"'trainer\.compile' in .*my own experiment\.yaml: .*leave the line out"),
         ('model:\n  bidirectional: "true,"\n', r"bidirectional='true,' must be bool .*my own experiment\.yaml"),
         ("defaults:\n  - override /model: nothing\n", r"my own experiment\.yaml: .*'model/nothing'"),
         ("trainer: [1\n", r"my own experiment\.yaml is not a readable YAML file"),
@@ -145,6 +153,11 @@ def test_mistakes_in_a_users_yaml_name_the_file(tmp_path, text, message):
 
 def test_an_override_may_set_what_the_models_yaml_does_not_list():
     assert load_settings(overrides=["model.initializer_range=0.5"]).model["initializer_range"] == 0.5
+
+
+def test_an_override_of_a_removed_setting_says_so():
+    with pytest.raises(ConfigError, match=r"'trainer\.compile' in the composed settings: .*leave the line out"):
+        load_settings(overrides=["trainer.compile=true"])
 
 
 def test_any_setting_of_a_phase_can_be_overridden():
