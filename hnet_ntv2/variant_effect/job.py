@@ -20,7 +20,7 @@ from .score import DEFAULT_WINDOW, ScoreSettings, VariantScore, check_score_sett
 
 COLUMNS = (
     *("chrom", "pos", "id", "ref", "alt"),
-    *("log_odds", "delta_log_likelihood_unmasked", "cosine_distance", "l2_distance", "skipped"),
+    *("log_odds", "delta_log_likelihood", "cosine_distance", "l2_distance", "skipped"),
 )
 MISSING = "NA"
 # Alleles that are scored and written together. A resumed job begins at a whole group, so that its batches, and with

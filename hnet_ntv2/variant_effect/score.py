@@ -46,7 +46,7 @@ class VariantScore(NamedTuple):
         log_odds: log p(alt) - log p(ref) in nats at the substituted base, which is shown as [MASK] with the bases
             around it, k in all (``context.masked_rows``; the mean over placements). None unless the alleles differ in
             exactly one base.
-        delta_log_likelihood_unmasked: The sum of log p in nats of the bases as they are, over the allele and ``near``
+        delta_log_likelihood: The sum of log p in nats of the bases as they are, over the allele and ``near``
             bases on each side, with the alternative minus with the reference. Nothing is masked: the model sees the
             bases that it is asked for and can copy them, so this is no likelihood of the sequence. An indel changes how
             many bases are summed.
@@ -55,7 +55,7 @@ class VariantScore(NamedTuple):
     """
 
     log_odds: float | None
-    delta_log_likelihood_unmasked: float
+    delta_log_likelihood: float
     cosine_distance: float
     l2_distance: float
 
@@ -172,7 +172,7 @@ def _score(context: VariantContext, answers: dict[bytes, _Answer], k: int, near:
     cosine = float(ref_mean @ alt_mean) / norms if norms else 1.0
     return VariantScore(
         log_odds=_log_odds(context, answers, k),
-        delta_log_likelihood_unmasked=alt_sum - ref_sum,
+        delta_log_likelihood=alt_sum - ref_sum,
         cosine_distance=max(1 - cosine, 0.0),
         l2_distance=float(np.linalg.norm(alt_mean - ref_mean)),
     )

@@ -71,7 +71,7 @@ def test_every_allele_has_a_line_in_order(model, genome, tmp_path):
     assert found[1]["log_odds"] == found[1]["l2_distance"] == found[2]["log_odds"] == "NA"
     for row in found:
         if row["skipped"] == ".":
-            assert all(abs(float(row[name])) < 100 for name in ("delta_log_likelihood_unmasked", "cosine_distance"))
+            assert all(abs(float(row[name])) < 100 for name in ("delta_log_likelihood", "cosine_distance"))
     assert abs(float(found[0]["log_odds"])) > 1e-4
     assert (result.num_alleles, result.num_scored, result.num_skipped, result.num_mismatches) == (7, 4, 3, 0)
 

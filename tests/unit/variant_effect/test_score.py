@@ -89,7 +89,7 @@ def test_delta_and_distances_are_what_the_model_says_of_both_windows(model, geno
         means.append(vectors[list(near)].double().mean(0))
     score = score_variants(model, genome_of(CONTIG), [each], SETTINGS)[0]
     assert score.log_odds is None
-    assert score.delta_log_likelihood_unmasked == pytest.approx(sums[1] - sums[0], abs=1e-4)
+    assert score.delta_log_likelihood == pytest.approx(sums[1] - sums[0], abs=1e-4)
     assert score.l2_distance == pytest.approx(float((means[1] - means[0]).norm()), abs=1e-5)
     cosine = torch.nn.functional.cosine_similarity(*means, dim=0)
     assert score.cosine_distance == pytest.approx(1 - float(cosine), abs=1e-6)
@@ -103,7 +103,7 @@ def test_exchanging_the_alleles_turns_the_sign(model, genome_of):
         assert (score.log_odds is None) == (other_way.log_odds is None)
         if score.log_odds is not None:
             assert score.log_odds == pytest.approx(-other_way.log_odds, abs=1e-5)
-        assert score.delta_log_likelihood_unmasked == pytest.approx(-other_way.delta_log_likelihood_unmasked, abs=1e-4)
+        assert score.delta_log_likelihood == pytest.approx(-other_way.delta_log_likelihood, abs=1e-4)
         assert score.l2_distance == pytest.approx(other_way.l2_distance, abs=1e-5)
     assert [score.log_odds is None for score in here] == [False] * 5 + [True] * 3
 
