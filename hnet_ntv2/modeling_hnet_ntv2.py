@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from .kmers import (
     is_clean_base,
     reverse_complement,
 )
+from .model_files import check_before_loading
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
 from .shapes import Bool, Float, Int, Shaped, Tensor
@@ -115,13 +115,12 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         be left over are those of another task's head. With ``ignore_mismatched_sizes=True`` misshapen ones start anew.
 
         Raises:
-            WeightsError: With the names of the tensors that do not fit.
+            WeightsError: With the names of the tensors that do not fit, or as ``check_before_loading``.
+            ConfigError: A setting in ``config.json`` that cannot be.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
-        folder = Path(str(pretrained_model_name_or_path))
-        if folder.is_dir() and not list(folder.glob("*.safetensors")):
-            raise WeightsError(f"{folder} holds no .safetensors file; pickled weights are never loaded")
+        check_before_loading(pretrained_model_name_or_path, HNetNTV2Config, kwargs)
         accepts_misshapen = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that the names come back and can be reported
         loaded: Any = super().from_pretrained(

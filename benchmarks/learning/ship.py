@@ -163,8 +163,7 @@ tags: [dna, genomics, masked-language-model, tokenizer-free]
 ---
 # The small HNet-NTv2 that comes with the package
 
-A masked DNA language model with {figures["parameters"]:,} parameters: bases in, chunks learned in two stages, bases
-out.
+A masked DNA language model with {figures["parameters"]:,} parameters: bases in, chunks in two stages, bases out.
 It exists so that `hnet-ntv2 embed`, `segment` and `variants` answer on a fresh machine and show what they print.
 It holds no weights of the published Nucleotide Transformer: its 6-mer source was trained from random weights on the
 same sequence, and grafted by the package's own `init`.

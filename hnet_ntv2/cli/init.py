@@ -133,12 +133,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: There is no such file, or it is no YAML mapping.
     """
-    import yaml
+    from .yaml_file import read_yaml
 
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"--config {path} holds no settings (name: value)")
-    return {str(name): value for name, value in settings.items()}
+    return read_yaml("--config", path)[1]

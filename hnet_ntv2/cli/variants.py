@@ -49,7 +49,7 @@ def variants(
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score variants: masked log-odds of substitutions, change of likelihood and of embedding for every allele."""
+    """Score variants: masked log-odds of substitutions, change of unmasked log p and of embedding for every allele."""
     from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..storage import check_outputs
     from ..variant_effect import ScoreSettings, score_file

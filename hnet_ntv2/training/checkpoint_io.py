@@ -14,7 +14,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, WeightsError
+from ..model_files import require_finite
 from ..storage import appearing_folder, remove, restore
 from .checkpoint_tree import TreeEncoder, decode
 
@@ -82,7 +83,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         tensors = load_file(tensor_path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {TENSOR_FILE}: {error}") from error
+    _require_finite_weights(tensors, tensor_path)
     return decode(document["tree"], tensors)
+
+
+def _require_finite_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A run that went on from such weights would train on NaN; the optimizer's own tensors are not looked at."""
+    for name, tensor in tensors.items():
+        if name.startswith("state_dict.") and tensor.is_floating_point():
+            try:
+                require_finite(name, tensor, path)
+            except WeightsError as error:
+                raise CheckpointError(f"{error}; resume from an older checkpoint") from error
 
 
 def read_structure(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
@@ -234,7 +234,8 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
     parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
-    cast(Any, parts.trainer).callbacks.append(PlanAgreement(plan, functools.partial(_change_plan, settings, parts)))
+    agreement = PlanAgreement(plan, functools.partial(_change_plan, settings, parts))
+    parts.trainer.callbacks.append(agreement)  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it late)
     return parts
 
 

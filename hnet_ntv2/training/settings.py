@@ -1,6 +1,7 @@
 """The schema of a pre-training run: every setting, its type, its default. YAML fills it; unknown keys are refused."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -364,7 +365,9 @@ def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
         return {str(key): _convert(item, inner[1], source, f"{name}.{key}") for key, item in value.items()}
     if annotation is Any:
         return value
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) < math.inf:  # YAML has words for NaN and infinity
+            raise ConfigError(f"setting {name}={value!r} in {source} must be a finite number")
         return float(value)
     if name == "trainer.precision" and type(value) is int:
         return str(value)

@@ -13,9 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import ConfigError, GenomeError
 from ..genome import Genome, Variant, VariantChecker, file_digest, read_variants
 from ..genome.files import check_rereadable, open_sequence_file
+from ..inference.windows import default_window
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import growing_file, is_stream, open_text, partial_path
-from .score import ScoreSettings, VariantScore, check_score_settings, default_window, score_variants
+from .score import DEFAULT_WINDOW, ScoreSettings, VariantScore, check_score_settings, score_variants
 
 COLUMNS = (
     *("chrom", "pos", "id", "ref", "alt"),
@@ -113,7 +114,7 @@ def score_file(
     """
     settings = settings or ScoreSettings()
     check_score_settings(settings)
-    settings = dataclasses.replace(settings, window=settings.window or default_window(model.config))
+    settings = dataclasses.replace(settings, window=settings.window or default_window(model.config, DEFAULT_WINDOW))
     target = None if is_stream(output) else Path(output).expanduser().resolve()
     _require_absent(target, resume)
     variants = check_rereadable(variants, "a file of variants")

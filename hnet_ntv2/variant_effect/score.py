@@ -1,4 +1,4 @@
-"""Score variants: masked log-odds of substitutions, and how the surroundings of any allele change."""
+"""Score variants: masked log-odds of substitutions, and how unmasked log p and vectors around any allele change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
 from ..genome import Change, Genome, Variant, VariantChecker
 from ..genome.alphabet import A
-from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, pad_rows
+from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, default_window, pad_rows
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..strands import Strands
 from .context import AlleleWindow, VariantContext, masked_rows, variant_context
@@ -25,7 +24,8 @@ class ScoreSettings:
     """How to score.
 
     Attributes:
-        window: Bases around a variant that the model sees, the longer allele included; None for ``default_window``.
+        window: Bases around a variant that the model sees, the longer allele included; None for the length of its
+            training windows, or 1,024 where its config does not say.
         near: How many bases on each side of the allele the delta and the distances look at. The allele is what is left
             when the bases that reference and alternative share are trimmed; an indel in a repeat covers all places
             where it could be written.
@@ -46,9 +46,10 @@ class VariantScore(NamedTuple):
         log_odds: log p(alt) - log p(ref) in nats at the substituted base, which is shown as [MASK] with the bases
             around it, k in all (``context.masked_rows``; the mean over placements). None unless the alleles differ in
             exactly one base.
-        delta_log_likelihood: Pseudo-log-likelihood in nats with the alternative minus with the reference: the sum of
-            log p of the bases as they are, nothing masked, over the allele and ``near`` bases on each side. An indel
-            changes how many bases are summed.
+        delta_log_likelihood: The sum of log p in nats of the bases as they are, over the allele and ``near``
+            bases on each side, with the alternative minus with the reference. Nothing is masked: the model sees the
+            bases that it is asked for and can copy them, so this is no likelihood of the sequence. An indel changes how
+            many bases are summed.
         cosine_distance: 1 - cosine of the mean vectors of the same bases with either allele.
         l2_distance: Euclidean distance of these mean vectors.
     """
@@ -57,11 +58,6 @@ class VariantScore(NamedTuple):
     delta_log_likelihood: float
     cosine_distance: float
     l2_distance: float
-
-
-def default_window(config: HNetNTV2Config) -> int:
-    """The length in bases at which the model was trained, where its config tells it; else 1,024."""
-    return getattr(config, "training_length", None) or DEFAULT_WINDOW
 
 
 def check_score_settings(settings: ScoreSettings) -> None:
@@ -98,7 +94,7 @@ def score_variants(
     """
     settings = settings or ScoreSettings()
     check_score_settings(settings)
-    contexts = _contexts(genome, variants, settings.window or default_window(model.config))
+    contexts = _contexts(genome, variants, settings.window or default_window(model.config, DEFAULT_WINDOW))
     rows = _Rows()
     k = model.config.kmer_size
     for context in contexts:

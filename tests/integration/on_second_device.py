@@ -18,8 +18,7 @@ from hnet_ntv2.conversion.saving import save_start
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.embedding import NamedSequence, embed_sequences
 from hnet_ntv2.embedding.embed import EmbedSettings
-from hnet_ntv2.evaluation import speed
-from hnet_ntv2.evaluation.speed import contestants, measure_speed
+from hnet_ntv2.evaluation.speed import measure_speed, our_model, single_nucleotides, source_model
 from hnet_ntv2.genome import Variant, encode, open_genome
 from hnet_ntv2.inference.model import load_model
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForSequenceClassification
@@ -287,8 +286,7 @@ def test_variants(models, tmp_path):
     np.testing.assert_allclose(np.array(there, float), np.array(here, float), atol=1e-4)
 
 
-def test_bench(monkeypatch):
-    monkeypatch.setattr(speed, "_MATRIX_SIZE", 64)
+def test_bench():
     config = tiny_config(n_main_layer=2)
     source = NTv2Config(
         vocab_size=config.kmer_vocab_size,
@@ -299,13 +297,12 @@ def test_bench(monkeypatch):
         max_position_embeddings=2050,
     )
     report = measure_speed(
-        contestants(config, source, num_windowed=2),
+        [our_model("ours", config), source_model("theirs", source, config.kmer_size), single_nucleotides(config, 2)],
         num_bases=128,
         rounds=1,
         device=DEVICE,
         precision="fp32",
-        forward_share=1.0,
-        backward_share=1.0,
         report_progress=lambda line: None,
     )
+    assert all(measured.timed_depths == (2,) for measured in report.measurements)
     assert len(report.measurements) == 3

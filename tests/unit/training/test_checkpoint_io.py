@@ -116,6 +116,16 @@ def test_an_altered_checkpoint_is_refused(tree, tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    path = tmp_path / "step=000010.ckpt"
+    write_checkpoint({"state_dict": {"model.w": torch.tensor([0.0, value])}}, path)
+    with pytest.raises(CheckpointError, match=r"tensors\.safetensors: 1 values of 'state_dict\.model\.w' are NaN"):
+        read_checkpoint(path)
+    write_checkpoint({"state_dict": {"steps": torch.tensor([3])}, "other": torch.tensor([value])}, path)
+    assert read_checkpoint(path)["state_dict"]["steps"] == 3
+
+
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint at"):
         read_checkpoint(tmp_path / "none.ckpt")

@@ -1,6 +1,7 @@
 """Every YAML in configs/ composes; a user's own YAML works from anywhere and its mistakes are named with the file."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,44 @@ def test_any_setting_of_a_phase_can_be_overridden():
 def test_mistakes_in_overrides_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_settings(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{group}={value}" for group in ("model", "data", "experiment") for value in ("-1", "[1,2]", "null", "1.5")),
+        *(
+            "model={a:1}",
+            "model=${seed}",
+            "model=''",
+            "~model",
+            "data=../../x",
+            "trainer=[1]",
+            "optimizer.multipliers=3",
+        ),
+        *("hydra=null", "hydra.searchpath=3", "model@x=hnet_ntv2", "=", "--help", "a/b=c", "seed=${seed}", "init=3"),
+        *("data.mask=[1]", "warm_start.align=3", "trainer.max_steps=1e400", "trainer.max_steps=choice(1,2)"),
+        *("optimizer.learning_rate=nan", "optimizer.eps=inf", "data.mask.rate=-inf", "scheduler.final_divisor=nan"),
+        *("model.d_model=1000000000", "model.n_main_layer=10000000", "model.rope_theta=nan"),
+    ],
+)
+def test_an_override_of_any_form_that_cannot_be_is_told_on_one_line(override):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["model=-1", "model=[1,2]", "model=null"])
+def test_an_override_at_which_hydra_itself_stumbles_is_named(override):
+    with pytest.raises(ConfigError, match="Hydra cannot use .*" + re.escape(override)):
+        load_settings(overrides=[override])
+
+
+@pytest.mark.parametrize("override", ["~model", "~batch"])
+def test_a_group_that_overrides_take_away_is_named(override):
+    options = {"init": "folder", "batch.global_size": 8, "trainer.max_steps": 3}
+    with pytest.raises(ConfigError, match=rf"the overrides leave {override[1:]}=None"):
+        load_settings(overrides=[override], options=options)
 
 
 def test_a_missing_file_is_named(tmp_path):

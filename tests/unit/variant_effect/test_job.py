@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,6 @@ import pytest
 from hnet_ntv2.errors import ConfigError, GenomeError
 from hnet_ntv2.genome import open_genome
 from hnet_ntv2.variant_effect import ScoreSettings, job, score_file
-from hnet_ntv2.variant_effect.score import default_window
 from tests.builders import lively_model, random_letters
 
 SETTINGS = ScoreSettings(window=40, near=5)
@@ -237,10 +237,17 @@ def test_one_change_has_one_score_and_keeps_its_spelling(model, tmp_path):
         assert scores.pop()[-1] == "."
 
 
-def test_windows_are_as_long_as_in_training_where_the_model_tells(model, monkeypatch):
-    assert default_window(model.config) == 1024
-    monkeypatch.setattr(model.config, "training_length", 768, raising=False)
-    assert default_window(model.config) == 768
+@pytest.mark.parametrize(("trained", "expected"), [(None, 1024), (64, 64)])
+def test_windows_are_as_long_as_in_training_where_the_model_tells(
+    model, genome, tmp_path, monkeypatch, trained, expected
+):
+    monkeypatch.setattr(model.config, "training_length", trained)
+    output = tmp_path / "scores.tsv"
+    score_file(model, genome, write(tmp_path / "v.vcf", snv(150)), output, ScoreSettings(near=5))
+    assert json.loads((tmp_path / "scores.tsv.settings.json").read_text())["window"] == expected
+    explicit = tmp_path / "explicit.tsv"
+    score_file(model, genome, tmp_path / "v.vcf", explicit, ScoreSettings(window=expected, near=5))
+    assert output.read_bytes() == explicit.read_bytes()
 
 
 def test_other_work_is_neither_overwritten_nor_continued(model, genome, tmp_path):
