@@ -1,7 +1,7 @@
 """HNet-NTv2: a DNA language model with learned chunks around the Nucleotide Transformer v2.
 
 Importing the package registers its classes with ``AutoConfig``, ``AutoModel``, ``AutoModelForMaskedLM``,
-``AutoModelForSequenceClassification`` and ``AutoTokenizer``.
+``AutoModelForSequenceClassification``, ``AutoModelForTokenClassification`` and ``AutoTokenizer``.
 """
 
 import importlib
@@ -15,6 +15,7 @@ _HOME_OF = {
     "HNetNTV2Config": "configuration_hnet_ntv2",
     "HNetNTV2ForMaskedLM": "modeling_hnet_ntv2",
     "HNetNTV2ForSequenceClassification": "modeling_hnet_ntv2",
+    "HNetNTV2ForTokenClassification": "modeling_hnet_ntv2",
     "HNetNTV2Model": "modeling_hnet_ntv2",
     "HNetNTV2Tokenizer": "tokenization_hnet_ntv2",
     "NTv2Config": "configuration_ntv2",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .configuration_ntv2 import NTv2Config as NTv2Config
     from .modeling_hnet_ntv2 import HNetNTV2ForMaskedLM as HNetNTV2ForMaskedLM
     from .modeling_hnet_ntv2 import HNetNTV2ForSequenceClassification as HNetNTV2ForSequenceClassification
+    from .modeling_hnet_ntv2 import HNetNTV2ForTokenClassification as HNetNTV2ForTokenClassification
     from .modeling_hnet_ntv2 import HNetNTV2Model as HNetNTV2Model
     from .modeling_ntv2 import NTv2ForMaskedLM as NTv2ForMaskedLM
     from .tokenization_hnet_ntv2 import HNetNTV2Tokenizer as HNetNTV2Tokenizer
@@ -48,21 +50,39 @@ def register_auto_classes() -> None:
         AutoModel,
         AutoModelForMaskedLM,
         AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
         AutoTokenizer,
     )
 
     from .configuration_hnet_ntv2 import HNetNTV2Config
-    from .modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2ForSequenceClassification, HNetNTV2Model
+    from .modeling_hnet_ntv2 import (
+        HNetNTV2ForMaskedLM,
+        HNetNTV2ForSequenceClassification,
+        HNetNTV2ForTokenClassification,
+        HNetNTV2Model,
+    )
     from .tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 
     AutoConfig.register(HNetNTV2Config.model_type, HNetNTV2Config, exist_ok=True)
     AutoModel.register(HNetNTV2Config, HNetNTV2Model, exist_ok=True)
     AutoModelForMaskedLM.register(HNetNTV2Config, HNetNTV2ForMaskedLM, exist_ok=True)
     AutoModelForSequenceClassification.register(HNetNTV2Config, HNetNTV2ForSequenceClassification, exist_ok=True)
+    AutoModelForTokenClassification.register(HNetNTV2Config, HNetNTV2ForTokenClassification, exist_ok=True)
     AutoTokenizer.register(HNetNTV2Config, slow_tokenizer_class=HNetNTV2Tokenizer, exist_ok=True)
 
 
-# The command line imports what a verb needs when it runs: `hnet-ntv2 --help` must not wait seconds for torch. While
-# `python -m hnet_ntv2.cli.main` imports the package, the program's name is "-m".
-if Path(sys.argv[0]).name not in ("hnet-ntv2", "-m"):
+def _is_command_line() -> bool:
+    """Whether this process is the ``hnet-ntv2`` command, or ``python -m hnet_ntv2...``.
+
+    While ``python -m MODULE`` imports a package, ``sys.argv[0]`` is "-m", and MODULE stands in ``sys.orig_argv`` in
+    front of the arguments.
+    """
+    program = sys.argv[0] if sys.argv else ""  # an embedded interpreter may have none
+    if program == "-m":
+        return sys.orig_argv[-len(sys.argv)].removeprefix("-m").split(".")[0] == __name__
+    return Path(program).name == "hnet-ntv2"
+
+
+# The command line imports what a verb needs when it runs: `hnet-ntv2 --help` must not wait seconds for torch.
+if not _is_command_line():
     register_auto_classes()

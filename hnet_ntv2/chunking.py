@@ -84,8 +84,16 @@ class Router(nn.Module):
         super().__init__()
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
-        self.register_buffer("beta", torch.zeros(()))
+        self.register_buffer("beta", torch.zeros((), dtype=torch.float32))
         self.reset_parameters()
+
+    def _apply(self, fn, recurse: bool = True) -> "Router":
+        """Move or convert the router, but keep the offset in float32 at least: bfloat16 would lose moves of 3e-4."""
+        offset = self.beta
+        super()._apply(fn, recurse)
+        if self.beta.dtype in (torch.bfloat16, torch.float16):
+            self.beta = offset.to(self.beta.device)
+        return self
 
     def reset_parameters(self) -> None:
         """Identity matrices and no offset."""
@@ -271,7 +279,7 @@ def chunk_holds(flag: Bool[Tensor, "batch positions"], index: ChunkIndex) -> Boo
 
 
 def ratio_loss(
-    share: Float[Tensor, ""], mean_probability: Float[Tensor, "*shape"], target: float
+    share: Float[Tensor, "*shape"], mean_probability: Float[Tensor, "*shape"], target: float
 ) -> Float[Tensor, "*shape"]:
     """H-Net's ratio loss F G / a + (1 - F)(1 - G) / (1 - a): 1 at F = G = a.
 
@@ -283,10 +291,10 @@ def ratio_loss(
     return share * mean_probability / target + (1 - share) * (1 - mean_probability) / (1 - target)
 
 
-def mean_probability(
-    probability: Float[Tensor, "batch positions"], is_counted: Bool[Tensor, "batch positions"], when_none: float
+def mean_over_counted(
+    values: Float[Tensor, "batch positions"], is_counted: Bool[Tensor, "batch positions"], when_none: float
 ) -> Float[Tensor, " batch"]:
-    """G per row: the mean p over the positions that count; ``when_none`` for rows without any."""
+    """Mean per row over the positions that count; ``when_none`` for rows without any."""
     count = is_counted.sum(1)
-    total = (probability * is_counted).sum(1)
+    total = (values * is_counted).sum(1)
     return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, when_none))

@@ -1,31 +1,84 @@
 """The only schema of the architecture: every model setting, its default and its checks."""
 
+import dataclasses
+import difflib
+import functools
+import logging
+import math
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
 from .errors import ConfigError
 
-# Settings of the base class that Hugging Face tools pass through every config.
+logger = logging.getLogger(__name__)
+
+# Settings that transformers, Trainer and PEFT know for every model and may leave in a config. All that begins with an
+# underscore is theirs as well.
 _INHERITED_KEYS = frozenset(
     [
-        "_name_or_path",
-        "_commit_hash",
-        "_attn_implementation",
+        "add_cross_attention",
         "attn_implementation",
-        "output_attentions",
-        "name_or_path",
         "auto_map",
+        "bos_token_id",
+        "cls_token_id",
+        "decoder_start_token_id",
+        "eos_token_id",
+        "experts_implementation",
+        "finetuning_task",
+        "is_decoder",
         "model_type",
+        "name_or_path",
         "num_labels",
+        "output_attentions",
+        "prefix",
+        "pruned_heads",
+        "quantization_config",
+        "sep_token_id",
+        "task_specific_params",
+        "tie_encoder_decoder",
+        "tokenizer_class",
         "torch_dtype",
+        "torchscript",
         "transformers_version",
-        "_output_attentions",
-        "_experts_implementation",
+        "unk_token_id",
+        "use_bfloat16",
+        "use_cache",
     ]
 )
+
+# The largest values that are let through: far above any use, and small enough that nothing takes minutes or all memory.
+_LARGEST = {
+    "vocab_size": 1 << 16,
+    "d_model": 1 << 16,
+    "n_head": 1 << 12,
+    "intermediate_size": 1 << 20,
+    "n_main_layer": 1 << 10,
+    "n_enc_layer": 1 << 10,
+    "n_dec_layer": 1 << 10,
+    "max_chunk_length": 1 << 20,
+    "max_trunk_positions": 1 << 24,
+    "window": 1 << 20,
+    "state_size": 1 << 12,
+    "num_labels": 1 << 16,
+}
+_MOST_VALUES = 20_000_000_000
+_MOST_KMER_SIZE = 8
+
+# An unknown name this similar to one of ours is taken for a slip (1 is the same).
+_SIMILAR = 0.8
+
+# What a saved folder can be loaded as with trust_remote_code, whichever of these classes was saved.
+_AUTO_MAP = {
+    "AutoConfig": "configuration_hnet_ntv2.HNetNTV2Config",
+    "AutoModel": "modeling_hnet_ntv2.HNetNTV2Model",
+    "AutoModelForMaskedLM": "modeling_hnet_ntv2.HNetNTV2ForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_hnet_ntv2.HNetNTV2ForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_hnet_ntv2.HNetNTV2ForTokenClassification",
+}
 
 
 class HNetNTV2Config(PreTrainedConfig):
@@ -61,10 +114,13 @@ class HNetNTV2Config(PreTrainedConfig):
         layer_norm_eps: Of every layer norm; NTv2's published files say 1e-12.
         bidirectional: Average both strands in ``eval()``; training draws the strand per window in the data.
         bidirectional_strategy: How strands are joined: "add" averages log-probabilities and vectors.
+        classification_strands: What classifiers run in ``train()`` and in ``eval()``: the "forward" strand, or "both",
+            whose logits are averaged. Forward suits tasks with an orientation, such as promoters.
         tokenizer_type: "default" = one token per base.
         ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
         router_offset_rate: How much of the gap between a router's share of boundaries and its target a training step
-            closes by moving the router's offset, besides undoing what the step did to the share; 0 holds the offsets.
+            closes by moving the router's offset, besides undoing what the step did to the share. In other trainers
+            each forward pass in ``train()`` with labels adds ``rate x gap`` to the offset. 0 holds the offsets.
         mask_rate: Share of bases that training masks; only the normaliser of the training loss uses it.
         use_anchors: Default of ``forward(anchors=...)``: one clean chunk of k bases on each side of a masked run.
         mask_protection: Forced chunk boundaries around and inside masked runs.
@@ -84,6 +140,8 @@ class HNetNTV2Config(PreTrainedConfig):
         "num_attention_heads": "n_head",
         "num_hidden_layers": "n_main_layer",
     }
+    # Their resolutions differ from batch to batch, so that Trainer cannot join them over an evaluation.
+    keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  (the base class declares a plain list)
 
     vocab_size: int = 16
     pad_token_id: int = 4
@@ -113,6 +171,7 @@ class HNetNTV2Config(PreTrainedConfig):
     layer_norm_eps: float = 1e-12
     bidirectional: bool = True
     bidirectional_strategy: Literal["add"] = "add"
+    classification_strands: Literal["forward", "both"] = "forward"
     tokenizer_type: Literal["default"] = "default"
     ratio_loss_weight: float = 0.03
     router_offset_rate: float = 0.1
@@ -128,13 +187,11 @@ class HNetNTV2Config(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        unknown = sorted(set(kwargs) - _INHERITED_KEYS)
+        unknown = _unknown_names(kwargs)
         if unknown:
-            known = sorted(own_field_names())
-            raise ConfigError(
-                f"unknown model setting(s) {', '.join(map(repr, unknown))}; the model knows: {', '.join(known)}"
-            )
+            raise ConfigError(_describe_unknown(unknown))
         self._check_types()
+        self._check_sizes(kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
         self._check_values()
 
@@ -164,16 +221,36 @@ class HNetNTV2Config(PreTrainedConfig):
         """Tokens of the source model: 6 specials, 4^k k-mers, A T C G N."""
         return 4**self.kmer_size + 11
 
+    @property
+    def least_values(self) -> int:
+        """Values in the trunk's matrices and the k-mer table: the model has some more."""
+        per_block = 4 * self.d_model**2 + 3 * self.d_model * self.intermediate_size // 2
+        return self.n_main_layer * per_block + self.kmer_vocab_size * self.d_model
+
     def layers_per_stage(self, total: int) -> tuple[int, ...]:
         """Share ``total`` encoder or decoder layers out over the stages; the base resolution is first to get fewer."""
         share, rest = divmod(total, self.num_stages)
         return tuple(share + (stage >= self.num_stages - rest) for stage in range(self.num_stages))
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """A config from what a file holds. Settings of other tools are left out with a warning.
+
+        Raises:
+            ConfigError: A name is nearly one of ours, or a value does not fit.
+        """
+        foreign = [name for name in _unknown_names(config_dict) if _nearest(name) is None]
+        if foreign:
+            _warn_of_foreign(tuple(foreign))
+        return super().from_dict({k: v for k, v in config_dict.items() if k not in foreign}, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Everything is written to ``config.json``, so that a later default never changes a saved model."""
         written = super().to_diff_dict()
         everything = self.to_dict()
         written.update({name: everything[name] for name in own_field_names()})
+        if "auto_map" in written:  # the base class names the class that is saved and no other
+            written["auto_map"] = dict(_AUTO_MAP)
         return written
 
     def _check_types(self) -> None:
@@ -184,6 +261,19 @@ class HNetNTV2Config(PreTrainedConfig):
                     annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
                 )
                 raise ConfigError(f"model setting {name}={value!r} must be {expected}")
+
+    def _check_sizes(self, num_labels: Any) -> None:
+        """Sizes that would take minutes or all memory, before anything is made of them."""
+        for name, largest in _LARGEST.items():
+            value = num_labels if name == "num_labels" else getattr(self, name)
+            if isinstance(value, int) and value > largest:
+                raise ConfigError(f"model setting {name}={value} is over the most that is possible here, {largest:,}")
+        if 0 < self.kmer_size <= _MOST_KMER_SIZE and self.least_values > _MOST_VALUES:
+            raise ConfigError(
+                f"d_model={self.d_model}, intermediate_size={self.intermediate_size} and n_main_layer="
+                f"{self.n_main_layer} make a model of over {self.least_values:,} parameters; at most "
+                f"{_MOST_VALUES:,} are possible here"
+            )
 
     def _check_values(self) -> None:
         def require(holds: bool, message: str) -> None:
@@ -230,7 +320,10 @@ class HNetNTV2Config(PreTrainedConfig):
             self.max_chunk_length is None or self.max_chunk_length >= self.kmer_size,
             f"max_chunk_length={self.max_chunk_length} must be at least kmer_size={self.kmer_size}",
         )
-        require(self.kmer_size <= 8, f"kmer_size={self.kmer_size}: the vocabulary has 4^k rows; at most 8")
+        require(
+            self.kmer_size <= _MOST_KMER_SIZE,
+            f"kmer_size={self.kmer_size}: the vocabulary has 4^k rows; at most {_MOST_KMER_SIZE}",
+        )
         require(0 < self.mask_rate < 1, f"mask_rate={self.mask_rate} must lie between 0 and 1")
         require(self.rope_scaling_factor >= 1, f"rope_scaling_factor={self.rope_scaling_factor} must be at least 1")
         require(self.ratio_loss_weight >= 0, f"ratio_loss_weight={self.ratio_loss_weight} must not be negative")
@@ -248,6 +341,32 @@ class HNetNTV2Config(PreTrainedConfig):
         return (self.guard_stage1, self.guard_stage2, self.guard_stage3)
 
 
+def _unknown_names(names: Iterable[str]) -> list[str]:
+    """Those that are settings neither of ours nor of the base class."""
+    known = _INHERITED_KEYS.union(field.name for field in dataclasses.fields(HNetNTV2Config))
+    return sorted(name for name in names if name not in known and not name.startswith("_"))
+
+
+def _nearest(name: str) -> str | None:
+    """The setting of ours that a name was probably meant to be."""
+    other_spelling = HNetNTV2Config.attribute_map.get(name)
+    similar = difflib.get_close_matches(name, own_field_names(), n=1, cutoff=_SIMILAR)
+    return other_spelling or (similar[0] if similar else None)
+
+
+def _describe_unknown(unknown: list[str]) -> str:
+    nearest = {name: _nearest(name) for name in unknown}
+    meant = "; ".join(f"{name!r} is probably {near!r}" for name, near in nearest.items() if near)
+    names = f"unknown model setting(s) {', '.join(map(repr, unknown))}"
+    return f"{names}; {meant}" if meant else f"{names}; the model knows: {', '.join(sorted(own_field_names()))}"
+
+
+@functools.cache
+def _warn_of_foreign(names: tuple[str, ...]) -> None:
+    """Once per process: on the way to a model its settings are read several times."""
+    logger.warning("the saved config has settings that this model does not know: %s", ", ".join(names))
+
+
 def own_field_names() -> tuple[str, ...]:
     """Names of the settings that this class adds to the Hugging Face base class."""
     return tuple(HNetNTV2Config.__annotations__)
@@ -262,8 +381,8 @@ def _matches(value: Any, annotation: Any) -> bool:
         return value in typing.get_args(annotation)
     if origin in (list, tuple):
         return isinstance(value, origin) and all(_matches(item, float) for item in value)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is float:  # JSON as Python reads it and YAML have words for NaN and infinity
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)

@@ -1,8 +1,7 @@
 """The Hugging Face classes: input checks, losses and typed outputs around embeddings, hierarchy and heads."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,11 +10,12 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 
 from .base_embeddings import BaseEmbeddings, KmerEmbedding
-from .chunking import Router, mean_probability, ratio_loss
+from .chunking import Router, mean_over_counted, ratio_loss
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
@@ -25,13 +25,16 @@ from .kmers import (
     BASE_IDS,
     flip_rows,
     holds_mask,
+    is_clean_base,
     reverse_complement,
 )
+from .model_files import check_before_loading
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
 from .shapes import Bool, Float, Int, Shaped, Tensor
 from .state_space import StateSpaceMixer
 from .strands import StrandRun, Strands, both_strands
+from .upsampling import input_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +42,30 @@ logger = logging.getLogger(__name__)
 EXCLUDED_LOGIT = -1e4
 
 # Tensors of task heads, which another task's model may leave behind.
-_HEAD_TENSORS = ("head.", "boundary_shares", "classifier.")
+_HEAD_TENSORS = ("head.", "classifier.")
+
+# F of the ratio loss was kept in a buffer of this name; files and checkpoints that still have it load without it.
+_FORMER_BUFFER = "boundary_shares"
+
+# Keywords that scripts for other models pass, and that say nothing here: the model is no decoder, sequence pairs are
+# refused by the tokenizer, and the loss does not depend on the number of micro-batches.
+_WITHOUT_EFFECT = frozenset(["encoder_attention_mask", "token_type_ids", "use_cache", "num_items_in_batch"])
+
+# The routers' offsets move by the chunks of about so many bases of a batch.
+_SHARE_BASES = 2048
 
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
+
+
+def _refuse_unknown(keywords: Mapping[str, Any]) -> None:
+    """Keywords of ``forward`` that it does not know may be None or False (PEFT passes many), or have no effect.
+
+    Raises:
+        InputError: With the first name that would be expected to do something.
+    """
+    for name, value in keywords.items():
+        if name not in _WITHOUT_EFFECT and value is not None and value is not False:
+            raise InputError(f"forward() has no argument {name!r}; leave it out, or pass None")
 
 
 class HNetNTV2PreTrainedModel(PreTrainedModel):
@@ -52,6 +76,9 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    # forward() takes **keywords, which would make Trainer divide the loss by a number that it passes in them.
+    accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_unexpected = [rf"^{_FORMER_BUFFER}$"]  # noqa: RUF012  (the base class declares a plain list)
     _no_split_modules = ["NTv2Block", "LocalBlock", "StateSpaceBlock"]  # noqa: RUF012  (the base class declares a plain list)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -85,16 +112,16 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         """Load a saved model; safetensors only, and a missing, superfluous or misshapen tensor is an error.
 
         The only tensors that may be missing are those of a new task head (``classifier.``), and the only ones that may
-        be left over are those of another task's head.
+        be left over are those of another task's head. With ``ignore_mismatched_sizes=True`` misshapen ones start anew.
 
         Raises:
-            WeightsError: With the names of the tensors that do not fit.
+            WeightsError: With the names of the tensors that do not fit, or as ``check_before_loading``.
+            ConfigError: A setting in ``config.json`` that cannot be.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
-        folder = Path(str(pretrained_model_name_or_path))
-        if folder.is_dir() and not list(folder.glob("*.safetensors")):
-            raise WeightsError(f"{folder} holds no .safetensors file; pickled weights are never loaded")
+        check_before_loading(pretrained_model_name_or_path, HNetNTV2Config, kwargs)
+        accepts_misshapen = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that the names come back and can be reported
         loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
@@ -103,7 +130,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         problems = {
             "missing": [name for name in info["missing_keys"] if not name.startswith("classifier.")],
             "superfluous": [name for name in info["unexpected_keys"] if not name.startswith(_HEAD_TENSORS)],
-            "misshapen": [str(entry) for entry in info["mismatched_keys"]],
+            "misshapen": [] if accepts_misshapen else [str(entry) for entry in info["mismatched_keys"]],
         }
         found = [f"{kind}: {', '.join(sorted(names)[:5])}" for kind, names in problems.items() if names]
         if found:
@@ -153,6 +180,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         strands: Strands | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **keywords: Any,
     ) -> HNetNTV2ModelOutput | tuple:
         """Embed bases.
 
@@ -164,7 +192,12 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
             strands: "forward" or "both"; by default both in ``eval()`` of a bidirectional model.
             output_hidden_states: Also return named inner states.
             return_dict: False for a plain tuple.
+            **keywords: What scripts for other models pass: None, or without effect here.
+
+        Raises:
+            InputError: For left padding, ids outside the vocabulary, or an unknown keyword that is not None.
         """
+        _refuse_unknown(keywords)
         run = self.run_strands(
             input_ids, attention_mask, on_grid, anchors, strands, self._wants_states(output_hidden_states)
         )
@@ -315,26 +348,13 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
 class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
     """Masked language model: NTv2's head, marginalised to bases, plus what the decoders add."""
 
-    boundary_shares: Tensor
-
     def __init__(self, config: HNetNTV2Config):
         super().__init__(config)
         self.model = HNetNTV2Model(config)
         self.head = Heads(config)
-        # F of the ratio loss: the share of boundaries on sequence without masks that the previous step led to.
-        self.register_buffer("boundary_shares", torch.tensor(config.target_ratios, dtype=torch.float32))
+        self.register_load_state_dict_pre_hook(_drop_former_buffer)
+        self.moves_offsets = True  # our own training loop moves them by itself and says so here
         self.post_init()
-
-    @torch.no_grad()
-    def observe_boundary_shares(self, shares: Sequence[float | None]) -> None:
-        """Take in each stage's share of boundaries, outermost first: F of the ratio loss from now on.
-
-        Args:
-            shares: Those of cap and guard included; None leaves a stage's F as it is.
-        """
-        for number, share in enumerate(shares):
-            if share is not None:
-                self.boundary_shares[number] = share
 
     def count_parameters(self) -> dict[str, int]:
         """Number of parameters per part; the values add up to the whole model."""
@@ -358,13 +378,14 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         strands: Strands | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **keywords: Any,
     ) -> HNetNTV2MaskedLMOutput | tuple:
         """Predict bases.
 
         Args:
             input_ids: Character ids, right-padded.
             attention_mask: 1 at real positions; inferred from padding ids when absent.
-            labels: Ids of A, C, G, T at targets, -100 elsewhere.
+            labels: Ids of the bases at targets, -100 elsewhere. N and special tokens are no targets either.
             loss_weights: Weight of each target in the loss; 1 when absent.
             loss_denominator: Divides the weighted sum of cross-entropies; the number of targets when absent.
             only_targets: Spare the source head where there is no label: logits elsewhere are not meant to be used.
@@ -373,27 +394,36 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             strands: See ``HNetNTV2Model.forward``; log-probabilities are averaged.
             output_hidden_states: Also return named inner states.
             return_dict: False for a plain tuple.
+            **keywords: See ``HNetNTV2Model.forward``.
 
         Raises:
-            InputError: For left padding, ids outside the vocabulary, or labels that are no base.
+            InputError: For left padding, ids or labels outside the vocabulary, or an unknown keyword that is not None.
         """
+        _refuse_unknown(keywords)
+        if labels is not None:
+            labels = self._checked_labels(labels)
+            if attention_mask is None:  # a random replacement may be [PAD]: where there is a target, there is a base
+                attention_mask = (input_ids != self.config.pad_token_id) | (labels >= _FIRST_BASE)
+            labels = labels.masked_fill(~is_clean_base(labels), -100)
         wants_states = self.model._wants_states(output_hidden_states)
         run = self.model.run_strands(input_ids, attention_mask, on_grid, anchors, strands, wants_states)
         is_wanted = self._wanted_bases(run, labels if only_targets else None)
         letters = self.letter_log_probs(run, is_wanted)
         stages, reverse_stages = run.strand_stages()
-        ratio_losses = self.ratio_losses(run.stages)
+        ratio_losses = self._ratio_losses(run.stages)
         loss = task_loss = None
         if labels is not None:
             task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
             loss = task_loss + self.config.ratio_loss_weight * ratio_losses.sum()
+            if self.training and self.moves_offsets and torch.is_grad_enabled():
+                self._move_offsets(input_ids, attention_mask, labels)
         output = HNetNTV2MaskedLMOutput(
             loss=loss,
+            logits=self._widen_logits(letters),
+            hidden_states=run.forward_states(),
             task_loss=task_loss,
             ratio_loss=ratio_losses.sum(),
             ratio_losses=ratio_losses,
-            logits=self._widen_logits(letters),
-            hidden_states=run.forward_states(),
             stages=stages,
             reverse_stages=reverse_stages,
         )
@@ -413,7 +443,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         is_wanted = run.is_valid if is_wanted is None else is_wanted
         source = self.head.source(run.final, final_chunk_of(run.stages), run.input_ids, is_wanted, run.is_valid)
         with torch.autocast(source.device.type, enabled=False):
-            residual = self.head.residual(run.hidden.to(self.head.residual.output.weight.dtype))
+            residual = self.head.residual(run.hidden.to(input_dtype(self.head.residual.output)))
             return self._join_letters((source + residual).log_softmax(-1), run)
 
     @staticmethod
@@ -425,13 +455,39 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             is_target = torch.cat([is_target, flip_rows(is_target, run.is_valid.chunk(2)[1])])
         return is_target
 
-    def ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
-        """Mean over rows of each stage's ratio loss, with F = ``boundary_shares`` and G from the counted positions."""
+    def _ratio_losses(self, stages: tuple[StageOutput, ...]) -> Float[Tensor, " stages"]:
+        """Mean over rows of each stage's ratio loss, with F and G from the row's own counted positions.
+
+        F is the share of boundaries there, those of cap and guard included: they are chunks like the others, and the
+        targets are about chunks. Decisions have no gradient. Because F and G are the row's own, the mean over
+        micro-batches and ranks is the loss of the whole batch (docs/decisions/0016).
+        """
         losses = []
-        for stage, target, share in zip(stages, self.config.target_ratios, self.boundary_shares, strict=True):
-            mean = mean_probability(stage.probability, stage.is_counted, when_none=target)
-            losses.append(ratio_loss(share.to(mean.dtype), mean, target).mean())
+        for stage, target in zip(stages, self.config.target_ratios, strict=True):
+            is_boundary = stage.is_boundary.to(stage.probability.dtype)
+            share = mean_over_counted(is_boundary, stage.is_counted, when_none=target)
+            mean = mean_over_counted(stage.probability, stage.is_counted, when_none=target)
+            losses.append(ratio_loss(share, mean, target).mean())
         return torch.stack(losses)
+
+    @torch.no_grad()
+    def _move_offsets(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> None:
+        """Lower the offset of a router with too many boundaries, raise it where there are too few.
+
+        Counted are some bases as they were before they were masked: what a user of the model gets. Masked sequence does
+        not show it, because every mask forces boundaries, which leave the cap little to do (docs/decisions/0016).
+        """
+        rate, routers = self.config.router_offset_rate, self.model.routers
+        if not rate or not any(router.query.weight.requires_grad for router in routers):  # frozen, as under LoRA
+            return
+        bases = torch.where(labels == -100, input_ids, labels)[:, :_SHARE_BASES]
+        rows = max(1, _SHARE_BASES // bases.shape[1])
+        is_valid = None if attention_mask is None else attention_mask[:rows, :_SHARE_BASES]
+        stages = self.model.chunk(bases[:rows], is_valid)
+        for router, stage, target in zip(routers, stages, self.config.target_ratios, strict=True):
+            count = stage.is_counted.sum()
+            gap = target * count - (stage.is_boundary & stage.is_counted).sum()
+            router.beta.add_(rate * gap / count.clamp(min=1)).clamp_(-1, 1)
 
     @staticmethod
     def _join_letters(log_probs: Float[Tensor, "rows length 4"], run: StrandRun) -> Float[Tensor, "batch length 4"]:
@@ -445,21 +501,25 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         after = self.config.vocab_size - _LAST_BASE - 1
         return nn.functional.pad(letters, (_FIRST_BASE, after), value=EXCLUDED_LOGIT)
 
-    @staticmethod
-    def _task_loss(
-        letters: Float[Tensor, "batch length 4"],
-        labels: Shaped[Tensor, "batch length"],
-        loss_weights: Float[Tensor, "batch length"] | None,
-        loss_denominator: float | None,
-    ) -> Float[Tensor, ""]:
+    def _checked_labels(self, labels: Shaped[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
         labels = labels.long()
-        is_target = labels != -100
-        is_foreign = is_target & ((labels < _FIRST_BASE) | (labels > _LAST_BASE))
+        is_foreign = (labels != -100) & ((labels < 0) | (labels >= self.config.vocab_size))
         if bool(is_foreign.any()):
             row, column = is_foreign.nonzero()[0].tolist()
             raise InputError(
-                f"labels[{row}, {column}] = {int(labels[row, column])} is no base; targets are A, C, G, T only"
+                f"labels[{row}, {column}] = {int(labels[row, column])} is no token id; targets are A, C, G, T "
+                f"({_FIRST_BASE} to {_LAST_BASE}), -100 elsewhere"
             )
+        return labels
+
+    @staticmethod
+    def _task_loss(
+        letters: Float[Tensor, "batch length 4"],
+        labels: Int[Tensor, "batch length"],
+        loss_weights: Float[Tensor, "batch length"] | None,
+        loss_denominator: float | None,
+    ) -> Float[Tensor, ""]:
+        is_target = labels != -100
         classes = (labels - _FIRST_BASE).clamp(min=0)
         cross_entropy = -letters.log_softmax(-1).gather(-1, classes[..., None])[..., 0]
         weight = is_target.to(letters.dtype) if loss_weights is None else loss_weights * is_target
@@ -467,8 +527,12 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         return (cross_entropy * weight).sum() / denominator
 
 
-class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
-    """Class logits from the mean vector of a sequence's bases."""
+def _drop_former_buffer(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    state.pop(prefix + _FORMER_BUFFER, None)
+
+
+class _Classifier(HNetNTV2PreTrainedModel):
+    """A layer norm and a linear layer on vectors of bases; the strands of ``config.classification_strands``."""
 
     def __init__(self, config: HNetNTV2Config):
         super().__init__(config)
@@ -480,6 +544,35 @@ class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
         )
         self.post_init()
 
+    def _run_strands(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        strands: Strands | None,
+        output_hidden_states: bool | None,
+    ) -> StrandRun:
+        """Unlike the masked model, train() and eval() run the same strands unless told otherwise."""
+        strands = strands or self.config.classification_strands
+        wants_states = self.model._wants_states(output_hidden_states)
+        return self.model.run_strands(input_ids, attention_mask, None, None, strands, wants_states)
+
+    def _output(
+        self, run: StrandRun, logits: Tensor, loss: Tensor | None, return_dict: bool | None
+    ) -> HNetNTV2ClassifierOutput | tuple:
+        stages, reverse_stages = run.strand_stages()
+        output = HNetNTV2ClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=run.forward_states(),
+            stages=stages,
+            reverse_stages=reverse_stages,
+        )
+        return output if self.model._wants_dict(return_dict) else output.to_tuple()
+
+
+class HNetNTV2ForSequenceClassification(_Classifier):
+    """Class logits from the mean vector of a sequence's bases."""
+
     def forward(
         self,
         input_ids: Shaped[Tensor, "batch length"],
@@ -489,32 +582,32 @@ class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
         strands: Strands | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **keywords: Any,
     ) -> HNetNTV2ClassifierOutput | tuple:
-        """Classify sequences; logits are averaged over strands.
+        """Classify sequences by the mean vector of their A, C, G and T, as ``embed`` takes it.
 
         Args:
             input_ids: Character ids, right-padded.
             attention_mask: 1 at real positions; inferred from padding ids when absent.
             labels: Class indices, or floats where ``config.problem_type`` says so.
-            strands: See ``HNetNTV2Model.forward``.
+            strands: "forward" or "both", whose logits are averaged; ``config.classification_strands`` by default.
             output_hidden_states: Also return named inner states.
             return_dict: False for a plain tuple.
+            **keywords: See ``HNetNTV2Model.forward``.
+
+        Raises:
+            InputError: For a row without any A, C, G or T, and as in ``HNetNTV2Model.forward``.
         """
-        wants_states = self.model._wants_states(output_hidden_states)
-        run = self.model.run_strands(input_ids, attention_mask, None, None, strands, wants_states)
-        count = run.is_valid.sum(1, keepdim=True).clamp(min=1)
-        mean = (run.hidden * run.is_valid[..., None]).sum(1) / count
-        logits = self.classifier(mean)
-        logits = torch.stack(logits.chunk(run.num_strands)).mean(0)
-        stages, reverse_stages = run.strand_stages()
-        output = HNetNTV2ClassifierOutput(
-            loss=None if labels is None else self._loss(logits.float(), labels),
-            logits=logits,
-            hidden_states=run.forward_states(),
-            stages=stages,
-            reverse_stages=reverse_stages,
-        )
-        return output if self.model._wants_dict(return_dict) else output.to_tuple()
+        _refuse_unknown(keywords)
+        run = self._run_strands(input_ids, attention_mask, strands, output_hidden_states)
+        is_base = is_clean_base(run.input_ids) & run.is_valid
+        count = is_base.sum(1, keepdim=True)
+        if not bool(count.all()):
+            row = int((count == 0).nonzero()[0, 0])
+            raise InputError(f"row {row} holds no A, C, G or T, so that there is nothing to classify; leave it out")
+        mean = (run.hidden * is_base[..., None]).sum(1) / count
+        logits = torch.stack(self.classifier(mean).chunk(run.num_strands)).mean(0)
+        return self._output(run, logits, None if labels is None else self._loss(logits.float(), labels), return_dict)
 
     def _loss(self, logits: Float[Tensor, "batch labels"], labels: Shaped[Tensor, "batch ..."]) -> Float[Tensor, ""]:
         problem = self.config.problem_type
@@ -527,10 +620,49 @@ class HNetNTV2ForSequenceClassification(HNetNTV2PreTrainedModel):
         return nn.functional.cross_entropy(logits, labels.long())
 
 
+class HNetNTV2ForTokenClassification(_Classifier):
+    """Class logits of every base."""
+
+    def forward(
+        self,
+        input_ids: Shaped[Tensor, "batch length"],
+        attention_mask: Shaped[Tensor, "batch length"] | None = None,
+        labels: Shaped[Tensor, "batch length"] | None = None,
+        *,
+        strands: Strands | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **keywords: Any,
+    ) -> HNetNTV2ClassifierOutput | tuple:
+        """Classify bases.
+
+        Args:
+            input_ids: Character ids, right-padded.
+            attention_mask: 1 at real positions; inferred from padding ids when absent.
+            labels: Class index of each base of the forward strand, -100 where none is asked for (padding).
+            strands: "forward" or "both", whose logits are averaged in the forward frame;
+                ``config.classification_strands`` by default.
+            output_hidden_states: Also return named inner states.
+            return_dict: False for a plain tuple.
+            **keywords: See ``HNetNTV2Model.forward``.
+
+        Raises:
+            InputError: As in ``HNetNTV2Model.forward``.
+        """
+        _refuse_unknown(keywords)
+        run = self._run_strands(input_ids, attention_mask, strands, output_hidden_states)
+        logits = run.join(self.classifier(run.hidden))
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.long().flatten())
+        return self._output(run, logits, loss, return_dict)
+
+
 for _auto, _model in (
     (AutoModel, HNetNTV2Model),
     (AutoModelForMaskedLM, HNetNTV2ForMaskedLM),
     (AutoModelForSequenceClassification, HNetNTV2ForSequenceClassification),
+    (AutoModelForTokenClassification, HNetNTV2ForTokenClassification),
 ):
     _model.register_for_auto_class(_auto.__name__)
 HNetNTV2Config.register_for_auto_class()

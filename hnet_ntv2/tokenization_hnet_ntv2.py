@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedTokenizer
+from transformers import BatchEncoding, PreTrainedTokenizer
 
 from .errors import InputError
 
@@ -16,6 +16,8 @@ _KMER_SPECIAL_TOKENS = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>")
 _KMER_LETTERS = "ATCG"  # in the order of NTv2's vocabulary
 
 _AMBIGUITY_CODES = "RYSWKMBDHVN"
+
+_NO_LIMIT = 10**20  # transformers writes 1e30 where a tokenizer has no limit
 
 
 def _base_table() -> bytes:
@@ -58,8 +60,11 @@ class _SequenceTokenizer(PreTrainedTokenizer):
 
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
     padding_side = "right"
+    longest_input: ClassVar[int]  # ``model_max_length`` unless it is given
 
     def __init__(self, vocabulary: tuple[str, ...], **kwargs: Any):
+        if (kwargs.get("model_max_length") or _NO_LIMIT) >= _NO_LIMIT:
+            kwargs["model_max_length"] = self.longest_input
         self._tokens = vocabulary
         self._ids = {token: index for index, token in enumerate(vocabulary)}
         super().__init__(**kwargs)
@@ -87,6 +92,19 @@ class _SequenceTokenizer(PreTrainedTokenizer):
     def _cut(self, piece: str, first_position: int) -> list[str]:
         raise NotImplementedError
 
+    def prepare_for_model(self, ids: list[int], pair_ids: list[int] | None = None, **kwargs: Any) -> BatchEncoding:
+        """As the base class does, for one sequence.
+
+        Raises:
+            InputError: For a pair of sequences.
+        """
+        if pair_ids is not None:
+            raise InputError(
+                "the model takes one sequence at a time, not pairs; give a batch as a list of strings, "
+                "and encode the two sequences of a pair separately"
+            )
+        return super().prepare_for_model(ids, None, **kwargs)
+
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """Ids of tokens; a list is looked up at once, since a window has up to 131,072 of them."""
         if not isinstance(tokens, list):
@@ -113,8 +131,11 @@ class _SequenceTokenizer(PreTrainedTokenizer):
 class HNetNTV2Tokenizer(_SequenceTokenizer):
     """One token per base, with the character ids of Caduceus; no special token is added to a sequence.
 
-    Lower case is read as upper case, U as T, IUPAC codes of several bases as N; any other letter raises ``InputError``.
+    Lower case is read as upper case, U as T, IUPAC codes of several bases as N; any other letter raises ``InputError``,
+    and so does a pair of sequences.
     """
+
+    longest_input = 131_072  # the longest window that the models are made for
 
     def __init__(self, **kwargs: Any):
         for name in ("cls", "sep", "bos", "mask", "pad", "unk"):
@@ -141,6 +162,7 @@ class NTv2Tokenizer(_SequenceTokenizer):
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "vocab.txt"}
+    longest_input = 2048  # positions that NTv2 was trained on
 
     def __init__(self, vocab_file: str | os.PathLike[str] | None = None, k: int | None = None, **kwargs: Any):
         if vocab_file is not None:
@@ -155,7 +177,7 @@ class NTv2Tokenizer(_SequenceTokenizer):
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
-        if token_ids_1 is not None:
+        if token_ids_1:
             raise InputError("NTv2 takes one sequence at a time; encode the two sequences of a pair separately")
         return [self._ids[str(self.cls_token)], *token_ids_0]
 

@@ -81,6 +81,11 @@ def _log_one_minus(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.log1p(-weight.masked_fill(is_one, 0.5)).masked_fill(is_one, -torch.inf)
 
 
+def input_dtype(layer: nn.Module) -> torch.dtype:
+    """What a linear layer takes outside autocast: its weight's type, float32 where the weight is quantized."""
+    return layer.weight.dtype if isinstance(layer.weight, Tensor) else torch.float32
+
+
 class Upsampler(nn.Module):
     """Expansion of chunks to positions: ``smoothed chunk x STE(confidence) + gated skip (+ offset embedding)``.
 
@@ -126,6 +131,6 @@ class Upsampler(nn.Module):
             offset = torch.arange(first.shape[1], device=first.device) - first
             expanded = expanded + self.offset(offset.clamp(0, self.offset.num_embeddings - 1))
         with torch.autocast(fine.device.type, enabled=False):
-            skip = self.skip(fine.to(self.skip.weight.dtype))
+            skip = self.skip(fine.to(input_dtype(self.skip)))
         is_valid = routing.reason != BoundaryReason.PADDING.value
         return (expanded + skip * skip_gate[..., None]) * is_valid[..., None]

@@ -1,5 +1,10 @@
 """Small models and sequences that many tests need."""
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
@@ -57,3 +62,25 @@ def lively_model(seed: int = 0, **changes) -> HNetNTV2ForMaskedLM:
 def random_letters(length: int, seed: int, letters: str = "ACGT") -> str:
     generator = torch.Generator().manual_seed(seed)
     return "".join(letters[index] for index in torch.randint(len(letters), (length,), generator=generator).tolist())
+
+
+@contextmanager
+def piped(content: bytes) -> Iterator[str]:
+    """The path of a pipe that gives ``content``, a few bytes first, as bash's ``<(...)`` makes one."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        try:
+            with os.fdopen(writer, "wb", buffering=0) as file:
+                file.write(content[:2])
+                file.write(content[2:])
+        except BrokenPipeError:
+            pass  # the reader had enough
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield f"/dev/fd/{reader}"
+    finally:
+        os.close(reader)
+        thread.join()

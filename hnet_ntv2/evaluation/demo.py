@@ -16,6 +16,7 @@ from ..errors import DataError
 from ..genome import Interval
 from ..genome.alphabet import BASE_BITS, A, T
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..storage import appearing_file, open_text
 from .chunk_text import chunk_text, first_bases
 from .context_counts import ContextCounts, composition_bits
 from .curves import draw_curves, read_history
@@ -110,6 +111,7 @@ def summarise(
 
     Raises:
         DataError: if no validation window has a target.
+        ConfigError: if ``output_dir`` cannot be written.
     """
     batches = [arrays for arrays in map(_as_arrays, datamodule.val_dataloader()) if len(arrays[0])]
     training, num_training_bases = training_bases(datamodule)
@@ -119,10 +121,10 @@ def summarise(
     window, bases = _first_window(datamodule)
     chunks = chunk_text(bases, _segment(model, bases[None]))
     paths = {**(paths or {}), "summary": output_dir / "summary.json"}
-    output_dir.mkdir(parents=True, exist_ok=True)
     if history is not None:
         paths["curves"] = output_dir / "curves.png"
-        _draw(history, paths["curves"], model, bits)
+        with appearing_file(paths["curves"]) as image:
+            _draw(history, image, model, bits)
     summary = Summary(
         bits=bits,
         num_targets=sum(int((labels >= 0).sum()) for _, labels in batches),
@@ -135,7 +137,8 @@ def summarise(
         chunks=chunks,
         paths={name: str(path) for name, path in paths.items()},
     )
-    paths["summary"].write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    with open_text(paths["summary"]) as file:
+        file.write(json.dumps(asdict(summary), indent=2) + "\n")
     return summary
 
 

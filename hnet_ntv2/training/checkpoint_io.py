@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import shutil
-import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError, WeightsError
+from ..model_files import require_finite
+from ..storage import appearing_folder, remove, restore
 from .checkpoint_tree import TreeEncoder, decode
 
 FORMAT = "hnet-ntv2-checkpoint"
@@ -24,6 +24,7 @@ VERSION = 1
 STRUCTURE_FILE = "checkpoint.json"
 TENSOR_FILE = "tensors.safetensors"
 _BLOCK = 1 << 24
+_WAY_OUT = "Checkpoints saved before are untouched; free disk space or choose another --output-dir, then --resume"
 
 logger = logging.getLogger(__name__)
 
@@ -43,25 +44,22 @@ class SafetensorsCheckpointIO(CheckpointIO):
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        remove_checkpoint(Path(path))
+        remove(Path(path))
 
 
 def write_checkpoint(tree: dict[str, Any], path: Path) -> None:
     """Write ``tree`` as the folder ``path``; an older folder of that name is replaced once the new one is complete.
 
+    What a killed writer leaves is called ``NAME.partial``; ``storage.sweep`` clears that up.
+
     Raises:
         CheckpointError: The disk is full or the folder cannot be written. Nothing that was there before is lost.
     """
     path = Path(path)
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            temporary.mkdir()
-            _write_files(tree, temporary)
-            _replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with explained(f"checkpoint {path} could not be saved", _WAY_OUT):
+        with appearing_folder(path) as folder:
+            _write_files(tree, folder)
+        _sync(path.parent)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -85,7 +83,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         tensors = load_file(tensor_path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {TENSOR_FILE}: {error}") from error
+    _require_finite_weights(tensors, tensor_path)
     return decode(document["tree"], tensors)
+
+
+def _require_finite_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A run that went on from such weights would train on NaN; the optimizer's own tensors are not looked at."""
+    for name, tensor in tensors.items():
+        if name.startswith("state_dict.") and tensor.is_floating_point():
+            try:
+                require_finite(name, tensor, path)
+            except WeightsError as error:
+                raise CheckpointError(f"{error}; resume from an older checkpoint") from error
 
 
 def read_structure(path: Path) -> dict[str, Any]:
@@ -95,15 +104,6 @@ def read_structure(path: Path) -> dict[str, Any]:
         CheckpointError: As in :func:`read_checkpoint`.
     """
     return decode(_read_document(path)["tree"], None)
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Delete a checkpoint folder, or the link that stands for one; nothing happens where there is none."""
-    path = Path(path)
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.is_dir():
-        shutil.rmtree(path)
 
 
 def _write_files(tree: dict[str, Any], folder: Path) -> None:
@@ -123,28 +123,9 @@ def _write_files(tree: dict[str, Any], folder: Path) -> None:
     _sync(folder)
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    """Put a finished folder in place. An older one steps aside first and comes back if the move fails."""
-    aside = _aside(path)
-    if path.exists() and not path.is_symlink():
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-    elif path.is_symlink():
-        path.unlink()
-    try:
-        temporary.rename(path)
-    except OSError:
-        if aside.exists():
-            aside.rename(path)
-        raise
-    _sync(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def _read_document(path: Path) -> dict[str, Any]:
     path = Path(path)
-    if not path.exists() and _aside(path).exists():
-        _aside(path).rename(path)  # a run was killed between the two renames of _replace
+    if restore(path):
         logger.warning("%s was restored from a save that had been interrupted", path)
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}")
@@ -174,10 +155,6 @@ def _check_document(document: Any, path: Path) -> None:
         raise CheckpointError(f"checkpoint {path} is damaged: {STRUCTURE_FILE} was changed after it was written")
 
 
-def _aside(path: Path) -> Path:
-    return path.parent / f".{path.name}.old"
-
-
 def _file_checksum(path: Path) -> int:
     checksum = 0
     with path.open("rb") as file:
@@ -195,14 +172,18 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal into an error that says what was lost (nothing) and what to do."""
+def explained(what: str, way_out: str) -> Iterator[None]:
+    """Turn an operating system's refusal into one line that says what was lost and what to do.
+
+    Raises:
+        CheckpointError: ``what``, the reason, the way out.
+    """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError, ConfigError) as error:
         if isinstance(error, CheckpointError | torch.OutOfMemoryError):
             raise
-        raise CheckpointError(
-            f"checkpoint {path} could not be saved: {error}. Checkpoints saved before are untouched; free disk space "
-            "or choose another --output-dir, then --resume"
-        ) from error
+        # storage names the place, which ``what`` does already
+        reason = error.__cause__ if isinstance(error, ConfigError) and error.__cause__ is not None else error
+        text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
+        raise CheckpointError(f"{what}: {text}. {way_out}") from error

@@ -10,7 +10,8 @@ from typing import Any
 import lightning as L
 
 from ..errors import CheckpointError
-from .checkpoint_io import remove_checkpoint
+from ..storage import remove, sweep
+from .checkpoint_io import explained
 from .module import PretrainingModule, StepReport
 from .step_callback import StepCallback
 
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 _NUMBERED = re.compile(r"step=(\d+)\.ckpt")
+_WAY_OUT = "Free disk space, then --resume"
+# What killed writers of earlier versions of this package left.
+_OLD_LEFTOVERS = (".step=*.tmp", ".last.ckpt.*.tmp", ".best.ckpt.*.tmp", ".hf.*.tmp", ".writable.*")
 
 
 class CheckpointKeeper(StepCallback):
@@ -26,22 +30,40 @@ class CheckpointKeeper(StepCallback):
     ``step=000010.ckpt`` is a folder; ``last.ckpt`` and ``best.ckpt`` are links to such folders. A link moves only after
     the folder it will point to is complete, so that the last good checkpoint outlives a failing save.
 
+    A checkpoint is saved before its step's validation, so that a validation that fails or is killed costs no training;
+    a run that resumes from it validates first (``MissedValidation``).
+
     Args:
         folder: Where the checkpoints go.
         every: Optimiser steps between checkpoints.
         keep: Numbered checkpoints that are kept besides the linked ones.
         samples_per_step: Windows of the global batch, to note the position in the data.
         monitor: The validation metric whose least value is best.
+        resumed_from: The checkpoint that the run goes on from.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int, samples_per_step: int, monitor: str = "bits"):
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        keep: int,
+        samples_per_step: int,
+        monitor: str = "bits",
+        resumed_from: Path | None = None,
+    ):
         self.folder = folder
         self.every = every
         self.keep = keep
         self.samples_per_step = samples_per_step
         self.monitor = monitor
+        self.resumed_from = resumed_from
         self.best_value = math.inf
         self.best_step: int | None = None
+        # A folder of the right name is not enough: it can be of the course that a resume from an older step gave up.
+        self._saved_step: int | None = None
+        # Lightning's counters after the last finished step; between steps they count micro-batches that are lost.
+        self._counters: dict[str, Any] | None = None
+        self._saves_between_steps = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_value": self.best_value, "best_step": self.best_step}
@@ -49,9 +71,31 @@ class CheckpointKeeper(StepCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note the counters after the step that the run goes on from."""
+        self._counters = checkpoint["loops"]["fit_loop"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Between steps, save the counters as they were after the last one."""
+        if self._saves_between_steps:
+            checkpoint["loops"]["fit_loop"] = self._counters
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take up the checkpoints of a resumed run."""
+        assert isinstance(pl_module, PretrainingModule)
+        if self.resumed_from is None:
+            return
+        step = trainer.global_step
+        if self.resumed_from.resolve() == self.path_of(step).resolve():
+            self._saved_step = step
+        if step == pl_module.max_steps:
+            self.save_between_steps(trainer)  # no step follows that would save or link it here
+        self._take_up_best(trainer)
+
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
         """Save when it is time, when the run is over, or when it was asked to stop."""
         step = trainer.global_step
+        self._counters = trainer.fit_loop.state_dict()
         if step % self.every == 0 or step == module.max_steps or trainer.should_stop:
             self.save(trainer)
 
@@ -62,48 +106,100 @@ class CheckpointKeeper(StepCallback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not value < self.best_value:
             return
         self.best_value, self.best_step = value, trainer.global_step
-        path = self.path_of(trainer.global_step)
-        if not path.is_dir():
-            self.save(trainer, link=None)
-        self._link(trainer, BEST, path)
+        self.save_between_steps(trainer, link=None)
+        self._link(trainer, BEST, self.path_of(trainer.global_step))
         self._prune(trainer)
 
     def save(self, trainer: L.Trainer, link: str | None = LAST) -> Path:
-        """Save the present state and let ``link`` point to it. All ranks must call this."""
+        """Save the present state and let ``link`` point to it. All ranks must call this.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
         path = self.path_of(trainer.global_step)
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is not None:
             datamodule.set_position(trainer.global_step * self.samples_per_step)
         trainer.save_checkpoint(path, weights_only=False)
+        self._saved_step = trainer.global_step
         if link is not None:
             self._link(trainer, link, path)
         self._prune(trainer)
         return path
 
+    def save_between_steps(self, trainer: L.Trainer, link: str | None = LAST) -> Path | None:
+        """Save the state after the last finished step, unless it is saved; None before the first step.
+
+        All ranks must call this. Micro-batches of the step in progress are lost; a resumed run repeats them.
+        """
+        step = trainer.global_step
+        if self._counters is None:
+            return None
+        if self._saved_step == step:
+            if link is not None:
+                self._link(trainer, link, self.path_of(step))
+            return self.path_of(step)
+        self._saves_between_steps = True
+        try:
+            return self.save(trainer, link)
+        finally:
+            self._saves_between_steps = False
+
     def path_of(self, step: int) -> Path:
         """Folder of the checkpoint after ``step`` optimiser steps."""
         return self.folder / f"step={step:06d}.ckpt"
 
+    def _take_up_best(self, trainer: L.Trainer) -> None:
+        """Let the best checkpoint be the one that was best at the step that the run goes on from."""
+        has_best = self.best_step is not None and self.path_of(self.best_step).is_dir()
+        if trainer.strategy.broadcast(has_best):  # all ranks save together, so they must know the same best
+            assert self.best_step is not None
+            self._link(trainer, BEST, self.path_of(self.best_step))
+            return
+        if self.best_step is not None:
+            logger.warning(
+                "the best checkpoint so far, of step %d, is not in %s any more: the next validation is the best again",
+                self.best_step,
+                self.folder,
+            )
+        self.best_value, self.best_step = math.inf, None
+        if trainer.is_global_zero:
+            remove(self.folder / BEST)
+        trainer.strategy.barrier("best checkpoint")
+
     def _link(self, trainer: L.Trainer, name: str, path: Path) -> None:
         if trainer.is_global_zero:
-            temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(path.name)
-            os.replace(temporary, self.folder / name)
+            temporary = self.folder / f"{name}.partial"  # a name that storage.sweep knows
+            with explained(f"{self.folder / name} could not be moved to {path.name}", _WAY_OUT):
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(path.name)
+                temporary.replace(self.folder / name)
         trainer.strategy.barrier("checkpoint link")
 
     def _prune(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero:
-            linked = {os.readlink(self.folder / name) for name in (LAST, BEST) if (self.folder / name).is_symlink()}
-            others = [path for path in numbered_checkpoints(self.folder) if path.name not in linked]
-            for path in others[: max(0, len(others) - self.keep)]:
-                remove_checkpoint(path)
+        """Delete the numbered checkpoints that nothing asks for."""
+        if not trainer.is_global_zero:
+            return
+        linked = {os.readlink(self.folder / name) for name in (LAST, BEST) if (self.folder / name).is_symlink()}
+        others = [path for path in numbered_checkpoints(self.folder) if path.name not in linked]
+        # Later ones are of a course that this run left when it resumed from an older checkpoint.
+        later = [path for path in others if step_of(path) > trainer.global_step]
+        earlier = others[: len(others) - len(later)]
+        for path in [*earlier[: max(0, len(earlier) - self.keep)], *later]:
+            with explained(f"old checkpoint {path} could not be deleted", _WAY_OUT):
+                remove(path)
 
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """The numbered checkpoints in a folder, oldest step first."""
-    found = [(int(match[1]), path) for path in folder.glob("step=*.ckpt") if (match := _NUMBERED.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in folder.glob("step=*.ckpt") if _NUMBERED.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Optimiser steps of a numbered checkpoint."""
+    match = _NUMBERED.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def find_checkpoint(resume: str, folder: Path) -> Path:
@@ -134,7 +230,26 @@ def find_checkpoint(resume: str, folder: Path) -> Path:
     return numbered[-1]
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a folder of checkpoints has any, those of a run that was killed before it could link one included."""
+    return (folder / LAST).is_symlink() or bool(numbered_checkpoints(folder))
+
+
+def sweep_checkpoints(folder: Path) -> None:
+    """Clear up after writers that were killed; the caller holds the lock of the run's folder."""
+    for old in folder.glob(".step=*.ckpt.old"):  # of earlier versions, killed between two renames
+        path = folder / old.name.removeprefix(".").removesuffix(".old")
+        if path.exists():
+            remove(old)
+        else:
+            old.rename(path)
+    for pattern in _OLD_LEFTOVERS:
+        for path in folder.glob(pattern):
+            remove(path)
+    sweep(folder)
+
+
 def clear_checkpoints(folder: Path) -> None:
     """Delete the checkpoints of an earlier run."""
     for path in [folder / LAST, folder / BEST, *numbered_checkpoints(folder)]:
-        remove_checkpoint(path)
+        remove(path)

@@ -1,16 +1,21 @@
-"""Loggers: CSV files that survive a resume, TensorBoard, and Weights & Biases that can never end a run."""
+"""Loggers: CSV files that survive a resume; TensorBoard and Weights & Biases, which can never end a run."""
 
 import csv
+import io
 import logging
 import math
+import threading
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from ..errors import ConfigError, DataError
+from ..storage import open_text
 from .settings import LoggerSettings
 
 logger = logging.getLogger(__name__)
@@ -20,6 +25,8 @@ TRAIN, VALIDATION = "train", "validation"
 
 class HistoryLogger(Logger):
     """Writes ``train.csv`` and ``validation.csv``, one row per logged step, flushed at once.
+
+    A step that is logged again (a resumed run validates the step of its checkpoint again) replaces its row.
 
     Names are ``train/...`` and ``validation/...``; the part in front of the first slash chooses the file.
 
@@ -65,18 +72,24 @@ class HistoryLogger(Logger):
         """Settings are written as a file of their own."""
 
     def _append(self, part: str, row: dict[str, float]) -> None:
-        self.rows[part].append(row)
-        if set(row) <= set(self._columns[part]) and self.path(part).is_file():
-            with self.path(part).open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns[part], restval="").writerow(_written(row))
+        rows = self.rows[part]
+        is_later = not rows or rows[-1]["step"] < row["step"]
+        if not is_later:
+            rows[:] = [earlier for earlier in rows if earlier["step"] < row["step"]]
+        rows.append(row)
+        if is_later and set(row) <= set(self._columns[part]) and self.path(part).is_file():
+            try:
+                with self.path(part).open("a", newline="", encoding="utf-8") as file:
+                    csv.DictWriter(file, self._columns[part], restval="").writerow(_written(row))
+            except OSError as error:
+                raise ConfigError(f"{self.path(part)} cannot be written: {error.strerror}") from error
         else:
             self._rewrite(part)
 
     @rank_zero_only
     def _rewrite(self, part: str) -> None:
         self._columns[part] = list(dict.fromkeys(name for row in self.rows[part] for name in row))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path(part).open("w", newline="", encoding="utf-8") as file:
+        with open_text(self.path(part)) as file:
             if self._columns[part]:
                 writer = csv.DictWriter(file, self._columns[part], restval="")
                 writer.writeheader()
@@ -84,16 +97,24 @@ class HistoryLogger(Logger):
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of a history file; empty cells are left out, a row cut off by a crash too."""
+    """Rows of a history file; empty cells are left out, a row cut off by a crash too.
+
+    Raises:
+        DataError: It is not such a file.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: float(value) for name, value in row.items() if name and value} for row in csv.DictReader(file)]
+    complete, end, _ = path.read_bytes().rpartition(b"\n")  # what follows was cut off, perhaps within a number
+    try:
+        text = io.StringIO((complete + end).decode("utf-8"), newline="")
+        rows = [{name: float(value) for name, value in row.items() if name and value} for row in csv.DictReader(text)]
+    except ValueError as error:
+        raise DataError(f"{path} is no log of a run: {error}; move it away to go on without it") from error
     return [row for row in rows if "step" in row]
 
 
 class CarefulLogger(Logger):
-    """Wraps a logger that talks to a service: the first failure is told and switches it off, the run goes on.
+    """Wraps a logger that a run can do without: the first failure is told and switches it off, the run goes on.
 
     Args:
         build: Makes the wrapped logger; a failure to make it counts too.
@@ -145,10 +166,27 @@ class CarefulLogger(Logger):
             return action()
         except Exception as error:  # whatever a logging service does, training goes on, and the user is told
             self._inner = None
+            cause = error.__cause__ or error  # TensorBoard's logger calls every failure a wrong type of value
             logger.warning(
-                "%s failed and is switched off, training goes on: %s: %s", self.title, type(error).__name__, error
+                "%s failed and is switched off, training goes on: %s: %s", self.title, type(cause).__name__, cause
             )
             return None
+
+
+@contextmanager
+def without_threads_tracebacks() -> Iterator[None]:
+    """Keep TensorBoard's writer thread from printing a traceback: its error comes up again in the next call of it."""
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__name__ == "_AsyncWriterThread"):
+            before(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def build_loggers(
@@ -164,7 +202,7 @@ def build_loggers(
         resume_step: Step that the run goes on from, None for a new one.
     """
     loggers: list[Logger] = [HistoryLogger(folder, resume_step)]
-    loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+    loggers.append(CarefulLogger(lambda: TensorBoardLogger(folder, name="tensorboard", version=""), "TensorBoard"))
     if settings.wandb_project is not None:
         wandb = CarefulLogger(lambda: _wandb_logger(folder, settings, name), "Weights & Biases")
         wandb.log_hyperparams(hyperparameters)

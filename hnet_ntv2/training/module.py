@@ -68,8 +68,8 @@ class PretrainingModule(L.LightningModule):
     """Trains ``HNetNTV2ForMaskedLM``.
 
     The task loss of a micro-batch is its weighted sum of cross-entropies over (mask rate x bases x windows of the
-    micro-batch), whatever the number of targets; the ratio loss is a mean over windows with a share F that all ranks
-    agree on. So the mean over micro-batches and ranks is exactly the loss of the global batch.
+    micro-batch), whatever the number of targets; the ratio loss is a mean over windows, each with its own share F. So
+    the mean over micro-batches and ranks is exactly the loss of the global batch.
 
     Args:
         model: The model.
@@ -158,11 +158,6 @@ class PretrainingModule(L.LightningModule):
     def group_table(self) -> str:
         """The parameter groups as a table for the user."""
         return describe_groups(self.optimizer_groups())
-
-    @property
-    def boundary_shares(self) -> torch.Tensor:
-        """[stages] the share F that the ratio loss uses."""
-        return cast(torch.Tensor, self.model.boundary_shares)
 
     # ---- one micro-batch
 
@@ -281,7 +276,8 @@ class PretrainingModule(L.LightningModule):
         """Step, settle the routers for the new weights, and agree over all ranks on what the step measured."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
-        stop_signal = torch.tensor(float(self.stop_signal), dtype=torch.float64, device=self.boundary_shares.device)
+        # Filled in on the device: a number that is sent there makes a GPU wait.
+        stop_signal = torch.full((), float(self.stop_signal), dtype=torch.float64, device=self.device)
         sums = reduced({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
         sums.update(self.share_control.settle(self._cut_after_step, self._reduce))
         self.report = self._make_report(sums, optimizer)

@@ -1,32 +1,35 @@
-"""What a pre-training run starts from: a writable folder, the model, calibrated routers, the data, its identity."""
+"""What a pre-training run starts from: a folder of its own, the model, calibrated routers, the data."""
 
-import dataclasses
 import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..conversion.calibrate import calibrate_routers
 from ..conversion.ledger import LEDGER_FILE, Ledger
-from ..data.datamodule import HG38DataModule
+from ..data.datamodule import HG38DataModule, default_num_workers
 from ..data.demo import demo_paths
 from ..errors import ConfigError, DataError
+from ..inference.model import check_model_folder, load_model
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import GRAFTED_GROUPS
-from .checkpoints import LAST, clear_checkpoints
+from ..storage import remove
+from .checkpoints import clear_checkpoints, holds_run
 from .phases import PHASES, TEACHERS, PhasePlan
 from .settings import PretrainSettings
-from .strategy import local_rank
 from .teachers import Teacher, load_teachers
 
 logger = logging.getLogger(__name__)
 
 # The ledger of the weights that a trained model started from.
 ORIGIN_FILE = "ntv2_origin.json"
+# What a run's folder holds, and the files there (besides the checkpoints) that tell how an earlier run ended.
+FOLDERS = ("checkpoints", "logs", "configs")
+_RESULTS = ("checkpoints/hf", "logs/summary.json", "logs/tensorboard", "summary.json", "curves.png")
 _FAST = 0.5
 # Windows that pass through the model at once during calibration.
 _CALIBRATION_BATCH = 8
@@ -36,8 +39,9 @@ def check_ready(settings: PretrainSettings) -> None:
     """Everything that can be known to be wrong before anything heavy begins.
 
     Raises:
-        ConfigError: The output folder cannot be written, or holds another run.
+        ConfigError: The output folder cannot be written.
         DataError: There is no data.
+        WeightsError: The folder to start from holds no model.
     """
     data = settings.data
     if not data.bundled and data.fasta is None:
@@ -45,28 +49,51 @@ def check_ready(settings: PretrainSettings) -> None:
     for option, value in {"--data": data.fasta, "--intervals": data.intervals, "--init": settings.init}.items():
         if value is not None and not Path(value).exists():
             raise DataError(f"{option} {value}: there is no such file or folder")
+    if settings.init is not None:
+        check_model_folder(settings.init)
     folder = settings.folder
     try:
-        for name in ("checkpoints", "logs", "configs"):
+        for name in FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         probe = folder / "checkpoints" / f".writable.{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
-    if settings.resume is None and local_rank() == 0:
-        _make_way(settings, folder / "checkpoints")
 
 
-def _make_way(settings: PretrainSettings, folder: Path) -> None:
-    if not (folder / LAST).exists():
+def check_earlier_run(settings: PretrainSettings) -> None:
+    """Refuse to begin in a folder that holds another run, unless that may be deleted.
+
+    Raises:
+        ConfigError: It may not be, or this run starts from its model.
+    """
+    folder = settings.folder / "checkpoints"
+    if not holds_run(folder):
         return
     if not settings.overwrite:
         raise ConfigError(
             f"{folder} holds the checkpoints of an earlier run: --resume goes on with it, another --output-dir starts "
             "beside it, `-- overwrite=true` deletes it"
         )
-    clear_checkpoints(folder)
+    if settings.init is not None and folder.resolve() in Path(settings.init).resolve().parents:
+        raise ConfigError(
+            f"--init {settings.init} is of the run that overwrite=true would delete; name another --output-dir"
+        )
+
+
+def clear_earlier_run(folder: Path) -> None:
+    """Delete what an earlier run wrote, so that nothing of it is taken for the new one's.
+
+    Raises:
+        ConfigError: Something cannot be deleted.
+    """
+    try:
+        clear_checkpoints(folder / "checkpoints")
+        for name in _RESULTS:
+            remove(folder / name)
+    except OSError as error:
+        raise ConfigError(f"the earlier run in {folder} cannot be deleted: {error}") from error
 
 
 def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
@@ -75,6 +102,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
     Its config takes the length of the run's windows.
 
     Raises:
+        WeightsError: The folder is not that of a model that can be loaded.
         ConfigError: A model setting that disagrees with the folder's.
     """
     model = _build_model(settings)
@@ -88,7 +116,7 @@ def _build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return HNetNTV2ForMaskedLM(config)
-    model = cast(HNetNTV2ForMaskedLM, HNetNTV2ForMaskedLM.from_pretrained(settings.init))
+    model = load_model(settings.init, "cpu")
     asked = HNetNTV2Config(**settings.model)
     for name in settings.model:
         wanted, found = getattr(asked, name), getattr(model.config, name)
@@ -103,17 +131,26 @@ def is_graft(folder: str | None) -> bool:
     Raises:
         WeightsError: The ledger cannot be read.
     """
-    return folder is not None and _tells_of_source(Path(folder) / LEDGER_FILE)
+    return folder is not None and _source_of(Path(folder) / LEDGER_FILE) is not None
 
 
 def descends_from_graft(folder: str | None) -> bool:
     """Whether a folder holds a graft, or a model that was trained from one (``keep_origin`` tells)."""
-    return is_graft(folder) or (folder is not None and _tells_of_source(Path(folder) / ORIGIN_FILE))
+    return graft_source(folder) is not None
 
 
-def _tells_of_source(ledger: Path) -> bool:
+def graft_source(folder: str | None) -> str | None:
+    """Name and revision of the model that a folder's weights descend from; None without one."""
+    for name in (LEDGER_FILE, ORIGIN_FILE):
+        source = None if folder is None else _source_of(Path(folder) / name)
+        if source is not None:
+            return f"{source['name']} {source['revision'] or ''}".rstrip()
+    return None
+
+
+def _source_of(ledger: Path) -> dict[str, Any] | None:
     """A random trunk has a ledger too, but no source."""
-    return ledger.is_file() and Ledger.from_json(ledger.read_text("utf-8")).source is not None
+    return Ledger.from_file(ledger).source if ledger.is_file() else None
 
 
 def keep_origin(start: Path, folder: Path) -> None:
@@ -206,7 +243,7 @@ def build_datamodule(
         intervals,
         seq_length=data.seq_length,
         micro_batch_size=micro_batch_size,
-        num_workers=data.num_workers,
+        num_workers=default_num_workers(settings.trainer.devices) if data.num_workers is None else data.num_workers,
         seed=settings.seed,
         mask_rate=data.mask.rate,
         mask_span=data.mask.span,
@@ -234,27 +271,6 @@ def calibrate(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, datamodule
     calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))
 
 
-def run_identity(settings: PretrainSettings, config: HNetNTV2Config, datamodule: HG38DataModule) -> dict[str, Any]:
-    """What a run must have in common with a checkpoint to go on from it, as plain values."""
-    return {
-        "max_steps": settings.trainer.max_steps,
-        "batch_size": settings.batch.global_size,
-        "seq_length": settings.data.seq_length,
-        "seed": settings.seed,
-        "gradient_clip": settings.trainer.gradient_clip,
-        "model": {name: plain(getattr(config, name)) for name in own_field_names()},
-        "mask": dataclasses.asdict(settings.data.mask),
-        "repeat_weight": settings.data.repeat_weight,
-        "optimizer": dataclasses.asdict(settings.optimizer),
-        "scheduler": dataclasses.asdict(settings.scheduler),
-        "warm_start": _plain_tree(dataclasses.asdict(settings.warm_start)) | {"grafted": is_graft(settings.init)},
-        "data": dict(datamodule.fingerprint()),
-    }
-
-
-def _plain_tree(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _plain_tree(value) if isinstance(value, dict) else plain(value) for name, value in values.items()}
-
-
 def plain(value: Any) -> Any:
+    """A value as it comes back from a file: lists for tuples."""
     return list(value) if isinstance(value, tuple) else value

@@ -23,6 +23,9 @@ class MetricLog(StepCallback):
     Args:
         every: Optimiser steps between rows.
         validate_every: Optimiser steps between validations; None validates after the last step only.
+
+    Attributes:
+        validated_step: The step after which this process validated last; None if it has not.
     """
 
     def __init__(self, every: int, validate_every: int | None):
@@ -31,13 +34,20 @@ class MetricLog(StepCallback):
         self.bases_per_second = math.nan
         self.last_validation: dict[str, float] = {}
         self.last_step: dict[str, float] = {}
+        self.validated_step: int | None = None
         self._clock = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last_validation": self.last_validation}
+        return {"last_validation": self.last_validation, "last_step": self.last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.last_validation = state_dict["last_validation"]
+        self.last_step = state_dict.get("last_step", {})  # checkpoints of version 0.1 do not have it
+        self.bases_per_second = self.last_step.get("bases_per_second", math.nan)
+
+    def is_due(self, step: int, max_steps: int) -> bool:
+        """Whether a validation follows this step."""
+        return step == max_steps or (self.validate_every is not None and step % self.validate_every == 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -58,14 +68,14 @@ class MetricLog(StepCallback):
         self.last_step = {**report.metrics, "bases_per_second": self.bases_per_second, **memory_in_use()}
         if step % self.every == 0 or step == 1 or is_last or report.problem is not None:
             self._log(trainer, "train", self.last_step)
-        is_due = is_last or (self.validate_every is not None and step % self.validate_every == 0)
-        if is_due:  # Lightning validates after micro-batches whose number this divides
+        if self.is_due(step, module.max_steps):  # Lightning validates after micro-batches whose number this divides
             trainer.val_check_batch = 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the report; the time that validation took is not training time."""
         assert isinstance(pl_module, PretrainingModule)
         self.last_validation = dict(pl_module.validation_report)
+        self.validated_step = trainer.global_step
         self._log(trainer, "validation", self.last_validation)
         self._clock = time.monotonic()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..storage import open_text
 
 PACKAGES = (
     "hnet-ntv2",
@@ -55,49 +55,15 @@ def describe_environment(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_environment(folder: Path, environment: dict[str, Any]) -> Path:
-    """Write ``environment.json`` into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "environment.json"
-    path.write_text(json.dumps(environment, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
-
-
-def check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path, allow_changed_max_steps: bool) -> None:
-    """Refuse to resume from a checkpoint of a run that was set up differently.
-
-    Args:
-        saved: Identity stored in the checkpoint, nested dicts of plain values.
-        current: Identity of the run that wants to go on from it.
-        path: The checkpoint, for the message.
-        allow_changed_max_steps: Let ``max_steps`` differ.
+    """Write ``environment.json`` into ``folder``.
 
     Raises:
-        CheckpointError: Every difference, with both values.
+        ConfigError: It cannot be written.
     """
-    before, now = _flat(saved), _flat(current)
-    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
-    if allow_changed_max_steps:
-        names = [name for name in names if name != "max_steps"]
-    if not names:
-        return
-    lines = "; ".join(f"{name}: {before.get(name)!r} in the checkpoint, {now.get(name)!r} now" for name in names)
-    hint = ""
-    if "max_steps" in names:
-        hint = ", or allow another length with `-- allow_changed_max_steps=true` (its learning rates then differ)"
-    raise CheckpointError(
-        f"cannot resume from {path}: {lines}. Use the settings of that run{hint}; to start a new run from its weights "
-        "use --init"
-    )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
+    path = folder / "environment.json"
+    with open_text(path) as file:
+        file.write(json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
+    return path
 
 
 def _version(name: str) -> str:

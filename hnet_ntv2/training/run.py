@@ -1,15 +1,14 @@
 """One pre-training run from its settings to its summary: everything is checked, built, told, trained and written."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,29 +23,34 @@ from ..conversion import UNTRAINED
 from ..data.datamodule import HG38DataModule
 from ..errors import CheckpointError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from .batching import BatchPlan, plan_batch, plan_batch_up_to
-from .checkpoint_io import read_checkpoint, read_structure
-from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint
+from ..storage import appearing_folder, folder_lock, open_text, sweep
+from .batching import BatchPlan, PlanAgreement, plan_batch, plan_batch_up_to
+from .checkpoint_io import explained, read_checkpoint, read_structure
+from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint, sweep_checkpoints
 from .fitting import measure_micro_batch
-from .history import TRAIN, VALIDATION, HistoryLogger, build_loggers
+from .history import TRAIN, VALIDATION, HistoryLogger, build_loggers, without_threads_tracebacks
+from .identity import check_identity, run_identity
 from .module import PretrainingModule
 from .parts import (
+    FOLDERS,
     build_datamodule,
     build_model,
     build_phases,
     build_teachers,
     calibrate,
+    check_earlier_run,
     check_ready,
+    clear_earlier_run,
     keep_origin,
-    run_identity,
 )
 from .precision import Precision, resolve_precision
 from .progress import NEVER, MetricLog, ProgressDisplay
-from .provenance import check_identity, describe_environment, write_environment
+from .provenance import describe_environment, write_environment
+from .resuming import MissedValidation
 from .settings import PretrainSettings
 from .share_control import windows_every
-from .stopping import CollapseGuard, SignalStop
-from .strategy import build_plugins, build_strategy, device_type, local_rank
+from .stopping import CollapseGuard, LoaderWatch, SignalStop
+from .strategy import build_plugins, build_strategy, device_type, is_first_process, local_rank
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +131,10 @@ class _Parts:
     keeper: CheckpointKeeper
     log: MetricLog
     stop: SignalStop
+    watch: LoaderWatch
     plan: BatchPlan
     precision: Precision
+    resume_step: int | None
 
 
 def pretrain(settings: PretrainSettings) -> PretrainResult:
@@ -138,20 +144,55 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
         settings: The whole run.
 
     Raises:
-        ConfigError: A setting that cannot be.
+        ConfigError: A setting that cannot be, or another process that trains in the same folder.
         DataError: No data, or data of which nothing can be drawn.
         CheckpointError: Nothing to resume from, or a checkpoint of another run.
-        TrainingStopped: The loss became NaN or a chunk ratio collapsed; the state was saved.
+        TrainingStopped: The loss became NaN, a chunk ratio collapsed, or a loader was killed; the state was saved.
     """
     check_ready(settings)
-    resume_from = None if settings.resume is None else find_checkpoint(settings.resume, settings.folder / "checkpoints")
-    with _without_expected_warnings():
+    with _only_writer(settings.folder), _without_expected_warnings(), without_threads_tracebacks():
+        checkpoints = settings.folder / "checkpoints"
+        resume_from = None if settings.resume is None else find_checkpoint(settings.resume, checkpoints)
+        begins_here = resume_from is None or checkpoints.resolve() not in resume_from.resolve().parents
+        if begins_here and is_first_process():
+            check_earlier_run(settings)
         parts = _build(settings, resume_from)
-        _write_provenance(settings, parts)
+        if begins_here and is_first_process():
+            clear_earlier_run(settings.folder)  # only now: nothing is lost to a mistake in the new run's settings
+        _open_records(settings, parts)
         started = time.monotonic()
-        with parts.stop.installed():
+        with parts.stop.installed(), parts.watch.installed(), _told_where_tensors_differ(resume_from):
             parts.trainer.fit(parts.module, datamodule=parts.datamodule, ckpt_path=resume_from, weights_only=False)
         return _finish(settings, parts, time.monotonic() - started)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, after clearing up what killed runs left there. Other ranks write nothing and hold nothing.
+
+    Raises:
+        ConfigError: Another process trains there.
+    """
+    with folder_lock(folder) if is_first_process() else nullcontext():
+        if is_first_process():
+            sweep_checkpoints(folder / "checkpoints")
+            for name in FOLDERS:
+                sweep(folder / name)
+        yield
+
+
+@contextmanager
+def _told_where_tensors_differ(path: Path | None) -> Iterator[None]:
+    """Tell in one line that a checkpoint has other tensors than the model, which only another version's can have."""
+    try:
+        yield
+    except RuntimeError as error:
+        if path is None or not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        raise CheckpointError(
+            f"checkpoint {path} is of another version of this package ({' '.join(str(error).split())}); "
+            "configs/environment.json of its run names the version"
+        ) from error
 
 
 def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
@@ -168,7 +209,7 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     datamodule = build_datamodule(settings, plan.micro_batch_size, phases, model.config.kmer_size)
     datamodule.prepare_data()
     datamodule.setup()
-    identity = run_identity(settings, model.config, datamodule)
+    identity = run_identity(settings, model.config, datamodule.fingerprint(), plan, precision, kind)
     resume_step = None
     if resume_from is not None:
         resume_step = _check_resume(settings, resume_from, identity)
@@ -192,9 +233,17 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
     )
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
-    if settings.trainer.compile:
-        model.compile(dynamic=True)
-    return _assemble(settings, module, datamodule, plan, precision, kind, resume_step)
+    parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
+    agreement = PlanAgreement(plan, functools.partial(_change_plan, settings, parts))
+    parts.trainer.callbacks.append(agreement)  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it late)
+    return parts
+
+
+def _change_plan(settings: PretrainSettings, parts: _Parts, plan: BatchPlan) -> None:
+    """Take the plan that the ranks agreed on."""
+    parts.plan = plan
+    parts.datamodule.set_micro_batch_size(plan.micro_batch_size)
+    _write_configs(settings, parts)
 
 
 def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
@@ -203,8 +252,8 @@ def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Pre
     if batch.micro_batch_size is not None:
         return plan_batch(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
-    if kind == "cuda":
-        device = torch.device("cuda", local_rank())
+    if kind != "cpu":
+        device = torch.device(kind, local_rank())
         most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
     return plan_batch_up_to(batch.global_size, most, *world)
 
@@ -216,10 +265,8 @@ def _check_resume(settings: PretrainSettings, path: Path, identity: dict[str, An
         raise CheckpointError(f"checkpoint {path} is not of a pre-training run")
     check_identity(structure["run"], identity, path, settings.allow_changed_max_steps)
     step = int(structure["global_step"])
-    if step >= settings.trainer.max_steps:
-        raise CheckpointError(
-            f"checkpoint {path} has {step} steps and the run ends after {settings.trainer.max_steps}: it is finished"
-        )
+    if step > settings.trainer.max_steps:
+        raise CheckpointError(f"checkpoint {path} has {step} steps, the run ends after {settings.trainer.max_steps}")
     logger.info("resuming from %s after step %d", path, step)
     return step
 
@@ -242,26 +289,31 @@ def _assemble(
     plan: BatchPlan,
     precision: Precision,
     kind: str,
+    resume_from: Path | None,
     resume_step: int | None,
 ) -> _Parts:
     options, trainer = settings.callbacks, settings.trainer
     keeper = CheckpointKeeper(
-        settings.folder / "checkpoints", options.checkpoint_every, options.keep_checkpoints, plan.global_batch_size
+        settings.folder / "checkpoints",
+        options.checkpoint_every,
+        options.keep_checkpoints,
+        plan.global_batch_size,
+        resumed_from=resume_from,
     )
     log = MetricLog(options.log_every, settings.validation.every)
-    stop = SignalStop()
+    stop, watch = SignalStop(), LoaderWatch(keeper)
     targets = module.model.config.target_ratios
     callbacks: list[L.Callback] = [
         log,
         ProgressDisplay(trainer.max_steps, log, options.progress_bar, options.plain_log_every),
+        watch,
         stop,
         CollapseGuard(targets, options.collapse_patience, options.collapse_factor, keeper),
         keeper,
+        MissedValidation(log),
     ]
-    hyperparameters = dataclasses.asdict(settings)
-    loggers = build_loggers(
-        settings.folder / "logs", settings.logger, settings.experiment_name, hyperparameters, resume_step
-    )
+    # A run that is resumed after its last step still validates, for which Lightning must enter its loop.
+    is_over = resume_step == trainer.max_steps
     return _Parts(
         module,
         datamodule,
@@ -272,10 +324,10 @@ def _assemble(
             strategy=build_strategy(trainer, kind),
             plugins=build_plugins(),
             precision=precision.lightning,  # pyright: ignore[reportArgumentType]
-            max_steps=trainer.max_steps,
+            max_steps=trainer.max_steps + is_over,
             max_epochs=-1,
             accumulate_grad_batches=plan.accumulation,
-            logger=loggers,
+            logger=False,  # _open_records does it
             callbacks=callbacks,
             default_root_dir=settings.folder,
             deterministic=trainer.deterministic,
@@ -291,16 +343,29 @@ def _assemble(
         keeper,
         log,
         stop,
+        watch,
         plan,
         precision,
+        resume_step,
     )
 
 
-def _write_provenance(settings: PretrainSettings, parts: _Parts) -> None:
+def _open_records(settings: PretrainSettings, parts: _Parts) -> None:
+    """Begin the logs (or go on with them), and write down what the run is."""
+    values = dataclasses.asdict(settings)
+    parts.trainer.loggers = build_loggers(
+        settings.folder / "logs", settings.logger, settings.experiment_name, values, parts.resume_step
+    )
+    _write_configs(settings, parts)
+
+
+def _write_configs(settings: PretrainSettings, parts: _Parts) -> None:
+    """What the run is: its settings, code, data and machine."""
     if rank_zero_only.rank != 0:
         return
     folder = settings.folder / "configs"
-    OmegaConf.save(OmegaConf.create(dataclasses.asdict(settings)), folder / "config.yaml")
+    with open_text(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(settings))))
     environment = describe_environment(parts.datamodule.describe())
     write_environment(folder, {**environment, "precision": parts.precision.lightning, "batch": str(parts.plan)})
 
@@ -312,7 +377,8 @@ def _finish(settings: PretrainSettings, parts: _Parts, seconds: float) -> Pretra
     else:
         model = module.model.eval()
         torch.nn.Module.to(model, "cpu")
-    is_finished = trainer.global_step >= settings.trainer.max_steps
+    # A signal in the last step leaves no time for the validation; a resume makes up for it.
+    is_finished = parts.log.validated_step == settings.trainer.max_steps
     status = FINISHED if is_finished else f"stopped by {_signal_name(parts.stop.stopped_by)}"
     paths = _written_paths(settings)
     if trainer.is_global_zero and is_finished:
@@ -352,22 +418,15 @@ def export_model(model: HNetNTV2ForMaskedLM, folder: Path, started_from: str | N
     """
     from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 
-    temporary = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    try:
+    with (
+        explained(f"model folder {folder} could not be saved", "The checkpoints are complete: --resume tries it again"),
+        appearing_folder(folder) as temporary,
+    ):
         model.save_pretrained(temporary)
         HNetNTV2Tokenizer().save_pretrained(temporary)
         if started_from is not None:
             _keep_card(Path(started_from), temporary)
             keep_origin(Path(started_from), temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"model folder {folder} could not be saved: {error}; the checkpoints are complete"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -405,7 +464,8 @@ def _written_paths(settings: PretrainSettings) -> dict[str, str]:
 def _write_summary(path: Path, summary: RunSummary) -> None:
     plain = dataclasses.asdict(summary)
     text = json.dumps(_without_nan(plain), indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with open_text(path) as file:
+        file.write(text + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -40,6 +40,7 @@ class ShareControl:
 
     def __init__(self, model: HNetNTV2ForMaskedLM, every: int = 1):
         self.model = model
+        self.model.moves_offsets = False
         self.every = every
         self._windows: list[tuple[Tensor, Tensor]] = []
         self._seen: list[tuple[Sums, Tensor]] = []
@@ -73,14 +74,13 @@ class ShareControl:
 
         Returns:
             What ``look`` counted, of all ranks; and ``stage1_found``, ...: the shares that the change of weights led
-            to, F of the ratio loss, so that the loss goes on to see what the offsets make up for.
+            to, before the offsets moved.
         """
         before = reduced(functools.reduce(add_sums, (sums for sums, _ in self._seen), self._no_sums()), reduce)
         rate, targets = self.model.config.router_offset_rate, self.model.config.target_ratios
         tallies = reduce(sum((each for _, each in self._seen), start=self._no_tallies())).cpu()
         shares = tallies[:, 1] / tallies[:, 0]
         found = self._move_offsets(shares + rate * (torch.tensor(targets) - shares), cut, reduce)
-        self.model.observe_boundary_shares(found)
         self._windows, self._seen = [], []
         return {**before, **{f"stage{i}_found": math.nan if x is None else x for i, x in enumerate(found, start=1)}}
 
@@ -108,13 +108,13 @@ class ShareControl:
         return found
 
     def _no_sums(self) -> Sums:
-        zero = torch.zeros((), dtype=torch.float64, device=self.model.boundary_shares.device)
+        zero = torch.zeros((), dtype=torch.float64, device=self.model.device)
         stages = range(1, self.model.config.num_stages + 1)
         return {f"stage{i}_{name}": zero for i in stages for name in ("counted", "wanted", "kept")}
 
     def _no_tallies(self) -> Float[Tensor, "stages columns"]:
         shape = (self.model.config.num_stages, 2 + _BINS)
-        return torch.zeros(shape, dtype=torch.float64, device=self.model.boundary_shares.device)
+        return torch.zeros(shape, dtype=torch.float64, device=self.model.device)
 
     def _is_another_rank_counting(self, window_index: Tensor, ranks: int) -> bool:
         """Whether one of the windows that all ranks are given together is looked at."""

@@ -1,16 +1,19 @@
-"""When a run ends before its last step: signals, losses that are not finite, chunk ratios that collapse."""
+"""When a run ends before its last step: signals, lost loaders, losses that are not finite, collapsed chunk ratios."""
 
 import logging
 import math
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 
-from ..errors import TrainingStopped
+from ..errors import HNetNTV2Error, TrainingStopped
 from .checkpoints import CheckpointKeeper
 from .module import PretrainingModule, StepReport
 from .step_callback import StepCallback
@@ -18,6 +21,10 @@ from .step_callback import StepCallback
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Stands for a lost loader in the sum of the ranks' signals; no sum of signal numbers comes near.
+_LOST_LOADER = 1_000_000
+# How torch tells it: from its signal handler, or when it waits for a batch in vain.
+_TORCH_LOST_LOADER = re.compile(r"DataLoader worker \(pid")
 
 
 class SignalStop(StepCallback):
@@ -71,6 +78,91 @@ class SignalStop(StepCallback):
             logger.warning("%s: stopping after step %d", signal.Signals(self.stopped_by).name, trainer.global_step)
             trainer.should_stop = True
             trainer.limit_val_batches = 0  # no time for a validation
+
+
+class LoaderWatch(StepCallback):
+    """Ends a run whose loader process was killed (by the system, out of memory), after a checkpoint.
+
+    torch raises in its handler of SIGCHLD, wherever the main process is: between two tensors of an update too, after
+    which there is nothing to save. Here the loss is only noted; the step in progress is finished if its batches are
+    there, and all ranks save together. If they are not, torch raises where it waits for one: a single process saves
+    what its last finished step left.
+
+    Args:
+        keeper: Saves the last state.
+    """
+
+    def __init__(self, keeper: CheckpointKeeper):
+        self.keeper = keeper
+        self.loss: str | None = None
+        self.saved: Path | None = None
+        self._before: Any = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Tell of a lost loader in one line.
+
+        Raises:
+            TrainingStopped: With the reason and the checkpoint.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, HNetNTV2Error) or not self._is_loss(error):
+                raise
+            raise self._stopped(self.loss or str(error)) from error
+        finally:
+            if self._before is not None:
+                signal.signal(signal.SIGCHLD, self._before)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put a handler in front of torch's, which it installs with its first loader."""
+        before = signal.getsignal(signal.SIGCHLD)
+        if callable(before):
+            self._before = before
+            signal.signal(signal.SIGCHLD, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._before(number, frame)
+        except RuntimeError as error:
+            if not self._is_loss(error):
+                raise
+            self.loss = str(error)
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Hand the loss to the module, which shares it with the other ranks."""
+        assert isinstance(pl_module, PretrainingModule)
+        if self.loss is not None:
+            pl_module.stop_signal = _LOST_LOADER
+
+    def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
+        """Save and stop if any rank lost a loader.
+
+        Raises:
+            TrainingStopped: With the reason and the checkpoint.
+        """
+        if report.stop_signal >= _LOST_LOADER:
+            self.saved = self.keeper.save(trainer)
+            raise self._stopped(self.loss or "another rank lost a DataLoader worker")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save where no batch came any more. Other ranks are inside a step, so that they could not take part."""
+        if self._is_loss(exception) and trainer.world_size == 1:
+            self.saved = self.keeper.save_between_steps(trainer)
+
+    def _is_loss(self, error: BaseException) -> bool:
+        return isinstance(error, RuntimeError) and _TORCH_LOST_LOADER.match(str(error)) is not None
+
+    def _stopped(self, reason: str) -> TrainingStopped:
+        first = reason.strip().splitlines()[0].rstrip(". ")
+        state = "nothing was saved" if self.saved is None else f"the state is in {self.saved}, --resume goes on from it"
+        return TrainingStopped(
+            f"a loader process ended from outside, most often since the machine ran out of memory ({first}); {state}. "
+            "`-- data.num_workers=1` needs less memory"
+        )
 
 
 class CollapseGuard(StepCallback):

@@ -58,10 +58,27 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
 
 
+def is_first_process() -> bool:
+    """Whether this is the process of global rank 0, before Lightning says so."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    if rank is None:
+        rank = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return int(rank) == 0 and local_rank() == 0
+
+
 class ShardedStrategy(FSDPStrategy):
     """FSDP whose checkpoints are those of one device: full tensors, assembled on rank 0, in our own format."""
 
     shards_parameters = True
+
+    @property
+    def mixed_precision_config(self) -> None:
+        """No casts by FSDP: autocast decides what runs in half precision, exactly as on one device.
+
+        Lightning's policy for "bf16-mixed" would cast weights, inputs and buffers: the routers would see bfloat16, and
+        their offsets would lose moves of 3e-4. The price is that weights travel between devices in float32.
+        """
+        return
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
-from ..genome import Genome, Variant, VariantChecker
+from ..genome import Change, Genome, Variant, VariantChecker
 from ..genome.alphabet import A
 from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, pad_rows
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
@@ -24,13 +25,15 @@ class ScoreSettings:
     """How to score.
 
     Attributes:
-        window: Bases around a variant that the model sees, the longer allele included.
-        near: How many bases on each side of the allele the delta and the distances look at.
+        window: Bases around a variant that the model sees, the longer allele included; None for ``default_window``.
+        near: How many bases on each side of the allele the delta and the distances look at. The allele is what is left
+            when the bases that reference and alternative share are trimmed; an indel in a repeat covers all places
+            where it could be written.
         strands: "both" averages log-probabilities and vectors of both strands; "forward" runs one.
         batch_bases: Most bases of one forward pass, padding included, before strands.
     """
 
-    window: int = DEFAULT_WINDOW
+    window: int | None = None
     near: int = DEFAULT_NEAR
     strands: Strands = "both"
     batch_bases: int = DEFAULT_BATCH_BASES
@@ -56,13 +59,18 @@ class VariantScore(NamedTuple):
     l2_distance: float
 
 
+def default_window(config: HNetNTV2Config) -> int:
+    """The length in bases at which the model was trained, where its config tells it; else 1,024."""
+    return getattr(config, "training_length", None) or DEFAULT_WINDOW
+
+
 def check_score_settings(settings: ScoreSettings) -> None:
     """Stop at sizes that make no sense.
 
     Raises:
         ConfigError: Naming the setting.
     """
-    if settings.window < 16:
+    if settings.window is not None and settings.window < 16:
         raise ConfigError(f"window={settings.window} must be at least 16 bases")
     if settings.near < 0:
         raise ConfigError(f"near={settings.near} must not be negative")
@@ -90,7 +98,7 @@ def score_variants(
     """
     settings = settings or ScoreSettings()
     check_score_settings(settings)
-    contexts = _contexts(genome, variants, settings.window)
+    contexts = _contexts(genome, variants, settings.window or default_window(model.config))
     rows = _Rows()
     k = model.config.kmer_size
     for context in contexts:
@@ -105,13 +113,17 @@ def _contexts(genome: Genome, variants: Sequence[Variant], window: int) -> list[
     checker = VariantChecker(genome)
     contexts: list[VariantContext | str] = []
     for variant in variants:
-        reason = variant.unscorable
-        if reason is None:
-            context = variant_context(genome, checker.interval(variant), variant.alt_bases, window)
-            contexts.append(f"allele longer than half of the window ({window})" if context is None else context)
-        else:
-            contexts.append(reason)
+        reason = checker.skip_reason(variant)
+        contexts.append(_context(genome, checker.change(variant), window) if reason is None else reason)
     return contexts
+
+
+def _context(genome: Genome, change: Change, window: int) -> VariantContext | str:
+    context = variant_context(genome, change, window)
+    if context is not None:
+        return context
+    is_long = max(len(change.deleted), len(change.inserted)) > window // 2
+    return f"{'allele' if is_long else 'repeat around the allele'} longer than half of the window ({window})"
 
 
 def _masked(context: VariantContext, k: int) -> list[NDArray[np.uint8]]:

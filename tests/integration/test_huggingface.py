@@ -1,5 +1,6 @@
 """The model as a citizen of Hugging Face: round trips, Auto classes, strict loading, remote code in a bare process."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,17 +9,33 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
+import hnet_ntv2
 from hnet_ntv2 import (
     HNetNTV2Config,
     HNetNTV2ForMaskedLM,
     HNetNTV2ForSequenceClassification,
+    HNetNTV2ForTokenClassification,
     HNetNTV2Model,
     HNetNTV2Tokenizer,
 )
 from hnet_ntv2.errors import ConfigError, InputError, WeightsError
-from tests.builders import random_dna, tiny_config, tiny_model
+from tests.builders import ids, lively_model, random_dna, tiny_config, tiny_model
+
+CLASS_OF = {
+    AutoModel: HNetNTV2Model,
+    AutoModelForMaskedLM: HNetNTV2ForMaskedLM,
+    AutoModelForSequenceClassification: HNetNTV2ForSequenceClassification,
+    AutoModelForTokenClassification: HNetNTV2ForTokenClassification,
+}
 
 # What a saved folder must do without: this package, and everything that is only needed around the model.
 NOT_NEEDED = ["hnet_ntv2", "jaxtyping", "beartype", "lightning", "pytorch_lightning", "hydra", "omegaconf", "py2bit"]
@@ -27,7 +44,6 @@ NOT_NEEDED = ["hnet_ntv2", "jaxtyping", "beartype", "lightning", "pytorch_lightn
 @pytest.fixture
 def saved(tmp_path):
     model = tiny_model(spread=0.05)
-    model.observe_boundary_shares([0.25, 0.45])
     model.model.hierarchy.router.beta.fill_(0.125)
     model.save_pretrained(tmp_path / "model")
     HNetNTV2Tokenizer().save_pretrained(tmp_path / "model")
@@ -62,7 +78,8 @@ def test_only_safetensors_are_written_and_read(saved):
 def test_auto_classes_know_the_model(saved, rng):
     model, folder = saved
     assert isinstance(AutoConfig.from_pretrained(folder), HNetNTV2Config)
-    assert isinstance(AutoModelForMaskedLM.from_pretrained(folder), HNetNTV2ForMaskedLM)
+    for auto, own in CLASS_OF.items():
+        assert type(auto.from_pretrained(folder)) is own
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert isinstance(tokenizer, HNetNTV2Tokenizer)
     batch = tokenizer(["ACGTACGT", "acg"], padding=True, return_tensors="pt")
@@ -79,7 +96,6 @@ def test_a_classifier_starts_from_the_masked_model(saved, rng):
     output = classifier(random_dna(60, rng, batch=2), labels=torch.tensor([0, 2]))
     assert output.logits.shape == (2, 3)
     output.loss.backward()
-    assert isinstance(AutoModelForSequenceClassification.from_pretrained(folder), HNetNTV2ForSequenceClassification)
 
 
 @pytest.mark.parametrize("problem", ["regression", "multi_label_classification", "single_label_classification"])
@@ -110,10 +126,50 @@ def test_tensors_that_do_not_fit_are_named(saved, damage):
         HNetNTV2ForMaskedLM.from_pretrained(folder)
 
 
+def test_misshapen_tensors_start_anew_only_if_asked_to(saved, tmp_path):
+    _, folder = saved
+    HNetNTV2ForSequenceClassification.from_pretrained(folder, num_labels=2).save_pretrained(tmp_path / "two")
+    with pytest.raises(WeightsError, match=r"misshapen.*classifier\.1"):
+        HNetNTV2ForSequenceClassification.from_pretrained(tmp_path / "two", num_labels=3)
+    three = HNetNTV2ForSequenceClassification.from_pretrained(
+        tmp_path / "two", num_labels=3, ignore_mismatched_sizes=True
+    )
+    assert three.classifier[1].weight.shape == (3, 32)
+    assert torch.equal(three.model.embeddings.kmer.weight, saved[0].model.embeddings.kmer.weight)
+
+
+def test_the_buffer_of_earlier_versions_is_accepted_and_ignored(saved):
+    model, folder = saved
+    former = {"boundary_shares": torch.tensor([0.25, 0.45])}
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | former, folder / "model.safetensors", metadata={"format": "pt"})
+    for own in CLASS_OF.values():
+        own.from_pretrained(folder)
+    holder = torch.nn.ModuleDict({"model": tiny_model()})  # as in a training checkpoint
+    holder.load_state_dict({f"model.{name}": tensor for name, tensor in (weights | former).items()})
+    assert torch.equal(holder["model"].head.residual.output.weight, model.head.residual.output.weight)
+
+
+def test_settings_of_the_base_class_and_of_other_tools_do_not_stop_loading(saved, caplog):
+    _, folder = saved
+    path = folder / "config.json"
+    others = {"use_cache": False, "bos_token_id": 2, "_private_of_some_tool": 1, "unsloth_version": "1"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | others))
+    HNetNTV2ForMaskedLM.from_pretrained(folder)
+    assert [record.message for record in caplog.records] == [
+        "the saved config has settings that this model does not know: unsloth_version"
+    ]
+    with pytest.raises(ConfigError, match="unsloth_version"):
+        tiny_config(unsloth_version="1")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"d_modle": 32}, "d_modle"),
+        ({"d_modle": 32}, "'d_modle' is probably 'd_model'"),
+        ({"hidden_size": 32}, "'hidden_size' is probably 'd_model'"),
+        ({"dropout": 0.1}, "'dropout'; the model knows: bidirectional, "),
+        ({"classification_strands": "reverse"}, "classification_strands"),
         ({"d_model": "true,"}, "d_model='true,' must be int"),
         ({"bidirectional": "yes"}, "bidirectional"),
         ({"bidirectional": 1}, "bidirectional"),
@@ -137,7 +193,7 @@ def test_a_saved_config_with_an_unknown_key_is_refused(saved):
     _, folder = saved
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"windw": 3}))
-    with pytest.raises(ConfigError, match="windw"):
+    with pytest.raises(ConfigError, match="'windw' is probably 'window'"):
         HNetNTV2ForMaskedLM.from_pretrained(folder)
 
 
@@ -152,7 +208,9 @@ def test_tuple_output_and_hidden_states_by_resolution(rng):
     labels = torch.where(torch.arange(60) < 6, input_ids, -100)
     output = model(input_ids, labels=labels, output_hidden_states=True, strands="forward")
     plain = model(input_ids, labels=labels, return_dict=False, strands="forward")
+    assert [field.shape for field in plain] == [(), (1, 60, 16)]
     assert torch.equal(plain[0], output.loss)
+    assert torch.equal(plain[1], output.logits)
     states = output.hidden_states
     outer, inner = (int(stage.is_boundary.sum()) for stage in output.stages)
     assert list(states) == [
@@ -167,6 +225,45 @@ def test_tuple_output_and_hidden_states_by_resolution(rng):
     ]
     assert [states[name].shape[1] for name in states] == [60, 60, outer, inner + 1, inner + 1, inner + 1, outer, 60]
     assert model(input_ids).hidden_states is None
+    assert states[-1] is states["stage1_decoder"]
+    assert states[0] is states["embeddings"]
+    with pytest.raises(KeyError, match=r"'trunk' is no state; there are embeddings, stage1_encoder"):
+        states["trunk"]
+
+
+def test_other_tools_see_the_loss_and_what_begins_with_the_batch(rng):
+    """Trainer gathers an output's items, pipelines split them into rows; what they cannot handle has its name only."""
+    model, input_ids = tiny_model(), random_dna(60, rng, batch=2)
+    output = model(input_ids)
+    assert list(output) == ["logits"]
+    assert list(model(input_ids, labels=input_ids)) == ["loss", "logits"]
+    assert list(model.model(input_ids)) == ["last_hidden_state"]
+    assert len(output.stages) == len(output.reverse_stages) == 2
+    assert output["stages"] is output.stages
+    assert torch.equal(output["ratio_loss"], output.ratio_losses.sum())
+    rebuilt = dataclasses.replace(model(input_ids, output_hidden_states=True))  # as FSDP does
+    assert list(rebuilt) == ["logits", "hidden_states"]
+    assert torch.equal(rebuilt.hidden_states[-1], rebuilt.hidden_states["stage1_decoder"])
+    assert len(rebuilt.stages) == 2
+
+
+@pytest.mark.parametrize("own", CLASS_OF.values())
+def test_keywords_that_scripts_for_other_models_pass(own, rng):
+    model, input_ids = own(tiny_config()).eval(), random_dna(30, rng)
+    mask = torch.ones_like(input_ids)
+    plain = model(input_ids)[0]
+    from_elsewhere = {
+        "inputs_embeds": None,
+        "head_mask": None,
+        "output_attentions": False,
+        "encoder_attention_mask": mask,
+        "token_type_ids": torch.zeros_like(input_ids),
+        "num_items_in_batch": 4,
+    }
+    assert torch.equal(model(input_ids, attention_mask=mask, **from_elsewhere)[0], plain)
+    for name, value in {"inputs_embeds": torch.zeros(1, 30, 32), "output_attentions": True, "strand": "both"}.items():
+        with pytest.raises(InputError, match=rf"no argument '{name}'"):
+            model(input_ids, **{name: value})
 
 
 def test_loss_weights_and_denominator(rng):
@@ -199,11 +296,97 @@ def test_sparing_the_source_head_changes_no_loss_and_no_target(strands, rng):
     assert not torch.allclose(spared.logits, full.logits)
 
 
-def test_labels_that_are_no_base_are_refused(rng):
+def test_n_and_special_tokens_are_no_targets(rng):
+    """The default collator of transformers masks N too, and its random letters are drawn from all tokens."""
+    model, input_ids = tiny_model(spread=0.05), random_dna(20, rng)
     labels = torch.full((1, 20), -100)
-    labels[0, 7] = 11
-    with pytest.raises(InputError, match=r"labels\[0, 7\] = 11"):
+    labels[0, 3] = input_ids[0, 3]
+    plain = model(input_ids, labels=labels)
+    labels[0, 7], labels[0, 8] = 11, 4
+    assert torch.equal(model(input_ids, labels=labels).loss, plain.loss)
+    assert torch.equal(model(input_ids, labels=labels, only_targets=True).loss, plain.loss)
+
+
+def test_a_target_shown_as_padding_is_a_base(rng):
+    model, input_ids = tiny_model(spread=0.05), random_dna(20, rng)
+    labels = torch.full((1, 20), -100)
+    labels[0, 7], labels[0, 15] = input_ids[0, 7], 11
+    input_ids[0, [7, 15]] = 4
+    expected = model(input_ids, attention_mask=torch.ones_like(input_ids), labels=labels)
+    assert torch.equal(model(input_ids, labels=labels).logits, expected.logits)
+
+
+@pytest.mark.parametrize("label", [16, -1])
+def test_labels_that_are_no_token_are_refused(label, rng):
+    labels = torch.full((1, 20), -100)
+    labels[0, 7] = label
+    with pytest.raises(InputError, match=rf"labels\[0, 7\] = {label} is no token id"):
         tiny_model()(random_dna(20, rng), labels=labels)
+
+
+def classifier(own=HNetNTV2ForSequenceClassification, **settings):
+    """One whose strands disagree, with a classifier that is not the same for all."""
+    model = own(tiny_config(num_labels=3, **settings))
+    model.model.load_state_dict(lively_model().model.state_dict())
+    return model.eval()
+
+
+@pytest.mark.parametrize("strands", ["forward", "both"])
+def test_a_classifier_sees_the_same_strands_in_training_and_evaluation(strands, rng):
+    model, input_ids = classifier(classification_strands=strands), random_dna(60, rng, batch=2)
+    evaluated = model(input_ids)
+    trained = model.train()(input_ids)
+    assert torch.equal(trained.logits, evaluated.logits)
+    assert torch.equal(trained.logits, model(input_ids, strands=strands).logits)
+    assert (evaluated.reverse_stages is None) == (strands == "forward")
+    other = {"forward": "both", "both": "forward"}[strands]
+    assert not torch.allclose(model(input_ids, strands=other).logits, evaluated.logits, atol=1e-4)
+
+
+def test_the_strands_of_a_classifier_are_saved_with_it(tmp_path):
+    assert tiny_config().classification_strands == "forward"
+    classifier(classification_strands="both").save_pretrained(tmp_path)
+    loaded = HNetNTV2ForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.classification_strands == "both"
+
+
+@pytest.mark.parametrize("strands", ["forward", "both"])
+def test_a_classifier_pools_a_c_g_t_only(strands):
+    model = classifier(classification_strands=strands)
+    input_ids = ids("ACGTTNNACGGATMTTACAGGC", "ACGGTSACC")
+    logits = model(input_ids).logits
+    for row, (letters, is_pooled) in enumerate(zip(input_ids, (input_ids >= 7) & (input_ids <= 10), strict=True)):
+        alone = letters[letters != 4][None]
+        vectors = {
+            "forward": model.model(alone, strands="forward").last_hidden_state[0],
+            "both": model.model(alone, strands="both").last_hidden_state[0],
+        }
+        mean = vectors["forward"][is_pooled[letters != 4]].mean(0)
+        if strands == "forward":
+            assert torch.allclose(logits[row], model.classifier(mean), atol=1e-5)
+        else:  # the classifier is not linear, so that each strand's logits are needed
+            reverse = 2 * vectors["both"][is_pooled[letters != 4]].mean(0) - mean
+            expected = (model.classifier(mean) + model.classifier(reverse)) / 2
+            assert torch.allclose(logits[row], expected, atol=1e-5)
+
+
+def test_a_row_without_any_base_cannot_be_classified():
+    with pytest.raises(InputError, match="row 1 holds no A, C, G or T"):
+        classifier()(ids("ACGTA", "NNMN"))
+
+
+def test_bases_are_classified_in_the_forward_frame(rng):
+    model = classifier(HNetNTV2ForTokenClassification, classification_strands="both")
+    input_ids = random_dna(40, rng, batch=2)
+    input_ids[1, 30:] = 4
+    labels = torch.randint(3, (2, 40), generator=rng).masked_fill(input_ids == 4, -100)
+    output = model(input_ids, labels=labels)
+    assert output.logits.shape == (2, 40, 3)
+    log_probs = output.logits.log_softmax(-1)
+    expected = [-log_probs[b, t, labels[b, t]] for b in (0, 1) for t in range(40) if labels[b, t] != -100]
+    assert torch.allclose(output.loss, torch.stack(expected).mean())
+    flipped = model(17 - input_ids[:1].flip(1)).logits  # ids 7 to 10 of A, C, G, T
+    assert torch.allclose(flipped.flip(1), output.logits[:1], atol=1e-5)
 
 
 def test_only_bases_can_be_predicted(rng):
@@ -253,16 +436,17 @@ REMOTE_USE = """
                 raise ImportError(f"{name} is blocked")
 
     sys.meta_path.insert(0, Blocked())
-    import torch
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+    import torch, transformers
     folder = sys.argv[1]
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    model = AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     batch = tokenizer(["ACGTTGCATT", "ACGnu"], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        logits = model(**batch).logits
-    assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
-    print(json.dumps(logits[0, :, 7:11].tolist()))
+    for name in sys.argv[3:]:
+        model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True).eval()
+        assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+        with torch.no_grad():
+            output = model(**batch)
+        if name == "AutoModelForMaskedLM":
+            print(json.dumps(output.logits[0, :, 7:11].tolist()))
 """
 
 
@@ -278,7 +462,10 @@ def test_a_saved_folder_runs_as_remote_code_without_this_package(saved, tmp_path
         "OMP_NUM_THREADS": "1",
     }
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(folder), json.dumps(NOT_NEEDED)],
+        [
+            *[sys.executable, "-W", "ignore", str(script), str(folder), json.dumps(NOT_NEEDED)],
+            *[auto.__name__ for auto in CLASS_OF],
+        ],
         capture_output=True,
         text=True,
         env=environment,
@@ -288,3 +475,58 @@ def test_a_saved_folder_runs_as_remote_code_without_this_package(saved, tmp_path
     assert result.returncode == 0, result.stderr[-3000:]
     expected = model(HNetNTV2Tokenizer()(["ACGTTGCATT"], return_tensors="pt")["input_ids"]).logits[0, :, 7:11]
     assert torch.allclose(torch.tensor(json.loads(result.stdout.splitlines()[-1])), expected, atol=1e-5)
+
+
+def test_a_saved_folder_names_all_its_classes(saved, tmp_path):
+    classifier().save_pretrained(tmp_path)
+    for folder in (saved[1], tmp_path):
+        auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+        for auto, own in CLASS_OF.items():
+            assert auto_map[auto.__name__] == f"modeling_hnet_ntv2.{own.__name__}"
+        assert auto_map["AutoConfig"] == "configuration_hnet_ntv2.HNetNTV2Config"
+    assert set(auto_map) == {"AutoConfig", *(auto.__name__ for auto in CLASS_OF)}
+
+
+@pytest.mark.parametrize(
+    ("argv", "original", "expected"),
+    [
+        (["/usr/bin/hnet-ntv2", "embed"], ["python", "/usr/bin/hnet-ntv2", "embed"], True),
+        (["-m", "embed", "-m"], ["python", "-P", "-m", "hnet_ntv2.cli.main", "embed", "-m"], True),
+        (["-m"], ["python", "-mhnet_ntv2.cli.main"], True),
+        (["-m"], ["python", "-m", "theirs.train"], False),
+        (["-m", "hnet_ntv2.cli"], ["python", "-W", "ignore", "-m", "theirs.train", "hnet_ntv2.cli"], False),
+        (["train.py"], ["python", "train.py"], False),
+        ([], ["python"], False),
+    ],
+)
+def test_only_our_own_command_imports_the_package_without_registering_it(argv, original, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", original)
+    assert hnet_ntv2._is_command_line() is expected
+
+
+@pytest.mark.slow
+def test_auto_classes_know_the_model_in_a_module_of_the_users(saved, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("import hnet_ntv2\n")
+    (tmp_path / "theirs" / "use.py").write_text(
+        "import sys, transformers\nprint(type(transformers.AutoModel.from_pretrained(sys.argv[1])).__name__)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "theirs.use", str(saved[1])],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.stdout == "HNetNTV2Model\n", result.stderr[-2000:]
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, :UserWarning")
+def test_linear_layers_can_be_quantized_dynamically(rng):
+    model, input_ids = lively_model(), random_dna(60, rng)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    log_probs = [each(input_ids, strands="forward").logits[..., 7:11].log_softmax(-1) for each in (model, quantized)]
+    assert not torch.equal(*log_probs)
+    assert float((log_probs[0] - log_probs[1]).abs().mean().detach()) < 0.1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hnet_ntv2.errors import CheckpointError, ConfigError
-from hnet_ntv2.training.checkpoint_io import TENSOR_FILE, read_checkpoint
+from hnet_ntv2.training.checkpoint_io import TENSOR_FILE, read_checkpoint, write_checkpoint
 from hnet_ntv2.training.history import read_history
 from hnet_ntv2.training.module import PretrainingModule
 from hnet_ntv2.training.run import pretrain
@@ -94,9 +94,10 @@ def test_another_micro_batch_continues_on_the_same_windows(folder, monkeypatch, 
     ("change", "message"),
     [
         ({"trainer__max_steps": 30}, r"max_steps: 20 in the checkpoint, 30 now.*allow_changed_max_steps=true"),
-        ({"batch__global_size": 8}, r"batch_size: 4 in the checkpoint, 8 now"),
+        ({"batch__global_size": 8}, r"batch\.global_size: 4 in the checkpoint, 8 now"),
         ({"data__seq_length": 90}, r"seq_length: 96 in the checkpoint, 90 now"),
         ({"seed": 6}, r"seed: 5 in the checkpoint, 6 now"),
+        ({"data__max_n_share": 0.25}, r"data\.max_n_share: 0\.5 in the checkpoint, 0\.25 now"),
         ({"model__n_main_layer": 2}, r"model.n_main_layer: 1 in the checkpoint, 2 now"),
         ({"optimizer__learning_rate": 1e-3}, r"optimizer.learning_rate: 0.002 in the checkpoint, 0.001 now"),
         ({"data__intervals": None}, r"data.intervals: "),
@@ -120,9 +121,7 @@ def test_another_length_can_be_allowed(folder, monkeypatch):
     assert longer.summary.step == 5
 
 
-def test_a_finished_run_a_missing_and_a_truncated_checkpoint_are_named(folder, uninterrupted, tmp_path):
-    with pytest.raises(CheckpointError, match="it is finished"):
-        pretrain(tiny_settings(folder, "whole", **OPTIONS, resume="last"))
+def test_a_missing_checkpoint_is_named(folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint in .*nothing"):
         pretrain(tiny_settings(folder, "nothing", resume="last"))
     with pytest.raises(CheckpointError, match=r"elsewhere\.ckpt"):
@@ -139,13 +138,10 @@ def test_a_truncated_checkpoint_is_refused_before_training(folder, monkeypatch):
         pretrain(tiny_settings(folder, "truncated", **OPTIONS, resume="last"))
 
 
-def test_the_routers_shares_are_part_of_the_checkpoint(folder, uninterrupted):
+def test_the_routers_offsets_are_part_of_the_checkpoint(folder, uninterrupted):
     state = read_checkpoint(folder / "whole" / "checkpoints" / "last.ckpt")["state_dict"]
-    shares = state["model.boundary_shares"]
-    assert torch.equal(shares, uninterrupted.model.boundary_shares)
-    rows = read_history(uninterrupted.history["train"])
-    expected = [rows[-1]["stage1/share_after_step"], rows[-1]["stage2/share_after_step"]]
-    assert shares.tolist() == pytest.approx(expected)
+    offsets = [float(value) for name, value in state.items() if name.endswith("router.beta")]
+    assert offsets == [float(router.beta) for router in uninterrupted.model.model.routers]
 
 
 def test_an_earlier_run_is_not_overwritten_by_accident(folder, uninterrupted):
@@ -159,3 +155,14 @@ def test_an_earlier_run_can_be_overwritten_and_comes_out_the_same(folder, uninte
     settings = tiny_settings(folder, "whole", **OPTIONS)
     again = pretrain(dataclasses.replace(settings, overwrite=True))
     assert_same_weights(uninterrupted, again)
+
+
+def test_a_checkpoint_with_other_tensors_is_told_in_one_line(folder, uninterrupted, tmp_path):
+    tree = read_checkpoint(folder / "whole" / "checkpoints" / "last.ckpt")
+    del tree["state_dict"]["model.head.residual.output.weight"]
+    write_checkpoint(tree, tmp_path / "other.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"other\.ckpt is of another version.*head\.residual\.output\.weight"
+    ) as told:
+        pretrain(tiny_settings(folder, "other", **OPTIONS, resume=str(tmp_path / "other.ckpt")))
+    assert "\n" not in str(told.value)

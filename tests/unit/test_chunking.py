@@ -12,7 +12,7 @@ from hnet_ntv2.chunking import (
     chunk_holds,
     decide_boundaries,
     index_chunks,
-    mean_probability,
+    mean_over_counted,
     pool_chunks,
 )
 from tests.oracles import cap_row
@@ -156,8 +156,8 @@ def test_beta_moves_the_probability_and_stays_within_bounds(rng):
     assert after[0, 0] == 1
 
 
-def test_mean_probability_counts_free_positions_only():
+def test_mean_over_counted_counts_free_positions_only():
     probability = torch.tensor([[1.0, 0.2, 0.4], [1.0, 0.3, 0.9]])
     is_free = torch.tensor([[False, True, True], [False, False, False]])
-    assert torch.allclose(mean_probability(probability, is_free, 0.3), torch.tensor([0.3, 0.3]))
-    assert torch.allclose(mean_probability(probability, is_free, 0.7), torch.tensor([0.3, 0.7]))
+    assert torch.allclose(mean_over_counted(probability, is_free, 0.3), torch.tensor([0.3, 0.3]))
+    assert torch.allclose(mean_over_counted(probability, is_free, 0.7), torch.tensor([0.3, 0.7]))

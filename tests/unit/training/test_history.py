@@ -2,11 +2,19 @@
 
 import logging
 import math
+import resource
 
 import pytest
 from lightning.pytorch.loggers import Logger
 
-from hnet_ntv2.training.history import CarefulLogger, HistoryLogger, build_loggers, read_history
+from hnet_ntv2.errors import ConfigError, DataError
+from hnet_ntv2.training.history import (
+    CarefulLogger,
+    HistoryLogger,
+    build_loggers,
+    read_history,
+    without_threads_tracebacks,
+)
 from hnet_ntv2.training.settings import LoggerSettings
 
 
@@ -40,6 +48,53 @@ def test_a_resumed_run_drops_the_rows_after_its_checkpoint(tmp_path):
     assert [row["loss"] for row in read_history(tmp_path / "train.csv")] == [0.1, 0.2, 0.3, 9.0]
     HistoryLogger(tmp_path)
     assert read_history(tmp_path / "train.csv") == []
+
+
+def test_a_step_that_is_logged_again_has_one_row(tmp_path):
+    history = HistoryLogger(tmp_path)
+    for step, bits in [(1, 2.0), (2, 1.9), (2, 1.8), (3, 1.7)]:
+        history.log_metrics({"validation/bits": bits}, step)
+    assert [(row["step"], row["bits"]) for row in read_history(tmp_path / "validation.csv")] == [
+        (1, 2.0),
+        (2, 1.8),
+        (3, 1.7),
+    ]
+
+
+def test_a_row_that_was_cut_off_is_no_row(tmp_path):
+    history = HistoryLogger(tmp_path)
+    for step in (9, 10, 125):
+        history.log_metrics({"train/loss": step / 8, "train/bits": 1.5}, step)
+    path = tmp_path / "train.csv"
+    content = path.read_bytes()
+    for cut in (2, 4, 8, 14):  # at 14 the last line is "1", which would be a step
+        path.write_bytes(content[:-cut])
+        assert [row["step"] for row in read_history(path)] == [9, 10], content[:-cut]
+
+
+def test_a_foreign_file_in_the_logs_place_is_named(tmp_path):
+    (tmp_path / "train.csv").write_text("step,loss\none,two\n")
+    with pytest.raises(DataError, match=r"train\.csv is no log of a run"):
+        HistoryLogger(tmp_path, resume_step=3)
+
+
+def test_a_full_disk_is_told_with_the_file_that_it_met(tmp_path):
+    history = HistoryLogger(tmp_path)
+    history.log_metrics({"train/loss": 0.125}, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30, hard))
+    try:
+        for name in ("train/loss", "train/other"):  # appended, and written anew with another column
+            with pytest.raises(ConfigError, match=r"train\.csv cannot be written: File too large$"):
+                log_steps(history, name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_history(tmp_path / "train.csv")[0] == {"step": 1, "loss": 0.125}
+
+
+def log_steps(history: HistoryLogger, name: str) -> None:
+    for step in range(2, 9):
+        history.log_metrics({name: 0.125}, step)
 
 
 class FailingLogger(Logger):
@@ -80,7 +135,29 @@ def test_a_service_that_cannot_be_started_is_told_too(caplog):
 
 def test_csv_and_tensorboard_always(tmp_path):
     loggers = build_loggers(tmp_path, LoggerSettings(), "run", {})
-    assert [type(each).__name__ for each in loggers] == ["HistoryLogger", "TensorBoardLogger"]
+    assert [each.name for each in loggers] == ["history", "TensorBoard"]
+    loggers[1].log_metrics({"train/loss": 1.0}, 1)
+    loggers[1].finalize("success")
+    assert loggers[1].is_alive
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_tensorboard_on_a_full_disk_is_switched_off_without_a_traceback(tmp_path, capfd, caplog):
+    board = build_loggers(tmp_path, LoggerSettings(), "run", {})[1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with without_threads_tracebacks():
+        board.log_metrics({"train/loss": 1.0}, 0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+        try:
+            for step in range(1, 400):
+                board.log_metrics({"train/loss": 1.0}, step)
+            board.finalize("failed")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record.message for record in caplog.records] == [
+        "TensorBoard failed and is switched off, training goes on: OSError: [Errno 27] File too large"
+    ]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow

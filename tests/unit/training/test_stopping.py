@@ -3,12 +3,15 @@
 import math
 import os
 import signal
+from unittest.mock import create_autospec
 
+import lightning as L
 import pytest
 
+from hnet_ntv2.errors import TrainingStopped
 from hnet_ntv2.training.checkpoints import CheckpointKeeper
-from hnet_ntv2.training.module import StepReport
-from hnet_ntv2.training.stopping import CollapseGuard, SignalStop
+from hnet_ntv2.training.module import PretrainingModule, StepReport
+from hnet_ntv2.training.stopping import CollapseGuard, LoaderWatch, SignalStop
 
 
 def report(ratios=(0.3, 0.5), shares=(0.3, 0.5), problem=None) -> StepReport:
@@ -73,3 +76,40 @@ def test_the_second_signal_ends_the_process():
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_the_loss_of_a_loader_is_noted_where_it_is_harmless_and_told_in_one_line(keeper):
+    torch_says = "DataLoader worker (pid 12) is killed by signal: Killed. "
+
+    def torch_handler(number, frame):
+        raise RuntimeError(torch_says)
+
+    before = signal.signal(signal.SIGCHLD, torch_handler)
+    try:
+        watch = LoaderWatch(keeper)
+        with pytest.raises(
+            TrainingStopped, match=r"^a loader process.*worker \(pid 12\) is killed by signal: Killed\)"
+        ):
+            run_with_lost_loader(watch)
+        assert watch.loss == torch_says
+        assert signal.getsignal(signal.SIGCHLD) is torch_handler
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def run_with_lost_loader(watch: LoaderWatch) -> None:
+    with watch.installed():
+        watch.on_train_start(
+            create_autospec(L.Trainer, instance=True), create_autospec(PretrainingModule, instance=True)
+        )
+        signal.raise_signal(signal.SIGCHLD)  # in the middle of a step, which is not disturbed
+        raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Caught RuntimeError in DataLoader worker process 0."), ValueError("x")]
+)
+def test_other_errors_stay_what_they_are(keeper, error):
+    with pytest.raises(type(error)) as caught, LoaderWatch(keeper).installed():
+        raise error
+    assert caught.value is error
