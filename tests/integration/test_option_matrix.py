@@ -6,11 +6,13 @@ resumed must end with the weights of an uninterrupted one.
 
 import itertools
 import math
+import os
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from hnet_ntv2.conversion.graft import graft
 from hnet_ntv2.conversion.saving import save_start
@@ -76,6 +78,17 @@ def folder(tmp_path_factory) -> Path:
         graft(source, any_sequence(), settings={"n_main_layer": 1, "window": 16}, layers="first"), folder / "start"
     )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def process_as_it_was():
+    """Lightning leaves the process group open, and its rank and port in the environment."""
+    before = dict(os.environ)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def settings_of(run: Run, folder: Path, name: str, **changes):
