@@ -88,6 +88,12 @@ def test_a_pipe_gives_the_same_contigs_as_the_file(pack):
         (gzip.compress(FASTA)[:-12], "truncated"),
         (b"\x43\x27\x41\x1a", "cannot come from a pipe"),
     ],
+    ids=[
+        "empty",
+        "no end marker",
+        "truncated",
+        "2bit",
+    ],  # gzip's header holds the time: workers would name it differently
 )
 def test_what_is_wrong_with_a_pipe_is_told(content, problem):
     with piped(content) as path, pytest.raises(GenomeError, match=problem):
