@@ -22,6 +22,8 @@ def read_yaml(option: str, path: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: It is not such a file, with the reason.
     """
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} cannot be read: it is a folder; it takes a YAML file of settings")
     if not path.is_file():
         raise ConfigError(f"{option} {path} cannot be read: there is no such file; it takes a YAML file of settings")
     try:

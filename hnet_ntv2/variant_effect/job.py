@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import ConfigError, GenomeError
 from ..genome import Genome, Variant, VariantChecker, file_digest, read_variants
 from ..genome.files import check_rereadable, open_sequence_file
+from ..inference.settings_file import require_same_settings
 from ..inference.windows import default_window
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import growing_file, is_stream, open_text, partial_path
@@ -230,9 +231,7 @@ def _check_identity(sidecar: Path, output: Path, identity: dict[str, Any]) -> No
         raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: {error}") from error
     if not isinstance(stored, dict):
         raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: it is no JSON object")
-    other = [f"{key} {stored.get(key)!r}, now {value!r}" for key, value in identity.items() if stored.get(key) != value]
-    if other:
-        raise ConfigError(f"{output} was made differently ({'; '.join(other)}); name another --output to start anew")
+    require_same_settings(stored, identity, output)
 
 
 def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[str]) -> _Kept:

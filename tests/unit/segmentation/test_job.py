@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -239,6 +240,13 @@ def test_a_pipe_is_written_to_and_cannot_be_resumed(model, genome, tmp_path, cap
     segment_regions(model, genome, REGIONS, "-", tmp_path / "s.bed", settings=settings)
     assert capfdbinary.readouterr().out.decode() == content(tmp_path / "whole")["chunks.bed"]
     assert (tmp_path / "s.bed").read_text() == content(tmp_path / "whole")["stage1.bed"]
+    pipe = tmp_path / "pipe.bed.gz"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(pipe.read_bytes)
+        segment_regions(model, genome, REGIONS, pipe, settings=settings)
+    assert gzip.decompress(reader.result()).decode() == content(tmp_path / "whole")["chunks.bed"]
+    pipe.unlink()
     with pytest.raises(ConfigError, match=r"^- is a pipe or device: .* cannot be resumed"):
         segment_regions(model, genome, REGIONS, tmp_path / "c.bed", "-", settings=settings, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.bed", "whole"]
