@@ -24,8 +24,8 @@ check: install ## format, lint, types, layers, then the fast tests
 	$(BIN)lint-imports --no-cache --no-logo
 	$(MAKE) test-fast
 
-bench: install ## speed of the model beside NTv2 and a single-nucleotide baseline
-	$(PYTHON) -m hnet_ntv2.cli.main bench
+bench: install ## speed of the default and the fast model beside NTv2-500M
+	$(PYTHON) -m hnet_ntv2.cli.main bench --config configs/model/hnet_ntv2.yaml --config configs/model/hnet_ntv2_fast.yaml
 
 # SIZE is minutes, hour, long or gpu; DNA="--fasta F.fa.gz --intervals F.bed" (repeatable) replaces the bundled piece;
 # KEPT=FOLDER of an earlier report: its source and runs are taken over instead of being done again.

@@ -82,8 +82,9 @@ def pack_rows(
     padded: Float[Tensor, "batch length dim"], is_valid: Bool[Tensor, "batch length"]
 ) -> tuple[Float[Tensor, "total dim"], RowLayout]:
     """Keep the valid positions, row after row."""
-    layout = RowLayout.from_lengths(is_valid.sum(dim=1).tolist(), padded.device)
-    return padded[is_valid], layout
+    counts = is_valid.sum(dim=1)
+    offsets = F.pad(counts.cumsum(0), (1, 0)).to(torch.int32)  # where the data are: only the lengths go to the host
+    return padded[is_valid], RowLayout(tuple(counts.tolist()), offsets)
 
 
 def unpack_rows(

@@ -1,6 +1,6 @@
 """Choose chunk boundaries, keep them within bounds, and pool each chunk. Knows nothing of DNA or training.
 
-Sources: H-Net (arXiv 2507.07955), equations of the routing module and of the ratio loss.
+Sources: H-Net (arXiv 2507.07955), the routing module.
 """
 
 import math
@@ -46,8 +46,16 @@ class Router(nn.Module):
         self.limits = limits or ChunkLimits()
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
-        self.register_buffer("beta", torch.zeros(()))
+        self.register_buffer("beta", torch.zeros((), dtype=torch.float32))
         self.reset_parameters()
+
+    def _apply(self, fn, recurse: bool = True) -> "Router":
+        """Move or convert the router, but keep the offset in float32 at least: bfloat16 would lose moves of 3e-4."""
+        offset = self.beta
+        super()._apply(fn, recurse)
+        if self.beta.dtype in (torch.bfloat16, torch.float16):
+            self.beta = offset.to(self.beta.device)
+        return self
 
     def reset_parameters(self) -> None:
         """Identity matrices and no offset."""
@@ -260,25 +268,3 @@ def pool_level(level: Level, chunking: Chunking) -> Level:
         forced_boundary=level.forced_boundary.gather(1, wide)[..., 1:],
         forced_reason=level.forced_reason.gather(1, wide)[..., 1:],
     )
-
-
-def ratio_loss(
-    share: Float[Tensor, "*shape"], mean_probability: Float[Tensor, "*shape"], target: float
-) -> Float[Tensor, "*shape"]:
-    """H-Net's ratio loss F G / a + (1 - F)(1 - G) / (1 - a): 1 at F = G = a.
-
-    Args:
-        share: F, share of boundaries (no gradient).
-        mean_probability: G, mean boundary probability.
-        target: a, the wanted share; H-Net's N is 1 / a.
-    """
-    return share * mean_probability / target + (1 - share) * (1 - mean_probability) / (1 - target)
-
-
-def mean_over_counted(
-    values: Float[Tensor, "batch positions"], is_counted: Bool[Tensor, "batch positions"], when_none: float
-) -> Float[Tensor, " batch"]:
-    """Mean per row over the positions that count; ``when_none`` for rows without any."""
-    count = is_counted.sum(1)
-    total = (values * is_counted).sum(1)
-    return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, when_none))

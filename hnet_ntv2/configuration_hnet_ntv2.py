@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import functools
 import logging
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -47,6 +49,24 @@ _INHERITED_KEYS = frozenset(
         "use_cache",
     ]
 )
+
+# The largest values that are let through: far above any use, and small enough that nothing takes minutes or all memory.
+_LARGEST = {
+    "vocab_size": 1 << 16,
+    "d_model": 1 << 16,
+    "n_head": 1 << 12,
+    "intermediate_size": 1 << 20,
+    "n_main_layer": 1 << 10,
+    "n_enc_layer": 1 << 10,
+    "n_dec_layer": 1 << 10,
+    "max_chunk_length": 1 << 20,
+    "max_trunk_positions": 1 << 24,
+    "window": 1 << 20,
+    "state_size": 1 << 12,
+    "num_labels": 1 << 16,
+}
+_MOST_VALUES = 20_000_000_000
+_MOST_KMER_SIZE = 8
 
 # An unknown name this similar to one of ours is taken for a slip (1 is the same).
 _SIMILAR = 0.8
@@ -171,6 +191,7 @@ class HNetNTV2Config(PreTrainedConfig):
         if unknown:
             raise ConfigError(_describe_unknown(unknown))
         self._check_types()
+        self._check_sizes(kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
         self._check_values()
 
@@ -200,6 +221,12 @@ class HNetNTV2Config(PreTrainedConfig):
         """Tokens of the source model: 6 specials, 4^k k-mers, A T C G N."""
         return 4**self.kmer_size + 11
 
+    @property
+    def least_values(self) -> int:
+        """Values in the trunk's matrices and the k-mer table: the model has some more."""
+        per_block = 4 * self.d_model**2 + 3 * self.d_model * self.intermediate_size // 2
+        return self.n_main_layer * per_block + self.kmer_vocab_size * self.d_model
+
     def layers_per_stage(self, total: int) -> tuple[int, ...]:
         """Share ``total`` encoder or decoder layers out over the stages; the base resolution is first to get fewer."""
         share, rest = divmod(total, self.num_stages)
@@ -214,7 +241,7 @@ class HNetNTV2Config(PreTrainedConfig):
         """
         foreign = [name for name in _unknown_names(config_dict) if _nearest(name) is None]
         if foreign:
-            logger.warning("the saved config has settings that this model does not know: %s", ", ".join(foreign))
+            _warn_of_foreign(tuple(foreign))
         return super().from_dict({k: v for k, v in config_dict.items() if k not in foreign}, **kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -234,6 +261,19 @@ class HNetNTV2Config(PreTrainedConfig):
                     annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
                 )
                 raise ConfigError(f"model setting {name}={value!r} must be {expected}")
+
+    def _check_sizes(self, num_labels: Any) -> None:
+        """Sizes that would take minutes or all memory, before anything is made of them."""
+        for name, largest in _LARGEST.items():
+            value = num_labels if name == "num_labels" else getattr(self, name)
+            if isinstance(value, int) and value > largest:
+                raise ConfigError(f"model setting {name}={value} is over the most that is possible here, {largest:,}")
+        if 0 < self.kmer_size <= _MOST_KMER_SIZE and self.least_values > _MOST_VALUES:
+            raise ConfigError(
+                f"d_model={self.d_model}, intermediate_size={self.intermediate_size} and n_main_layer="
+                f"{self.n_main_layer} make a model of over {self.least_values:,} parameters; at most "
+                f"{_MOST_VALUES:,} are possible here"
+            )
 
     def _check_values(self) -> None:
         def require(holds: bool, message: str) -> None:
@@ -280,7 +320,10 @@ class HNetNTV2Config(PreTrainedConfig):
             self.max_chunk_length is None or self.max_chunk_length >= self.kmer_size,
             f"max_chunk_length={self.max_chunk_length} must be at least kmer_size={self.kmer_size}",
         )
-        require(self.kmer_size <= 8, f"kmer_size={self.kmer_size}: the vocabulary has 4^k rows; at most 8")
+        require(
+            self.kmer_size <= _MOST_KMER_SIZE,
+            f"kmer_size={self.kmer_size}: the vocabulary has 4^k rows; at most {_MOST_KMER_SIZE}",
+        )
         require(0 < self.mask_rate < 1, f"mask_rate={self.mask_rate} must lie between 0 and 1")
         require(self.rope_scaling_factor >= 1, f"rope_scaling_factor={self.rope_scaling_factor} must be at least 1")
         require(self.ratio_loss_weight >= 0, f"ratio_loss_weight={self.ratio_loss_weight} must not be negative")
@@ -318,6 +361,12 @@ def _describe_unknown(unknown: list[str]) -> str:
     return f"{names}; {meant}" if meant else f"{names}; the model knows: {', '.join(sorted(own_field_names()))}"
 
 
+@functools.cache
+def _warn_of_foreign(names: tuple[str, ...]) -> None:
+    """Once per process: on the way to a model its settings are read several times."""
+    logger.warning("the saved config has settings that this model does not know: %s", ", ".join(names))
+
+
 def own_field_names() -> tuple[str, ...]:
     """Names of the settings that this class adds to the Hugging Face base class."""
     return tuple(HNetNTV2Config.__annotations__)
@@ -332,8 +381,8 @@ def _matches(value: Any, annotation: Any) -> bool:
         return value in typing.get_args(annotation)
     if origin in (list, tuple):
         return isinstance(value, origin) and all(_matches(item, float) for item in value)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is float:  # JSON as Python reads it and YAML have words for NaN and infinity
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)

@@ -1,7 +1,7 @@
 """The settings of a published Nucleotide Transformer v2 model, read from its ``config.json``."""
 
 import dataclasses
-import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .errors import ConfigError
+from .model_files import on_one_line, read_json
 
 # A published file must state these; the rest may be left out.
 _REQUIRED = (
@@ -32,6 +33,16 @@ _IMPLEMENTED: dict[str, Any] = {
     "is_folding_model": False,
     "hidden_dropout_prob": 0,
     "attention_probs_dropout_prob": 0,
+}
+
+# The largest values that are let through: far above any published model, and nothing of them takes minutes to look at.
+_LARGEST = {
+    "vocab_size": 1 << 17,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 12,
+    "intermediate_size": 1 << 20,
+    "max_position_embeddings": 1 << 24,
 }
 
 # Keys that Hugging Face tools write into any config; none of them changes the function.
@@ -90,6 +101,9 @@ class NTv2Config(PreTrainedConfig):
                     f"NTv2 setting {name}={getattr(self, name)!r} is not implemented, only {value!r} is, "
                     "which all published v2 models use"
                 )
+        for name, largest in _LARGEST.items():
+            if not 0 < getattr(self, name) <= largest:
+                raise ConfigError(f"NTv2 setting {name}={getattr(self, name)} must lie between 1 and {largest:,}")
         if self.hidden_size % (2 * self.num_attention_heads):
             raise ConfigError(
                 f"hidden_size={self.hidden_size} must be a multiple of 2 x num_attention_heads="
@@ -104,19 +118,18 @@ class NTv2Config(PreTrainedConfig):
         Raises:
             ConfigError: If it is no JSON object, lacks a setting, or holds one that is unknown or not implemented.
         """
-        try:
-            settings = json.loads(Path(json_file).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{json_file} is not JSON: {error}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{json_file} holds {type(settings).__name__}, not an object of settings")
+        settings = read_json(Path(json_file), ConfigError)
         missing = [name for name in _REQUIRED if name not in settings]
         if missing:
             raise ConfigError(f"{json_file} lacks {', '.join(missing)}; is it the config.json of an NTv2 model?")
         own = {name: value for name, value in settings.items() if name not in _TOOL_KEYS}
         _require_known(set(own) - _BASE_FIELDS)
-        _check_types(own)
-        return cls(**own)
+        try:
+            return cls(**own)
+        except ConfigError as error:
+            raise ConfigError(f"{json_file}: {error}") from error
+        except Exception as error:  # transformers checks its own settings, and raises many kinds
+            raise ConfigError(f"{json_file} holds a setting that transformers refuses: {on_one_line(error)}") from error
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Everything is written to ``config.json``: what a model needs is never left to a default."""
@@ -143,5 +156,6 @@ def _check_types(settings: dict[str, Any]) -> None:
         value, annotation = settings[name], NTv2Config.__annotations__[name]
         accepted = int | float if annotation is float else annotation
         is_bool_by_mistake = isinstance(value, bool) and annotation is not bool
-        if is_bool_by_mistake or not isinstance(value, accepted):
+        is_finite = not isinstance(value, float) or math.isfinite(value)  # JSON as Python reads it has a word for NaN
+        if is_bool_by_mistake or not isinstance(value, accepted) or not is_finite:
             raise ConfigError(f"NTv2 setting {name}={value!r} must be {getattr(annotation, '__name__', annotation)}")

@@ -1,8 +1,25 @@
 """Every error a user of this package can cause. Each message names the value, the place and the way out."""
 
+_MOST_SHOWN = 60
+
+
+def escaped(text: str) -> str:
+    """The text with control characters written out: a name from a file must not reach the terminal as a command."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
+def shown(value: str) -> str:
+    """A value from a file in quotes, for a message: escaped, and cut where it is long."""
+    if len(value) <= _MOST_SHOWN:
+        return repr(value)
+    return f"{value[:_MOST_SHOWN]!r}... ({len(value):,} characters)"
+
 
 class HNetNTV2Error(Exception):
     """Base class: the command line prints these without a traceback and exits with status 2."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class ConfigError(HNetNTV2Error, ValueError):
@@ -21,7 +38,7 @@ class ContigNotFound(GenomeError, KeyError):  # noqa: N818
     """A contig name that the genome does not know."""
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
-        return str(self.args[0]) if self.args else ""
+        return escaped(str(self.args[0])) if self.args else ""
 
 
 class IntervalError(GenomeError):

@@ -14,9 +14,7 @@ BASE_IDS = (7, 8, 9, 10)  # A C G T
 SOURCE_UNK, SOURCE_PAD, SOURCE_MASK, SOURCE_CLS = 0, 1, 2, 3
 NUM_SOURCE_SPECIALS = 6
 
-_DIGIT_OF_ID = (0, 0, 0, 0, 0, 0, 0, 0, 2, 3, 1, 0)  # A T C G count as 0 1 2 3 in the source's k-mer order
-_COMPLEMENT_OF_ID = (0, 1, 2, 3, 4, 5, 6, 10, 9, 8, 7, 11)
-_ACGT_IN_ATCG = (0, 2, 3, 1)
+_ACGT_IN_ATCG = (0, 2, 3, 1)  # A T C G count as 0 1 2 3 in the source's k-mer order
 
 
 class GridCells(NamedTuple):
@@ -71,6 +69,15 @@ def holds_mask(is_masked: Bool[Tensor, "batch length"], k: int) -> Bool[Tensor, 
     return found
 
 
+def kmer_digits(input_ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+    """The place of each base in "ATCG", the order of the source's k-mers; 0 where there is no base."""
+    # Compared, not looked up: a table made here would be sent to the device in every forward pass.
+    digits = torch.zeros_like(input_ids)
+    for base, place in zip(BASE_IDS, _ACGT_IN_ATCG, strict=True):
+        digits = digits + (input_ids == base) * place
+    return digits
+
+
 def source_token_ids(
     input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], k: int
 ) -> Int[Tensor, "batch length"]:
@@ -85,7 +92,7 @@ def source_token_ids(
         k: Length of the source model's k-mers.
     """
     num_kmers = 4**k
-    digits = input_ids.new_tensor(_DIGIT_OF_ID)[input_ids.clamp(0, N_ID)]
+    digits = kmer_digits(input_ids)
     is_masked = input_ids == MASK_ID
     code = torch.zeros_like(digits)
     for offset in range(k):
@@ -132,7 +139,8 @@ def reverse_complement(
     input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
 ) -> Int[Tensor, "batch length"]:
     """The other strand, read in its own direction: A-T, C-G, all other ids unchanged; padding stays on the right."""
-    return flip_rows(input_ids.new_tensor(_COMPLEMENT_OF_ID)[input_ids.clamp(0, N_ID)], is_valid)
+    complement = torch.where(is_clean_base(input_ids), BASE_IDS[0] + BASE_IDS[-1] - input_ids, input_ids)
+    return flip_rows(complement, is_valid)
 
 
 def kmer_marginals(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Tensor, "chunks k 4"]:
@@ -149,7 +157,7 @@ def kmer_marginals(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Tenso
         by_letter = probability.reshape(len(logits), 4, 4 ** (k - 1 - offset))
         marginals.append(by_letter.sum(-1))
         probability = by_letter.sum(1)
-    joint = torch.stack(marginals, dim=1)[:, :, list(_ACGT_IN_ATCG)]
+    joint = _in_acgt_order(torch.stack(marginals, dim=1))
     return joint.clamp(min=torch.finfo(joint.dtype).tiny).log()
 
 
@@ -157,4 +165,10 @@ def letter_log_probs(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Ten
     """Log-probabilities of A, C, G, T under a softmax over the four single-letter tokens only."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     first = NUM_SOURCE_SPECIALS + 4**k
-    return wide[:, first : first + 4].log_softmax(-1)[:, list(_ACGT_IN_ATCG)]
+    return _in_acgt_order(wide[:, first : first + 4].log_softmax(-1))
+
+
+def _in_acgt_order(values: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
+    """Columns for A, T, C, G as columns for A, C, G, T."""
+    # An index that is a list would be sent to the device each time.
+    return torch.stack([values[..., place] for place in _ACGT_IN_ATCG], dim=-1)

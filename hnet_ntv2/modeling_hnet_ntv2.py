@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from transformers import (
 )
 
 from .base_embeddings import BaseEmbeddings, KmerEmbedding
-from .chunking import Router, mean_over_counted, ratio_loss
+from .chunking import Router
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
@@ -30,8 +29,10 @@ from .kmers import (
     reverse_complement,
 )
 from .levels import Chunking, Level, final_chunk_of
+from .model_files import check_before_loading
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
+from .ratio_control import count_boundaries, move_offsets, ratio_losses
 from .shapes import Bool, Float, Int, Shaped, Tensor
 from .state_space import StateSpaceMixer
 from .strands import StrandRun, Strands, both_strands
@@ -52,8 +53,8 @@ _FORMER_BUFFER = "boundary_shares"
 # refused by the tokenizer, and the loss does not depend on the number of micro-batches.
 _WITHOUT_EFFECT = frozenset(["encoder_attention_mask", "token_type_ids", "use_cache", "num_items_in_batch"])
 
-# The routers' offsets move by the chunks of about so many bases of a batch.
-_SHARE_BASES = 2048
+# In training, chunks of sequence without masks are counted on about so many bases of a batch.
+_COUNTED_BASES = 4096
 
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
 
@@ -116,13 +117,12 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         be left over are those of another task's head. With ``ignore_mismatched_sizes=True`` misshapen ones start anew.
 
         Raises:
-            WeightsError: With the names of the tensors that do not fit.
+            WeightsError: With the names of the tensors that do not fit, or as ``check_before_loading``.
+            ConfigError: A setting in ``config.json`` that cannot be.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
-        folder = Path(str(pretrained_model_name_or_path))
-        if folder.is_dir() and not list(folder.glob("*.safetensors")):
-            raise WeightsError(f"{folder} holds no .safetensors file; pickled weights are never loaded")
+        check_before_loading(pretrained_model_name_or_path, HNetNTV2Config, kwargs)
         accepts_misshapen = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs["ignore_mismatched_sizes"] = True  # so that the names come back and can be reported
         loaded: Any = super().from_pretrained(
@@ -362,7 +362,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         self.model = HNetNTV2Model(config)
         self.head = Heads(config)
         self.register_load_state_dict_pre_hook(_drop_former_buffer)
-        self.moves_offsets = True  # our own training loop moves them by itself and says so here
+        self.moves_offsets = True  # see move_offsets
         self.post_init()
 
     def count_parameters(self) -> dict[str, int]:
@@ -419,20 +419,22 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         is_wanted = self._wanted_bases(run, labels if only_targets else None)
         letters = self.letter_log_probs(run, is_wanted)
         stages, reverse_stages = run.strand_stages()
-        ratio_losses = self._ratio_losses(run.stages)
+        counts = self._count_boundaries(run, input_ids, attention_mask, labels)
+        losses = ratio_losses(run.stages, counts, self.config.target_ratios)
         loss = task_loss = None
         if labels is not None:
             task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
-            loss = task_loss + self.config.ratio_loss_weight * ratio_losses.sum()
+            loss = task_loss + self.config.ratio_loss_weight * losses.sum()
             if self.training and self.moves_offsets and torch.is_grad_enabled():
-                self._move_offsets(input_ids, attention_mask, labels)
+                self.move_offsets(counts)
         output = HNetNTV2MaskedLMOutput(
             loss=loss,
             logits=self._widen_logits(letters),
             hidden_states=run.forward_states(),
             task_loss=task_loss,
-            ratio_loss=ratio_losses.sum(),
-            ratio_losses=ratio_losses,
+            ratio_loss=losses.sum(),
+            ratio_losses=losses,
+            boundary_counts=counts,
             stages=stages,
             reverse_stages=reverse_stages,
         )
@@ -464,39 +466,25 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             is_target = torch.cat([is_target, flip_rows(is_target, run.is_valid.chunk(2)[1])])
         return is_target
 
-    def _ratio_losses(self, stages: tuple[Chunking, ...]) -> Float[Tensor, " stages"]:
-        """Mean over rows of each stage's ratio loss, with F and G from the row's own counted positions.
+    def _count_boundaries(
+        self, run: StrandRun, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None
+    ) -> Float[Tensor, "stages 2"]:
+        """See ``ratio_control.count_boundaries``: in training of some bases as they were before they were masked."""
+        if labels is None or not (self.training and torch.is_grad_enabled()):
+            return count_boundaries(run.stages)
+        bases = torch.where(labels == -100, input_ids, labels)[:, :_COUNTED_BASES]
+        rows = max(1, _COUNTED_BASES // bases.shape[1])
+        is_valid = None if attention_mask is None else attention_mask[:rows, :_COUNTED_BASES]
+        with torch.no_grad():
+            return count_boundaries(self.model.chunk(bases[:rows], is_valid))
 
-        F is the share of boundaries there, those of cap and guard included: they are chunks like the others, and the
-        targets are about chunks. Decisions have no gradient. Because F and G are the row's own, the mean over
-        micro-batches and ranks is the loss of the whole batch (docs/decisions/0015).
+    def move_offsets(self, counts: Float[Tensor, "stages 2"]) -> None:
+        """Move the routers' offsets by ``config.router_offset_rate``. See ``ratio_control.move_offsets``.
+
+        ``forward`` does so itself in ``train()`` with labels, unless ``moves_offsets`` is False. Our own training loop
+        sets that, and moves them once per optimiser step by the counts of all micro-batches and ranks.
         """
-        losses = []
-        for stage, target in zip(stages, self.config.target_ratios, strict=True):
-            is_boundary = stage.is_boundary.to(stage.probability.dtype)
-            share = mean_over_counted(is_boundary, stage.is_counted, when_none=target)
-            mean = mean_over_counted(stage.probability, stage.is_counted, when_none=target)
-            losses.append(ratio_loss(share, mean, target).mean())
-        return torch.stack(losses)
-
-    @torch.no_grad()
-    def _move_offsets(self, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor) -> None:
-        """Lower the offset of a router with too many boundaries, raise it where there are too few.
-
-        Counted are some bases as they were before they were masked: what a user of the model gets. Masked sequence does
-        not show it, because every mask forces boundaries, which leave the cap little to do (docs/decisions/0015).
-        """
-        rate, routers = self.config.router_offset_rate, self.model.routers
-        if not rate or not any(router.query.weight.requires_grad for router in routers):  # frozen, as under LoRA
-            return
-        bases = torch.where(labels == -100, input_ids, labels)[:, :_SHARE_BASES]
-        rows = max(1, _SHARE_BASES // bases.shape[1])
-        is_valid = None if attention_mask is None else attention_mask[:rows, :_SHARE_BASES]
-        stages = self.model.chunk(bases[:rows], is_valid)
-        for router, stage, target in zip(routers, stages, self.config.target_ratios, strict=True):
-            count = stage.is_counted.sum()
-            gap = target * count - (stage.is_boundary & stage.is_counted).sum()
-            router.beta.add_(rate * gap / count.clamp(min=1)).clamp_(-1, 1)
+        move_offsets(self.model.routers, counts, self.config.target_ratios, self.config.router_offset_rate)
 
     @staticmethod
     def _join_letters(log_probs: Float[Tensor, "rows length 4"], run: StrandRun) -> Float[Tensor, "batch length 4"]:

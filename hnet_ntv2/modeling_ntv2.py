@@ -1,6 +1,5 @@
 """Nucleotide Transformer v2 as published: the same keys, the same function, loaded from a directory of safetensors."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
@@ -17,6 +15,7 @@ from .attention import pack_rows, rotary_cos_sin, unpack_rows
 from .backbone import NTv2Block, TrunkOutput, run_blocks
 from .configuration_ntv2 import NTv2Config
 from .errors import InputError, WeightsError
+from .model_files import read_tensors, require_finite, weight_files
 from .shapes import Bool, Float, Int, Shaped, Tensor
 
 _NAMES_SHOWN = 5
@@ -211,13 +210,17 @@ class NTv2ForMaskedLM(PreTrainedModel):
             dtype: Of the loaded weights.
 
         Raises:
-            WeightsError: If a file is absent or damaged, or a tensor missing, superfluous or misshapen (by name).
+            WeightsError: If a file is absent or damaged, or a tensor missing, superfluous, misshapen or not
+                finite (by name).
             ConfigError: If the config states something that is not implemented.
         """
         folder = Path(directory)
         config = NTv2Config.from_json_file(_config_file(folder))
-        tensors = _read_tensors(folder)
+        stored = [(path, name, tensor) for path in weight_files(folder) for name, tensor in read_tensors(path)]
+        tensors = {name: tensor for _, name, tensor in stored}
         require_layout(published_key_shapes(config), tensors, folder)
+        for path, name, tensor in stored:
+            require_finite(name, tensor, path)
         with torch.device("meta"):
             model = cls(config)
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=True, assign=True)
@@ -239,44 +242,6 @@ def _config_file(folder: Path) -> Path:
             "model.safetensors (nothing is downloaded here)"
         )
     return path
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of ``model.safetensors``, or of the shards that the index names."""
-    tensors: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  (no mapping)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path} cannot be read as safetensors ({error}); download it again") from error
-    return tensors
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a downloaded model: the single one, or the shards that the index names.
-
-    Raises:
-        WeightsError: If there are none, or the index cannot be used.
-    """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise WeightsError(f"{index} is not an index of safetensors shards: {error!r}") from error
-        strays = sorted(str(name) for name in names if Path(str(name)).name != name)
-        if strays:
-            raise WeightsError(f"{index} names {strays[0]!r}, which is no file name inside {folder}")
-        return [folder / name for name in sorted(names)]
-    if (folder / "pytorch_model.bin").is_file():
-        raise WeightsError(
-            f"{folder} holds only pytorch_model.bin, a pickle, and pickles are never loaded; download model.safetensors"
-            " instead (for nucleotide-transformer-v2-250m-multi-species it is on the revision refs/pr/3)"
-        )
-    raise WeightsError(f"{folder} holds neither model.safetensors nor model.safetensors.index.json")
 
 
 def require_layout(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], folder: Path) -> None:

@@ -77,11 +77,14 @@ class HNetNTV2MaskedLMOutput(_Output):
         task_loss: Weighted cross-entropy in nats over A, C, G, T.
         ratio_loss: Sum over stages of the mean ratio loss per row; 1 per stage at its target.
         ratio_losses: [stages] the addends of ``ratio_loss``.
+        boundary_counts: [stages, 2] boundaries and positions behind F of the ratio loss (``ratio_control``).
         stages: See ``HNetNTV2ModelOutput``.
         reverse_stages: See ``HNetNTV2ModelOutput``.
     """
 
-    names_only: ClassVar[tuple[str, ...]] = ("task_loss", "ratio_loss", "ratio_losses", "stages", "reverse_stages")
+    names_only: ClassVar[tuple[str, ...]] = (
+        *("task_loss", "ratio_loss", "ratio_losses", "boundary_counts", "stages", "reverse_stages"),
+    )
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -89,6 +92,7 @@ class HNetNTV2MaskedLMOutput(_Output):
     task_loss: Tensor | None = None
     ratio_loss: Tensor | None = None
     ratio_losses: Tensor | None = None
+    boundary_counts: Tensor | None = None
     stages: tuple[Chunking, ...] | None = None
     reverse_stages: tuple[Chunking, ...] | None = None
 

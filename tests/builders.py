@@ -1,5 +1,10 @@
 """Small models and sequences that many tests need."""
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
@@ -80,3 +85,25 @@ def free_level(is_valid, hidden=None) -> Level:
     reason = torch.zeros(is_valid.shape, dtype=torch.int8)
     reason[:, 0] = BoundaryReason.ROW_START
     return level_of(is_valid, reason == BoundaryReason.ROW_START, reason, hidden=hidden)
+
+
+@contextmanager
+def piped(content: bytes) -> Iterator[str]:
+    """The path of a pipe that gives ``content``, a few bytes first, as bash's ``<(...)`` makes one."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        try:
+            with os.fdopen(writer, "wb", buffering=0) as file:
+                file.write(content[:2])
+                file.write(content[2:])
+        except BrokenPipeError:
+            pass  # the reader had enough
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield f"/dev/fd/{reader}"
+    finally:
+        os.close(reader)
+        thread.join()

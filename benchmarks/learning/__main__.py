@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from hnet_ntv2.errors import ConfigError, HNetNTV2Error
+from hnet_ntv2.storage import open_text
 from hnet_ntv2.training.provenance import git_state
 
 from .arms import ARMS, CORE, ONE_AT_A_TIME
@@ -97,8 +98,10 @@ def prepare(place: Workplace, size: str) -> None:
     place.ensure_facts()
     context = place.folder / "context.json"
     if not context.exists():
-        context.write_text(json.dumps(context_baselines(place.validation_data(), place.setup), indent=2) + "\n")
-    (place.folder / "setup.json").write_text(json.dumps(describe(place, size), indent=2) + "\n", encoding="utf-8")
+        with open_text(context) as file:
+            file.write(json.dumps(context_baselines(place.validation_data(), place.setup), indent=2) + "\n")
+    with open_text(place.folder / "setup.json") as file:
+        file.write(json.dumps(describe(place, size), indent=2) + "\n")
 
 
 def describe(place: Workplace, size: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.data.demo import demo_paths
 from hnet_ntv2.errors import DataError
+from hnet_ntv2.storage import appearing_file
 
 WORKLOAD_SEED = 2222
 
@@ -46,14 +47,12 @@ def join_dna(fastas: Sequence[Path], beds: Sequence[Path], folder: Path) -> Dna:
 
 
 def _concatenate(sources: Sequence[Path], target: Path) -> None:
-    partial = target.with_suffix(".partial")
-    with partial.open("wb") as out:
+    with appearing_file(target) as partial, partial.open("wb") as out:
         for source in sources:
             opener = gzip.open if source.suffix == ".gz" else open
             with opener(source, "rb") as file:
                 shutil.copyfileobj(file, out)
             out.write(b"\n")
-    partial.replace(target)
 
 
 def open_data(dna: Dna, folder: Path, seq_length: int, batch_size: int, **options) -> HG38DataModule:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.evaluation.context_counts import ContextCounts, composition_bits
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.storage import appearing_file
 from hnet_ntv2.training.metrics import (
     add_sums,
     chunk_length_histogram,
@@ -211,6 +212,5 @@ def context_baselines(data: HG38DataModule, setup: Setup) -> dict[str, float]:
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:
     """Write arrays, whole or not at all."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, allow_pickle=False, **arrays)
-    partial.replace(path)
+    with appearing_file(path) as partial:
+        np.savez_compressed(partial, allow_pickle=False, **arrays)

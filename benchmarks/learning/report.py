@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hnet_ntv2.errors import HNetNTV2Error
+from hnet_ntv2.storage import open_text
 
 from .figure import draw
 from .results import BASELINE, copy_kept, read_experiment
@@ -43,9 +44,10 @@ def write_report(
         What stands in ``learning.json``.
     """
     summary = summarise(read_experiment(work, baseline), reference, core, num_draws)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "learning.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    (output / "learning.md").write_text(render_tables(summary))
+    with open_text(output / "learning.json") as file:
+        file.write(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    with open_text(output / "learning.md") as file:
+        file.write(render_tables(summary))
     draw(summary, output / "learning.png")
     if output != work:
         copy_kept(work, output, replaces=True)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hnet_ntv2.errors import DataError
+from hnet_ntv2.storage import appearing_file
 
 from .statistics import bits
 
@@ -135,10 +136,8 @@ def copy_kept(source: Path, target: Path, *, replaces: bool) -> None:
     for path in wanted:
         copy = target / path.relative_to(source)
         if replaces or not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            partial = copy.with_name(f"{copy.name}.partial")
-            shutil.copyfile(path, partial)
-            partial.replace(copy)
+            with appearing_file(copy) as partial:
+                shutil.copyfile(path, partial)
 
 
 def require_same_setup(kept: Path, setup: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2Config, HNetNTV2ForMaskedLM
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
+from hnet_ntv2.storage import open_text
 from hnet_ntv2.training.history import VALIDATION
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
@@ -22,8 +23,9 @@ from .arms import ARMS, REFERENCE, Arm, make_start, run_settings
 from .baselines import curve_bits, train_plain
 from .dna import Dna, open_data
 from .evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts, write_npz
-from .setup import Setup, clock, describe_device, on_device
+from .setup import Setup, describe_device, on_device
 from .source import base_log_probs, train_source
+from .timing import training_clock
 
 # Besides the arms: the source itself, a start before any training, and what a user would pick instead.
 OTHERS = {
@@ -122,9 +124,8 @@ def perform(place: Workplace, name: str, seed: int) -> None:
         **result,
         "validation": {view: sums.summary() for view, sums in views.items()},
     }
-    partial = folder / "result.partial"
-    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / "result.json")
+    with open_text(folder / "result.json") as file:
+        file.write(json.dumps(document, indent=2) + "\n")
 
 
 def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str, WindowSums]]:
@@ -134,14 +135,12 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
     values = place.settings(arm, seed, start, folder / "training")
     settings = build_settings(PretrainSettings, values, f"arm {arm.name}")
     few = place.validation_data(setup.curve_windows)
-    begun = clock(setup.accelerator)
     model = _starting_model(place, arm, seed, start)
     before = curve_bits(model_log_probs(model.eval(), anchors=False), few, setup)
-    per_validation = clock(setup.accelerator) - begun
-    cpu, wall = clock(setup.accelerator), time.monotonic()
-    outcome = pretrain(settings)
-    # Training only: the validations of the curve look at the windows twice, the one before training once.
-    spent = clock(setup.accelerator) - cpu - 2 * per_validation * setup.curve_points
+    wall = time.monotonic()
+    with training_clock(setup.accelerator) as watch:
+        outcome = pretrain(settings)
+    spent = watch.seconds
     curve = [{"step": 0, "cpu_seconds": 0.0, "bits": before}, *_curve(outcome.history[VALIDATION], spent, setup.steps)]
     measured = evaluate_model(on_device(outcome.model, setup.accelerator), place.validation_data(), setup)
     bases = setup.steps * setup.batch_size * setup.seq_length
@@ -186,7 +185,13 @@ def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
     ]
 
 
-def _check_same_device(place: Workplace, reference: dict) -> None:
+def _check_time(place: Workplace, reference: dict) -> None:
+    """The reference's seconds are known and of the device of the source and of this run."""
+    if reference["cpu_seconds"] is None:
+        raise DataError(
+            f"the time of {REFERENCE} is not known, and source_on trains as long; take that run out of the work folder "
+            "so that it is done and timed again"
+        )
     source = json.loads((place.folder / "source.json").read_text(encoding="utf-8"))
     devices = {source["device"], reference["device"], describe_device(place.setup.accelerator)}
     if len(devices) > 1:
@@ -229,7 +234,7 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
     if name == "source_on":
         folder = place.run_folder(name, seed) / "training"
         reference = json.loads((place.run_folder(REFERENCE, seed) / "result.json").read_text(encoding="utf-8"))
-        _check_same_device(place, reference)
+        _check_time(place, reference)
         data = place.training_data(setup.source.batch_size, grid_aligned_samples=10**15, seed=1000 + seed)
         cost = train_source(
             setup.source,

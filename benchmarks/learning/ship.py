@@ -5,7 +5,6 @@ From a fresh graft, or further from a model that was trained by this script befo
 
 import argparse
 import json
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from hnet_ntv2.errors import HNetNTV2Error
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.storage import appearing_folder
 from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 from hnet_ntv2.training.checkpoints import LAST
 from hnet_ntv2.training.provenance import git_state
@@ -108,15 +108,14 @@ def _ship(options: argparse.Namespace) -> None:
 
 def write_model(model: HNetNTV2ForMaskedLM, folder: Path, figures: dict[str, Any]) -> None:
     """Write weights, tokenizer, figures and the model card."""
-    shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)
-    HNetNTV2Tokenizer().save_pretrained(folder)
-    _leave_out_code(folder)
-    (folder / "model.safetensors").chmod(0o644)
-    size = (folder / "model.safetensors").stat().st_size
-    assert size <= _MOST_BYTES, f"{size} bytes are too many for the package"
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(figures), encoding="utf-8")
+    with appearing_folder(folder) as partial:
+        model.save_pretrained(partial)
+        HNetNTV2Tokenizer().save_pretrained(partial)
+        _leave_out_code(partial)
+        size = (partial / "model.safetensors").stat().st_size
+        assert size <= _MOST_BYTES, f"{size} bytes are too many for the package"
+        (partial / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(card(figures), encoding="utf-8")
 
 
 def _leave_out_code(folder: Path) -> None:
@@ -164,8 +163,7 @@ tags: [dna, genomics, masked-language-model, tokenizer-free]
 ---
 # The small HNet-NTv2 that comes with the package
 
-A masked DNA language model with {figures["parameters"]:,} parameters: bases in, chunks learned in two stages, bases
-out.
+A masked DNA language model with {figures["parameters"]:,} parameters: bases in, chunks in two stages, bases out.
 It exists so that `hnet-ntv2 embed`, `segment` and `variants` answer on a fresh machine and show what they print.
 It holds no weights of the published Nucleotide Transformer: its 6-mer source was trained from random weights on the
 same sequence, and grafted by the package's own `init`.

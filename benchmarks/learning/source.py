@@ -15,6 +15,7 @@ from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.kmers import SOURCE_CLS, kmer_marginals, source_token_ids
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
+from hnet_ntv2.storage import open_text
 from hnet_ntv2.tokenization_hnet_ntv2 import NTv2Tokenizer
 from hnet_ntv2.training.checkpoint_io import read_checkpoint, write_checkpoint
 from hnet_ntv2.training.metrics import unmasked
@@ -174,7 +175,8 @@ def train_source(
         "width": setup.width,
     }
     _save_source(model, folder / "source")
-    (folder / "source.json").write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+    with open_text(folder / "source.json") as file:
+        file.write(json.dumps(cost, indent=2) + "\n")
     return cost
 
 

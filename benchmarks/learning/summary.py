@@ -37,7 +37,8 @@ def summarise(
     baseline = arms[experiment.baseline]
     # Times are told of one device only: the one that did most runs of the baseline.
     device = Counter(run.device for run in baseline).most_common(1)[0][0]
-    end = _mean(_timed(baseline, device), lambda run: run.result["curve"][-1]["cpu_seconds"])
+    timed = _timed(baseline, device)
+    end = _mean(timed, lambda run: run.result["curve"][-1]["cpu_seconds"]) if timed else None
     goal = _mean(baseline, lambda run: run.result["curve"][-1]["bits"])
     goal_steps = steps_to_reach(mean_curve(baseline), goal)
     summary: dict[str, Any] = {
@@ -72,7 +73,8 @@ def _describe_reference(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _timed(runs: Sequence[Run], device: str) -> list[Run]:
-    return [run for run in runs if run.device == device]
+    """Runs of one device whose time is known (null stands for one that was measured wrongly)."""
+    return [run for run in runs if run.device == device and run.result["cpu_seconds"] is not None]
 
 
 def _mean(runs: Sequence[Run], figure: Callable[[Run], float]) -> float:
@@ -166,13 +168,13 @@ def _difference(
     return {**found._asdict(), "seeds": [pair[0].seed for pair in pairs], "per_seed": per_seed.tolist()}
 
 
-def mean_curve(runs: Sequence[Run]) -> list[dict[str, float]]:
+def mean_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Learning curve of an arm, point by point: step, CPU seconds and bits as means over seeds, least and most bits."""
     points = zip(*(run.result["curve"] for run in runs), strict=True)
     return [
         {
             "step": together[0]["step"],
-            "cpu_seconds": float(np.mean([point["cpu_seconds"] for point in together])),
+            "cpu_seconds": _mean_time([point["cpu_seconds"] for point in together]),
             "bits": float(np.mean([point["bits"] for point in together])),
             "least": min(point["bits"] for point in together),
             "most": max(point["bits"] for point in together),
@@ -181,12 +183,17 @@ def mean_curve(runs: Sequence[Run]) -> list[dict[str, float]]:
     ]
 
 
-def _equal_time(runs: Sequence[Run], cpu_seconds: float) -> dict[str, Any] | None:
+def _mean_time(seconds: Sequence[float | None]) -> float | None:
+    known = [value for value in seconds if value is not None]
+    return float(np.mean(known)) if len(known) == len(seconds) else None
+
+
+def _equal_time(runs: Sequence[Run], cpu_seconds: float | None) -> dict[str, Any] | None:
     """Bits of the learning curves when the baseline ended; ``share`` is below 1 where the arm ended earlier.
 
-    None for an arm without a run on the baseline's device.
+    None for an arm without a timed run on the baseline's device, and where the baseline's own time is not known.
     """
-    if not runs:
+    if not runs or cpu_seconds is None:
         return None
     per_seed = [bits_at_time(run.result["curve"], cpu_seconds) for run in runs]
     ended = _mean(runs, lambda run: run.result["curve"][-1]["cpu_seconds"])

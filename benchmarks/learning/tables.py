@@ -33,7 +33,7 @@ def _preamble(summary: Mapping[str, Any]) -> str:
         "to it.\n\n"
         f"Training the source took {source.get('steps', 'an unknown number of')} steps and "
         f"{_number(source.get('cpu_seconds'), ',.0f')} CPU seconds, which no figure of an arm contains. Times of arms "
-        f"are of runs on one kind of device only: {summary['device']}."
+        f"are of runs on one kind of device only: {summary['device']}. An empty cell: not known."
     )
 
 
@@ -136,7 +136,7 @@ def _difference_cell(arm: Mapping[str, Any], other: str, subset: str = "all", vi
 def _learning_header(summary: Mapping[str, Any]) -> list[str]:
     seconds, goal = summary["equal_time_cpu_seconds"], summary["baseline_final_curve_bits"]
     return [
-        f"curve bits after {seconds:,.0f} CPU s",
+        "curve bits after equal time" if seconds is None else f"curve bits after {seconds:,.0f} CPU s",
         f"steps to curve bits of {goal:.4f} (speed-up)",
         "stays there from",
     ]

@@ -1,95 +1,117 @@
-"""``hnet-ntv2 bench``: speed beside NTv2 and a single-nucleotide transformer, interleaved in one run."""
+"""``hnet-ntv2 bench``: speed of whole models beside NTv2, in turn in one process."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ConfigError
+
 if TYPE_CHECKING:
-    from ..evaluation.speed import SpeedReport
+    from ..configuration_hnet_ntv2 import HNetNTV2Config
+    from ..evaluation.speed import Measurement, SpeedReport
+
+NAME = "HNet-NTv2"
 
 
 def bench(
     bases: Annotated[int, typer.Option(help="Bases in the row.", min=64)] = 6144,
-    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up; medians are printed.", min=1)] = 3,
-    config: Annotated[Path | None, typer.Option(help="Model YAML; the default model without it.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
+    rounds: Annotated[int, typer.Option(help="Rounds after the warm-up; medians are printed.", min=1)] = 5,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="YAML", help="Model settings, may be given several times [default: the default model]."),
+    ] = None,
+    ntv2_config: Annotated[
+        Path | None, typer.Option(metavar="JSON", help="config.json of the NTv2 beside it [default: NTv2-500M].")
+    ] = None,
+    single_bases: Annotated[
+        int,
+        typer.Option(metavar="N", help="Also time N windowed layers at one token per base, which is slow.", min=0),
+    ] = 0,
+    device: Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda, cuda:1 ...")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (autocast).")] = "fp32",
-    forward_layers: Annotated[
-        float, typer.Option(help="Share of repeated layers timed forward.", min=0.05, max=1)
-    ] = 0.25,
-    backward_layers: Annotated[
-        float, typer.Option(help="Share of repeated layers timed forward and backward.", min=0.05, max=1)
-    ] = 0.1,
-    output: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write all times to this JSON file.")] = None,
 ) -> None:
-    """Time the model, NTv2 on k-mers, and windowed layers at one token per base; one strand each."""
-    import torch
-
+    """Time whole models in turn, forward and forward with backward: ours, NTv2 on k-mers; one strand each."""
     from ..configuration_hnet_ntv2 import HNetNTV2Config
     from ..configuration_ntv2 import NTv2Config
-    from ..evaluation.speed import contestants, measure_speed
+    from ..evaluation.speed import measure_speed, our_model, single_nucleotides, source_model
+    from ..inference.model import choose_device
+    from ..storage import check_outputs
 
-    model_config = HNetNTV2Config() if config is None else _read_config(config)
-    source = NTv2Config(
-        vocab_size=model_config.kmer_vocab_size,
-        hidden_size=model_config.d_model,
-        num_attention_heads=model_config.n_head,
-        intermediate_size=model_config.intermediate_size // 2,
-        num_hidden_layers=29 if config is None else model_config.n_main_layer,
-        max_position_embeddings=2050,
-    )
+    read = {f"--config {path}": path for path in config or ()}
+    check_outputs({"--output": output}, read | {"--ntv2-config": ntv2_config})
+    configs = {path.stem: read_config(path) for path in config or ()} or {NAME: HNetNTV2Config()}
+    if len(configs) < len(config or ()):
+        raise ConfigError(f"two of the --config files have the same name: {', '.join(configs)}")
+    first = next(iter(configs.values()))
+    source = NTv2Config() if ntv2_config is None else NTv2Config.from_json_file(ntv2_config)
+    if first.kmer_vocab_size != source.vocab_size:
+        raise ConfigError(f"kmer_size={first.kmer_size} does not fit an NTv2 of {source.vocab_size} tokens")
+    entries = [our_model(name, settings) for name, settings in configs.items()]
+    entries.append(source_model(f"NTv2, {source.num_hidden_layers} layers", source, first.kmer_size))
+    if single_bases:
+        entries.append(single_nucleotides(first, single_bases))
     report = measure_speed(
-        contestants(model_config, source),
+        entries,
         num_bases=bases,
         rounds=rounds,
-        device=torch.device(device),
+        device=choose_device(device),
         precision=precision,
-        forward_share=forward_layers,
-        backward_share=backward_layers,
         report_progress=lambda line: typer.echo(line, err=True),
     )
-    typer.echo(render(report))
+    typer.echo(render(report, beside=report.measurements[len(configs)]))
     if output is not None:
         _write_json(report, output)
 
 
-def _read_config(path: Path):
-    import yaml
+def read_config(path: Path) -> "HNetNTV2Config":
+    """Model settings from a YAML file.
 
+    Raises:
+        ConfigError: It cannot be read, or a setting cannot be.
+    """
     from ..configuration_hnet_ntv2 import HNetNTV2Config
-    from ..errors import ConfigError
+    from .yaml_file import read_yaml
 
-    if not path.is_file():
-        raise ConfigError(f"--config {path}: no such file")
-    settings = yaml.safe_load(path.read_text())
-    if not isinstance(settings, dict):
-        raise ConfigError(f"--config {path}: expected a mapping of model settings")
-    return HNetNTV2Config(**settings)
+    try:
+        return HNetNTV2Config(**read_yaml("--config", path)[1])
+    except TypeError as error:  # a keyword that the base class has an idea of its own about
+        raise ConfigError(f"--config {path}: {error}") from error
 
 
-def render(report: "SpeedReport") -> str:
-    """The report as text."""
-    ratios = ", ".join(f"{ratio:.3f}" for ratio in report.achieved_ratios)
+def render(report: "SpeedReport", beside: "Measurement") -> str:
+    """The report as text; speeds are also told in units of ``beside``'s."""
+    from statistics import median
+
     lines = [
-        f"{report.device}, {report.precision}, {report.num_bases:,} bases in one row, medians of {report.rounds}",
-        f"matrix product: {report.matrix_gigaflops:,.0f} GFLOP/s; achieved chunk ratios of HNet-NTv2: {ratios}",
-        f"{'':30}{'parameters':>12}{'MFLOP/base':>12}{'forward':>14}{'fwd+bwd':>12}{'of matmul':>11}",
+        f"{report.device}, {report.precision}, {report.num_bases:,} bases in one row, whole models in turn, medians of "
+        f"{report.rounds} rounds [least, greatest]",
+        f"{'':32}{'parameters':>11}{'MFLOP/base':>11}{'forward':>12}{'step':>12}",
     ]
     for row in report.measurements:
+        speeds = (report.num_bases / median(row.seconds[kind]) for kind in ("forward", "step"))
         lines.append(
-            f"{row.name:30}{row.num_parameters / 1e6:>11,.0f}M{row.megaflops_per_base:>12,.0f}"
-            f"{row.forward:>9,.0f} b/s{row.forward_backward:>8,.0f} b/s{row.forward_share:>10.0%}"
+            f"{row.name:32}{row.num_parameters / 1e6:>10,.0f}M{row.megaflops_per_base:>11,.0f}"
+            + "".join(f"{speed:>8,.0f} b/s" for speed in speeds)
         )
-    model, source = report.measurements[:2]
-    lines.append(
-        f"{model.name} / {source.name}: forward {model.forward / source.forward:.2f}, "
-        f"forward and backward {model.forward_backward / source.forward_backward:.2f}"
-    )
-    for kind in ("forward", "backward"):
-        sliced = [f"{row.name}: {row.depths[kind]}" for row in report.measurements if len(row.depths[kind]) > 1]
-        if sliced:
-            lines.append(f"{kind} timed with fewer layers and scaled to full depth: " + "; ".join(sliced))
+    for row in report.measurements:
+        if row is not beside:
+            told = [
+                f"{kind} {middle:.2f} [{least:.2f}, {most:.2f}]"
+                for kind in ("forward", "step")
+                for middle, least, most in [row.speed_beside(beside, kind)]
+            ]
+            lines.append(f"{row.name} / {beside.name}: {', '.join(told)}")
+    for row in report.measurements:
+        if row.ratios:
+            lines.append(f"{row.name}: chunks per position {', '.join(f'{ratio:.3f}' for ratio in row.ratios)}, no cap")
+        if len(row.timed_depths) > 1:
+            shallow, deep = row.timed_depths
+            lines.append(
+                f"{row.name}: its {row.depth} layers do not fit the memory; timed with {shallow} and {deep} of them "
+                "and scaled"
+            )
     return "\n".join(lines)
 
 
@@ -100,6 +122,8 @@ def _write_json(report: "SpeedReport", path: Path) -> None:
 
     import torch
 
+    from ..storage import open_text
+
     content = {"date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__, **dataclasses.asdict(report)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    with open_text(path) as file:
+        file.write(json.dumps(content, indent=2) + "\n")

@@ -14,10 +14,13 @@ from .inference import (
     GenomeOption,
     ModelOption,
     ProgressLines,
+    SkipOption,
     StrandChoice,
     StrandsOption,
     WindowOption,
     open_genome_file,
+    read_regions_file,
+    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ def embed(
     regions: Annotated[
         Path | None, typer.Option(metavar="BED", help="Embed these regions of --genome; strands are not read.")
     ] = None,
+    skip_bad_regions: SkipOption = False,
     model: ModelOption = None,
     layer: Annotated[
         str, typer.Option(metavar="NAME", help="last, or an inner state: embeddings, stage1_encoder, trunk_0 ...")
@@ -53,10 +57,12 @@ def embed(
     from ..embedding.store import check_output
     from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..inference.windows import checked_flank, default_window
+    from ..storage import check_outputs
 
     check_output(output)
+    check_outputs({"--output": output}, {"--fasta": fasta, "--genome": genome, "--regions": regions, "--model": model})
     check_model_folder(model)  # before a genome is read
-    sequences = _sequences(fasta, genome, regions)
+    sequences = _sequences(fasta, genome, regions, skip_bad_regions)
     network = load_model(model, device)
     window = default_window(network.config) if window is None else window
     settings = EmbedSettings(layer, strands.value, per_base, window, flank, batch_bases)
@@ -65,18 +71,16 @@ def embed(
     count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
     if num_empty:
         typer.echo(f"{num_empty:,} sequences have no A, C, G or T: their vectors are NaN", err=True)
-    typer.echo(f"{count:,} sequences embedded to {output}")
+    tell_beside(f"{count:,} sequences embedded to {output}", output)
 
 
-def _sequences(fasta: Path | None, genome: Path | None, regions: Path | None) -> Iterator["NamedSequence"]:
+def _sequences(
+    fasta: Path | None, genome: Path | None, regions: Path | None, skip_bad_regions: bool
+) -> Iterator["NamedSequence"]:
     from ..embedding import read_fasta, read_regions
-    from ..genome import read_bed
 
     if fasta is not None:
-        from ..genome.files import check_readable
-
-        return read_fasta(check_readable(fasta))
+        return read_fasta(fasta)
     assert regions is not None
     opened = open_genome_file(genome)
-    intervals = read_bed(regions, opened.contigs)
-    return read_regions(opened, intervals)
+    return read_regions(opened, read_regions_file(regions, opened, skip_bad_regions))

@@ -16,11 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
 from ..errors import ConfigError
-from ..training.settings import PretrainSettings, build_settings
+from ..training.settings import REMOVED, PretrainSettings, build_settings
+from .yaml_file import read_yaml
 
 DEFAULT_EXPERIMENT = "hg38/hnet_ntv2"
 DEMO_EXPERIMENT = "demo/hnet_ntv2_tiny"
 _PACKAGE_LINE = "# @package _global_\n"
+_GROUPS = tuple(
+    name for name, kind in typing.get_type_hints(PretrainSettings).items() if dataclasses.is_dataclass(kind)
+)
 
 
 def config_folder() -> Path:
@@ -58,6 +62,7 @@ def load_settings(
     """
     user_values = {} if config_path is None else read_experiment(config_path)
     composed = compose_experiment(experiment or DEFAULT_EXPERIMENT, config_path, overrides)
+    _require_groups(composed)
     overridden = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for name, value in (options or {}).items():
         if name not in overridden:
@@ -84,8 +89,10 @@ def compose_experiment(experiment: str, config_path: Path | None, overrides: Seq
             with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="pretrain"):
                 config = compose("pretrain", overrides=arguments)
             values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        except Exception as error:  # besides its own errors Hydra lets a TypeError, ValueError, AssertionError ... out
             place = "" if config_path is None else f"{config_path}: "
+            if not isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+                place += f"Hydra cannot use {' '.join(arguments)}: "
             raise ConfigError(f"{place}{_reason(error)}") from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -97,14 +104,12 @@ def read_experiment(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It is no readable YAML mapping, or a key is unknown or of the wrong type.
     """
-    if not path.is_file():
-        raise ConfigError(f"--config-path {path}: there is no such file; it takes an experiment YAML")
+    text, _ = read_yaml("--config-path", path)
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold settings as `name: value`, it holds a {type(values).__name__}")
+        values = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {_reason(error)}") from error
+    assert isinstance(values, dict)  # as read_yaml found
     own = {str(name): value for name, value in values.items() if name != "defaults"}
     literal = {name: value for name, value in own.items() if not _interpolates(value)}
     build_settings(PretrainSettings, literal, str(path))
@@ -112,9 +117,22 @@ def read_experiment(path: Path) -> dict[str, Any]:
     return own
 
 
+def _require_groups(composed: Mapping[str, Any]) -> None:
+    """Overrides such as ``~model`` and ``model=${seed}`` can take a whole group of settings away."""
+    for name in ("model", *_GROUPS):
+        value = composed.get(name)
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"the overrides leave {name}={value!r}, which must be settings; choose one of configs/{name}, as in "
+                f"{name}=NAME, or change single ones, as in {name}.setting=value"
+            )
+
+
 def _with_unlisted_settings(override: str) -> str:
     """Let an override set what the YAML files leave at its default, if there is such a setting."""
-    return f"++{override}" if _is_nested_setting(override.partition("=")[0]) else override
+    name = override.partition("=")[0]
+    # A setting that was removed goes through to ``build_settings``, which says so.
+    return f"++{override}" if _is_nested_setting(name) or name in REMOVED else override
 
 
 def _is_nested_setting(name: str) -> bool:

@@ -1,5 +1,6 @@
 """What the verbs that use a trained model share: their options, the genome, and progress on standard error."""
 
+import re
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import IntervalError
+from ..errors import ContigNotFound, IntervalError, escaped, shown
 
 if TYPE_CHECKING:
     from ..genome import Genome, Interval
@@ -44,7 +45,18 @@ WindowOption = Annotated[
     ),
 ]
 StrandsOption = Annotated[StrandChoice, typer.Option(help="Average both strands, or run one.")]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-regions",
+        help="Leave out regions of a BED file that are empty, reversed, past a contig's end or on an unknown contig, "
+        "and tell how many [default: stop].",
+    ),
+]
 BatchOption = Annotated[int, typer.Option(metavar="N", min=1, help="Most bases of one forward pass.")]
+
+
+_SPAN = re.compile(r"(?P<first>[0-9]{1,18})(-(?P<last>[0-9]{1,18})?)?")
 
 
 class ProgressLines:
@@ -65,6 +77,13 @@ class ProgressLines:
         typer.echo(f"{done:,}{of_all} {self._what}, {now - self._begin:,.0f} s", err=True)
 
 
+def tell_beside(message: str, *outputs: Path | None) -> None:
+    """Print what a verb has done; on standard error where standard output is what it writes."""
+    from ..storage.places import descriptor_of
+
+    typer.echo(message, err=any(path is not None and descriptor_of(path) == 1 for path in outputs))
+
+
 def open_genome_file(path: Path | None) -> "Genome":
     """The genome, with progress while its cache is built; the bundled piece for None, which is told."""
     from ..genome import open_genome
@@ -76,8 +95,26 @@ def open_genome_file(path: Path | None) -> "Genome":
     return open_genome(path, progress=ProgressLines("bytes read for the genome cache"))
 
 
+def read_regions_file(path: Path, genome: "Genome", skip_bad: bool) -> "list[Interval]":
+    """The regions of a BED file; with ``skip_bad`` those that do not fit the genome are left out and counted.
+
+    Raises:
+        GenomeError, ContigNotFound, IntervalError: as ``genome.read_bed``.
+    """
+    from ..genome import read_bed
+
+    misfits: list[str] = []
+    intervals = read_bed(path, genome.contigs, (lambda error: misfits.append(str(error))) if skip_bad else None)
+    if misfits:
+        typer.echo(f"{len(misfits):,} regions skipped, the first because of {misfits[0]}", err=True)
+    return intervals
+
+
 def parse_region(text: str, genome: "Genome") -> "Interval":
-    """``contig:start-end`` or a whole ``contig``; commas may group digits. 0-based and half-open, as in BED.
+    """A region as samtools, UCSC and IGV read it: ``contig:first-last``, 1-based, both ends included.
+
+    Commas may group digits. ``contig:first`` and ``contig:first-`` go to the contig's end, ``contig`` is all of it. A
+    text that is a contig's name means that contig, whatever colons it has.
 
     Raises:
         IntervalError: It is not of this form, or goes past the contig's end.
@@ -85,13 +122,27 @@ def parse_region(text: str, genome: "Genome") -> "Interval":
     """
     from ..genome import Interval
 
-    contig, separator, span = text.rpartition(":")
+    name, separator, span = (text, "", "") if text in genome.contigs else text.rpartition(":")
     if not separator:
         contig = genome.resolve(text)
         return Interval(contig, 0, genome.contigs[contig])
-    start, _, end = (part.strip().replace(",", "") for part in span.partition("-"))
-    if not (start.isdigit() and end.isdigit()):
-        raise IntervalError(f"--region {text}: write contig:start-end, 0-based and half-open as in BED, or a contig")
-    interval = Interval(genome.resolve(contig), int(start), int(end))
-    genome.locate(interval)
-    return interval
+    match = _SPAN.fullmatch(span.replace(",", "").replace(" ", ""))
+    if match is None:
+        raise IntervalError(
+            f"--region {shown(text)}: {shown(span)} is no range; write chr20:1,000,001-1,010,000 (1-based, both ends "
+            "included), chr20:1,000,001- or chr20"
+        )
+    try:
+        contig = genome.resolve(name)
+    except ContigNotFound as error:
+        raise ContigNotFound(f"--region {shown(text)}: {error}") from None
+    length = genome.contigs[contig]
+    first, last = int(match["first"]), int(match["last"] or length)
+    if first == 0:
+        typer.echo(f"--region {escaped(text)}: positions are counted from 1, so that 0 is read as 1", err=True)
+        first = 1
+    if max(first, last) > length:
+        raise IntervalError(f"--region {text} goes past the end of {contig}, which is {contig}:1-{length}")
+    if last < first:
+        raise IntervalError(f"--region {text} ends before it begins; write {name}:{last or 1}-{first}")
+    return Interval(contig, first - 1, last)

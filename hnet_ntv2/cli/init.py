@@ -54,9 +54,11 @@ def init(
         _refuse_with_random_trunk({"--ntv2-model": ntv2_model, "--layers": layers, "--revision": revision})
     from ..conversion.report import render_summary
     from ..conversion.saving import require_empty, save_start
+    from ..storage import check_outputs
 
     if output_dir is not None:
         require_empty(output_dir)
+        check_outputs({"--output-dir": output_dir}, {})
     _check_device(device)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = None if config is None else read_settings(config)
@@ -131,12 +133,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: There is no such file, or it is no YAML mapping.
     """
-    import yaml
+    from .yaml_file import read_yaml
 
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"--config {path} holds no settings (name: value)")
-    return {str(name): value for name, value in settings.items()}
+    return read_yaml("--config", path)[1]

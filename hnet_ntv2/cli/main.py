@@ -4,6 +4,7 @@ Verb modules import only the standard library and typer at their top, so that ``
 (torch, Lightning, Hydra) is imported inside the verb.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ..errors import HNetNTV2Error
+from .ending import quiet_on_broken_pipe, stopped_by_signals
 
 # Each verb is the function of the same name in the module of the same name, which may bring a COMMAND_CLASS.
 VERBS = ("bench", "embed", "init", "pretrain", "repeats", "segment", "variants")
@@ -47,23 +49,32 @@ def _options(
 def _register_verbs() -> None:
     for verb in VERBS:
         module = import_module(f"{__package__}.{verb}")
-        app.command(verb, cls=getattr(module, "COMMAND_CLASS", None))(getattr(module, verb))
+        run = quiet_on_broken_pipe(getattr(module, verb))
+        app.command(verb, cls=getattr(module, "COMMAND_CLASS", None))(run)
 
 
 _register_verbs()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 the user's error, told in one line.
+    """Run the command line and exit: 0 done, 2 the user's error, told in one line; 143 for SIGTERM, 130 for Ctrl-C.
 
     Args:
         arguments: What follows the command's name; None takes it from the process.
     """
     try:
-        app(args=arguments, prog_name="hnet-ntv2")
-    except HNetNTV2Error as error:
-        typer.echo(f"error: {error}", err=True)
+        with stopped_by_signals():
+            app(args=arguments, prog_name="hnet-ntv2")
+    except (HNetNTV2Error, OSError) as error:
+        typer.echo(f"error: {_one_line(error)}", err=True)
         sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    """The message; an error of the system becomes the file's name and the reason."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

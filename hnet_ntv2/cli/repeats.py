@@ -5,13 +5,17 @@ from typing import Annotated
 
 import typer
 
+from .inference import tell_beside
+
 
 def repeats(
-    source: Annotated[Path, typer.Argument(help="RepeatMasker's .out table, plain or gzip.")],
-    target: Annotated[Path, typer.Argument(help="BED file to write.")],
+    source: Annotated[Path, typer.Argument(help="RepeatMasker's .out table, or Dfam's hits; plain or gzip.")],
+    target: Annotated[Path, typer.Argument(help="BED file to write; .gz is bgzip, - is standard output.")],
 ) -> None:
-    """Convert RepeatMasker's .out table to BED, repeats of both strands included."""
+    """Convert RepeatMasker's .out table (of any search engine) to BED, repeats of both strands included."""
     from ..genome import convert_repeatmasker
+    from ..storage import check_outputs
 
+    check_outputs({"TARGET": target}, {"SOURCE": source})
     count = convert_repeatmasker(source, target)
-    typer.echo(f"{count:,} repeats written to {target}")
+    tell_beside(f"{count:,} repeats written to {target}", target)

@@ -13,10 +13,13 @@ from .inference import (
     GenomeOption,
     ModelOption,
     ProgressLines,
+    SkipOption,
     StrandChoice,
     WindowOption,
     open_genome_file,
     parse_region,
+    read_regions_file,
+    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +38,12 @@ def segment(
     ] = None,
     region: Annotated[
         str | None,
-        typer.Option(metavar="REGION", help="One region, as chr20:1,000,000-1,010,000 (0-based, half-open), or chr20."),
+        typer.Option(
+            metavar="REGION",
+            help="One region, as chr20:1,000,001-1,010,000 (1-based, both ends included), chr20:1,000,001- or chr20.",
+        ),
     ] = None,
+    skip_bad_regions: SkipOption = False,
     model: ModelOption = None,
     strands: Annotated[
         StrandChoice,
@@ -61,16 +68,17 @@ def segment(
     """Cut a genome, or regions of it, into the model's chunks; they tile each region without gap or overlap."""
     if regions is not None and region is not None:
         raise ConfigError(f"--regions {regions} and --region {region} contradict each other; leave one out")
-    outputs = [path for path in (output, stage1, probability) if path is not None]
-    if len({path.expanduser().resolve() for path in outputs}) < len(outputs):
-        raise ConfigError(f"two outputs have the same name: {', '.join(map(str, outputs))}")
     from ..inference.model import check_model_folder, load_model, model_fingerprint
     from ..segmentation import SegmentSettings, segment_regions
-    from ..storage.output import STANDARD_OUTPUT
+    from ..storage import check_outputs
 
+    check_outputs(
+        {"--output": output, "--stage1": stage1, "--probability": probability},
+        {"--genome": genome, "--regions": regions, "--model": model},
+    )
     check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
-    intervals = _intervals(opened, regions, region)
+    intervals = _intervals(opened, regions, region, skip_bad_regions)
     progress = ProgressLines("bases segmented")
     total = sum(map(len, intervals))
     summary = segment_regions(
@@ -85,14 +93,14 @@ def segment(
         resume=resume,
         progress=lambda done: progress(done, total),
     )
-    typer.echo(render(summary), err=STANDARD_OUTPUT in map(str, outputs))
+    tell_beside(render(summary), output, stage1, probability)
 
 
-def _intervals(genome: "Genome", regions: Path | None, region: str | None) -> list["Interval"]:
-    from ..genome import Interval, read_bed
+def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_bad_regions: bool) -> list["Interval"]:
+    from ..genome import Interval
 
     if regions is not None:
-        return read_bed(regions, genome.contigs)
+        return read_regions_file(regions, genome, skip_bad_regions)
     if region is not None:
         return [parse_region(region, genome)]
     return [Interval(contig, 0, length) for contig, length in genome.contigs.items()]

@@ -14,18 +14,30 @@ from .inference import (
     StrandChoice,
     StrandsOption,
     open_genome_file,
+    tell_beside,
 )
 
 
 def variants(
     vcf: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="VCF, or a table with the columns chrom, pos, ref, alt; plain or gzip."),
+        typer.Option(metavar="FILE", help="VCF or BCF, or a table with chrom, pos, ref, alt; plain, gzip or bgzip."),
     ],
-    output: Annotated[Path, typer.Option(metavar="TSV", help="Table with one line per allele, in the file's order.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="TSV", help="Table with one line per allele, in the file's order; .gz is bgzip, - standard output."
+        ),
+    ],
     genome: GenomeOption = None,
     model: ModelOption = None,
-    window: Annotated[int, typer.Option(metavar="N", help="Bases that the model sees around a variant.")] = 1024,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Bases that the model sees around a variant [default: the length it was trained at, else 1024].",
+        ),
+    ] = None,
     near: Annotated[
         int, typer.Option(metavar="N", help="Bases on each side of an allele that delta and distances look at.")
     ] = 32,
@@ -33,16 +45,16 @@ def variants(
     skip_mismatches: Annotated[
         bool, typer.Option("--skip-mismatches", help="Report alleles that do not fit the genome instead of stopping.")
     ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the lines that an interrupted job has written.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the good lines of an interrupted job.")] = False,
     batch_bases: BatchOption = 16384,
     device: DeviceOption = "auto",
 ) -> None:
-    """Score variants: masked log-odds of substitutions, change of likelihood and of embedding for every allele."""
+    """Score variants: masked log-odds of substitutions, change of unmasked log p and of embedding for every allele."""
     from ..inference.model import check_model_folder, load_model, model_fingerprint
+    from ..storage import check_outputs
     from ..variant_effect import ScoreSettings, score_file
 
+    check_outputs({"--output": output}, {"--vcf": vcf, "--genome": genome, "--model": model})
     check_model_folder(model)  # before a genome is read
     opened = open_genome_file(genome)
     result = score_file(
@@ -56,9 +68,11 @@ def variants(
         resume=resume,
         progress=ProgressLines("alleles scored"),
     )
-    if result.num_kept:
-        typer.echo(f"{result.num_kept:,} alleles were there already")
+    if result.damage is not None:
+        typer.echo(f"{result.damage}: it and all after it is scored again", err=True)
+    if resume:
+        tell_beside(f"{result.num_kept:,} alleles were there already", output)
     skipped = f"{result.num_skipped:,} skipped"
     if result.num_mismatches:
         skipped += f", {result.num_mismatches:,} of them because they do not fit the genome"
-    typer.echo(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}")
+    tell_beside(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}", output)

@@ -31,7 +31,7 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
 
     Args:
         model: Changed in place.
-        batches: Character ids of real sequence without masks.
+        batches: Character ids of real sequence without masks, on any device.
 
     Returns:
         The offsets, outermost stage first.
@@ -81,11 +81,11 @@ def boundary_rates(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length
 
     Args:
         model: With its routers.
-        batches: Character ids; masks may be in them.
+        batches: Character ids, on any device; masks may be in them.
     """
     counts = torch.zeros(len(model.config.target_ratios), 4, dtype=torch.float64)
     for batch in batches:
-        for number, stage in enumerate(model.chunk(batch)):
+        for number, stage in enumerate(model.chunk(batch.to(model.device))):
             is_over = (stage.probability > 0.5) & stage.is_free
             parts = (is_over, stage.is_free, stage.is_boundary & stage.is_valid, stage.is_valid)
             counts[number] += torch.tensor([int(part.sum()) for part in parts], dtype=torch.float64)
@@ -95,7 +95,7 @@ def boundary_rates(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length
 
 def _what_the_router_sees(model: HNetNTV2Model, input_ids: Tensor, number: int) -> tuple[Tensor, Level]:
     """Dissimilarities at a stage, and its level without its vectors, which would take a thousand times the memory."""
-    level = model.base_level(input_ids)
+    level = model.base_level(input_ids.to(model.device))
     for outer in model.stages[:number]:
         level = outer.encode(level)
         level = outer.pool(level, outer.router(level))

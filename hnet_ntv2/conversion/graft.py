@@ -219,9 +219,9 @@ def _calibrate(
     generator = torch.Generator().manual_seed(seed)
     masked = mask_cells(sequence.held_out, config.kmer_size, config.mask_rate, generator)
     model.to(device)  # pyright: ignore[reportArgumentType]  (transformers narrows the signature)
-    offsets = calibrate_routers(model.model, _batches(sequence.calibration, device))
+    offsets = calibrate_routers(model.model, _batches(sequence.calibration))
     rates = {
-        name: boundary_rates(model.model, _batches(windows, device))._asdict()
+        name: boundary_rates(model.model, _batches(windows))._asdict()
         for name, windows in {"held_out": sequence.held_out, "held_out_masked": masked}.items()
     }
     model.to("cpu")  # pyright: ignore[reportArgumentType]
@@ -235,8 +235,8 @@ def _calibrate(
     }
 
 
-def _batches(windows: Int[Tensor, "windows length"], device: torch.device | str) -> list[Int[Tensor, "batch length"]]:
-    return [batch.to(device) for batch in windows.split(_BATCH)]
+def _batches(windows: Int[Tensor, "windows length"]) -> list[Int[Tensor, "batch length"]]:
+    return list(windows.split(_BATCH))
 
 
 def describe_source(source: NTv2Source) -> dict[str, Any]:

@@ -18,6 +18,7 @@ LEDGER_FILE = "ntv2_graft.json"
 TABLE_FILE = "ntv2_graft.txt"
 KINDS = ("copied", "calibrated", "zero", "constant", "random")
 _ZERO_BLOCK = 1 << 20
+_MOST_LEDGER_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,20 @@ class Ledger:
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod
+    def from_file(cls, path: Path) -> "Ledger":
+        """Read a file that holds what ``to_json`` wrote.
+
+        Raises:
+            WeightsError: It cannot be read, or is no ledger.
+        """
+        try:
+            if (size := path.stat().st_size) > _MOST_LEDGER_BYTES:
+                raise WeightsError(f"{path} has {size:,} bytes, more than any ledger needs")
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, WeightsError) as error:
+            raise WeightsError(f"{path} cannot be read: {error}") from error
+
+    @classmethod
     def from_json(cls, text: str) -> "Ledger":
         """Read what ``to_json`` wrote.
 
@@ -146,11 +161,13 @@ class Ledger:
         try:
             content = json.loads(text)
             content.pop("parameters")
+            if not all(isinstance(content[name], dict | None) for name in ("source", "layers")):
+                raise TypeError("source and layers are objects or null")
             for name, kind in (("source_tensors", SourceEntry), ("model_tensors", ModelEntry)):
                 entries = [kind(**(entry | {"shape": tuple(entry["shape"])})) for entry in content[name]]
                 content[name] = tuple(entries)
             return cls(**content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsError(f"not a ledger of this package: {error!r}") from error
 
 
@@ -185,7 +202,7 @@ def verify(folder: str | os.PathLike[str]) -> Ledger:
     path = folder / LEDGER_FILE
     if not path.is_file():
         raise WeightsError(f"{path} does not exist; only folders that `init` saved can be verified")
-    ledger = Ledger.from_json(path.read_text(encoding="utf-8"))
+    ledger = Ledger.from_file(path)
     problems = [*_wrong_tensors(ledger, _saved_tensors(folder)), *_wrong_settings(ledger, folder)]
     problems += [f"{name} differs from its source" for name in _changed(ledger)]
     if problems:

@@ -2,15 +2,12 @@
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigError, WeightsError
+from ..storage import appearing_folder
 from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 from .graft import Start
 from .ledger import LEDGER_FILE, TABLE_FILE
@@ -32,7 +29,7 @@ except HNetNTV2Error as error:
 
 
 def require_empty(folder: Path) -> None:
-    """Stop if the output folder holds something or cannot be made.
+    """Stop if the output folder holds something.
 
     Raises:
         ConfigError: With what is in the way.
@@ -54,7 +51,7 @@ def save_start(start: Start, folder: str | os.PathLike[str]) -> None:
     """
     folder = Path(folder).absolute()
     require_empty(folder)
-    with _appearing(folder) as partial:
+    with appearing_folder(folder) as partial:
         start.model.save_pretrained(partial)
         HNetNTV2Tokenizer().save_pretrained(partial)
         (partial / LEDGER_FILE).write_text(start.ledger.to_json(), encoding="utf-8")
@@ -62,41 +59,6 @@ def save_start(start: Start, folder: str | os.PathLike[str]) -> None:
         (partial / "README.md").write_text(render_card(start.ledger), encoding="utf-8")
         verify_in_fresh_process(partial)
     logger.info("every tensor verified from the saved files")
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the wanted one, which takes its name at the end; after an error nothing is left."""
-    made = [parent for parent in (folder.parent, *folder.parent.parents) if not parent.exists()]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    except OSError as error:
-        raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
-    is_done = False
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        partial.replace(folder)
-        is_done = True
-    except OSError as error:
-        raise ConfigError(f"--output-dir {folder} cannot be written: {error}") from error
-    finally:
-        if not is_done:
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in made:
-                _remove_if_empty(parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def verify_in_fresh_process(folder: Path) -> None:

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..configuration_ntv2 import NTv2Config
 from ..errors import ConfigError, WeightsError
-from ..modeling_ntv2 import published_key_shapes, require_layout, weight_files
+from ..model_files import INDEX, WEIGHTS, require_finite, shard_names, weight_files
+from ..modeling_ntv2 import published_key_shapes, require_layout
 from ..shapes import Tensor
 from ..tokenization_hnet_ntv2 import NTv2Tokenizer
 from . import DEFAULT_SOURCE
@@ -23,8 +24,8 @@ from .stored import StoredTensor, read_headers
 logger = logging.getLogger(__name__)
 
 ROPE_THETA = 10000.0
+_MOST_VOCABULARY_BYTES = 1 << 24
 
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -56,13 +57,19 @@ class NTv2Source:
     stored: dict[str, StoredTensor]
 
     def get(self, name: str) -> Tensor:
-        """Read one tensor, in the type of the file; nothing else is kept in memory."""
+        """Read one tensor, in the type of the file; nothing else is kept in memory.
+
+        Raises:
+            WeightsError: It cannot be read, or holds NaN or infinity.
+        """
         path = self.stored[name].path
         try:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor(name)
+                tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: {name!r} cannot be read ({error}); download the file again") from error
+        require_finite(name, tensor, path)
+        return tensor
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """All tensors, one after the other."""
@@ -103,9 +110,6 @@ def read_folder(folder: Path, name: str, revision: str | None, *, is_local: bool
     files = weight_files(folder)
     if not (folder / "config.json").is_file():
         raise WeightsError(f"{folder} holds no config.json; give the folder of a downloaded NTv2 model")
-    absent = [path for path in files if not path.is_file()]
-    if absent:
-        raise WeightsError(f"{absent[0]} does not exist, but the index names it; download it too")
     config = NTv2Config.from_json_file(folder / "config.json")
     stored = read_headers(files)
     outlines = {
@@ -124,6 +128,8 @@ def _kmer_size(folder: Path, config: NTv2Config) -> int:
     if 4**size + 11 != config.vocab_size:
         raise ConfigError(f"{folder / 'config.json'}: vocab_size={config.vocab_size} is not 4^k + 11 for any k")
     vocabulary = folder / "vocab.txt"
+    if vocabulary.is_file() and vocabulary.stat().st_size > _MOST_VOCABULARY_BYTES:
+        raise ConfigError(f"{vocabulary} has {vocabulary.stat().st_size:,} bytes, more than any vocabulary needs")
     if vocabulary.is_file() and (found := NTv2Tokenizer(vocab_file=vocabulary).k) != size:
         raise ConfigError(f"{vocabulary} holds {found}-mers, but vocab_size={config.vocab_size} is that of {size}-mers")
     return size
@@ -169,9 +175,9 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
         present = {entry.rfilename for entry in info.siblings or ()}
         commit = str(info.sha)
         wanted = files_to_fetch(present, place)
-        if _INDEX in wanted:
-            index = Path(hf_hub_download(name, _INDEX, revision=commit))
-            wanted += [path.name for path in weight_files(index.parent)]
+        if INDEX in wanted:
+            index = Path(hf_hub_download(name, INDEX, revision=commit))
+            wanted += shard_names(index)
         paths = [Path(hf_hub_download(name, file, revision=commit)) for file in wanted]
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise WeightsError(f"{place} is not on the Hugging Face Hub, or not public: {_first_line(error)}") from error
@@ -208,7 +214,7 @@ def files_to_fetch(present: set[str], place: str) -> list[str]:
     """
     if "config.json" not in present:
         raise WeightsError(f"{place} has no config.json; is it a Nucleotide Transformer v2?")
-    weights = [name for name in (_WEIGHTS, _INDEX) if name in present][:1]
+    weights = [name for name in (WEIGHTS, INDEX) if name in present][:1]
     if not weights:
         raise WeightsError(
             f"{place} has no safetensors, and pickles are never loaded; try --revision refs/pr/3 (for a teacher "

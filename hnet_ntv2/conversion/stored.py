@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import WeightsError
 
 _BLOCK_BYTES = 1 << 22
+_MOST_HEADER_BYTES = 1 << 24
 _ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -59,11 +60,11 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
-            if not 1 < header_bytes <= size - 8:
+            if not 1 < header_bytes <= min(size - 8, _MOST_HEADER_BYTES):
                 raise ValueError(f"a header of {header_bytes} bytes in a file of {size}")
             header = json.loads(file.read(header_bytes))
         found = {name: _entry(name, value, path, 8 + header_bytes) for name, value in _tensors(header)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error}); write or download it again") from error
     for tensor in found.values():
         expected = math.prod(tensor.shape) * _ITEM_BYTES.get(tensor.dtype, 0)
@@ -95,5 +96,7 @@ def _tensors(header: dict) -> Iterator[tuple[str, dict]]:
 
 
 def _entry(name: str, value: dict, path: Path, data_start: int) -> StoredTensor:
-    start, end = value["data_offsets"]
-    return StoredTensor(name, value["dtype"], tuple(value["shape"]), path, data_start + start, end - start)
+    (start, end), dtype, shape = value["data_offsets"], value["dtype"], tuple(value["shape"])
+    if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in (start, end, *shape)):
+        raise ValueError(f"the entry of {name!r} is not one of a tensor")
+    return StoredTensor(name, dtype, shape, path, data_start + start, end - start)

@@ -24,7 +24,8 @@ from ..genome import (
     read_repeats,
     read_split_intervals,
 )
-from ..genome.alphabet import BASE_BITS
+from ..genome.alphabet import BASE_BITS, SOFT_MASK
+from ..genome.files import check_rereadable
 from ..shapes import Tensor, UInt8
 from .collate import Batch, MaskingCollator
 from .dataset import EvaluationSampler, FixedWindows, TrainingSampler, TrainingWindows
@@ -34,6 +35,10 @@ from .ramps import CellShares
 from .windows import WindowIndex
 
 logger = logging.getLogger(__name__)
+
+# Of the most repetitive genomes (maize, lungfish) up to nine tenths are repeats.
+_NEARLY_ALL = 0.95
+_WINDOWS_LOOKED_AT = 256
 
 EVALUATION_SEED = 0
 """Validation masks are the same in every run, so that runs with different seeds can be compared."""
@@ -148,6 +153,9 @@ class HG38DataModule(LightningDataModule):
         """
         if self._genome is not None:
             return
+        for path in (self.intervals, self.repeats):
+            if path is not None:
+                check_rereadable(path, "training data (by each process, and when a run is resumed)")
         genome = open_genome(self.fasta, self.cache_dir)
         intervals = self._read_intervals(genome)
         check_disjoint(intervals)
@@ -160,6 +168,26 @@ class HG38DataModule(LightningDataModule):
         self._fingerprint = self._take_fingerprint(genome, intervals)
         self._split_intervals, self._genome = intervals, genome
         self._check_same_data()
+        self._warn_if_all_repeats()
+
+    def _warn_if_all_repeats(self) -> None:
+        """A FASTA in lower case, as GenBank writes it, would train with every base at the weight of a repeat."""
+        if self.repeat_weight == 1 or self._rank_and_world_size()[0] != 0:
+            return
+        train = self.window_index("train")
+        dataset = FixedWindows(self.genome, train, _WINDOWS_LOOKED_AT, self._repeats)
+        bases = dataset.__getitems__(range(len(dataset))).bases
+        share = ((bases & SOFT_MASK) != 0).mean()
+        if share < _NEARLY_ALL:
+            return
+        where, cure = "in lower case", "if lower case does not mean repeat here, or name repeats with data.repeats=BED"
+        if self._repeats is not None:
+            where, cure = f"in {self.repeats}", "to weigh all bases alike"
+        logger.warning(
+            "%.0f %% of the training bases are %s, which means repeats: data.repeat_weight=%g makes each count %g in "
+            "the task loss, which is that much smaller beside the ratio loss; set data.repeat_weight=1 %s",
+            *(100 * share, where, self.repeat_weight, self.repeat_weight, cure),
+        )
 
     def _read_intervals(self, genome: Genome) -> list[SplitInterval]:
         if self.intervals is None:
@@ -207,6 +235,10 @@ class HG38DataModule(LightningDataModule):
     def set_position(self, samples_seen: int, stop: int | None = None) -> None:
         """Let the next training loader start at sample ``samples_seen``, and end before ``stop`` (None: never)."""
         self._position, self._stop = samples_seen, stop
+
+    def set_micro_batch_size(self, windows: int) -> None:
+        """Let the next loaders, those of all splits, serve so many windows at a time."""
+        self.micro_batch_size = self.eval_micro_batch_size = windows
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Micro-batches of this rank, from the position on; endless unless ``set_position`` named a stop."""
@@ -332,6 +364,12 @@ class HG38DataModule(LightningDataModule):
                     f"the run to resume was trained with {name} {self._expected[name]}, now it is {now[name]}: its "
                     "data order cannot be continued; use the same data, or start a new run from its weights"
                 )
+
+
+def default_num_workers(devices: int = 1) -> int:
+    """Loader processes of each of a node's devices: four, if this process may use so many cores for each of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, max(1, cores // devices))
 
 
 def _leave_signals_to_main_process(worker: int) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..errors import ConfigError, DataError
-from ..inference.files import appearing_file
+from ..storage import appearing_file
 from .embed import Embedding
 
 SUFFIXES = (".npz", ".safetensors")
@@ -46,6 +46,8 @@ def check_output(path: str | os.PathLike[str]) -> Path:
         ConfigError: It does not.
     """
     path = Path(path)
+    if path.suffix == ".gz":
+        raise ConfigError(f"{path}: embeddings are read at any place, which gzip does not allow; leave out .gz")
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: the suffix says the format; use {' or '.join(SUFFIXES)}")
     return path

@@ -1,15 +1,17 @@
-"""Bases per second of the default model beside NTv2-500M and a single-nucleotide transformer, measured interleaved.
+"""Speed of whole models beside NTv2 on k-mers, timed in turn in one process.
 
-Every contestant reads the same random bases, one strand, one row. A deep contestant may be measured at two smaller
-depths and extrapolated along its repeated layers, which is exact up to noise because they are all alike.
+Every contestant reads the same random bases, one strand, one row, round after round, so that a machine that slows down
+slows them all. Only what does not fit the memory is timed with fewer layers and scaled along them, which is told.
 """
 
 import copy
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,13 +21,17 @@ from ..backbone import LocalLayers
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..configuration_ntv2 import NTv2Config
 from ..conversion.calibrate import calibrate_routers
+from ..conversion.graft import build_model
 from ..errors import ConfigError
 from ..kmers import NUM_SOURCE_SPECIALS, SOURCE_CLS
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..shapes import Int, Tensor
 
-_MATRIX_SIZE = 2048
+KINDS = ("forward", "step")
+_CALIBRATION_BASES = 2048
+# The rest is for the allocator, activations of a forward pass, and other processes.
+_MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,37 +43,47 @@ class Contestant:
         depth: Repeated layers in full.
         build: Make the network with so many repeated layers.
         logits: Run it on [1, bases] character ids and return its logits.
-        prepare: Called once with a network that was built, before it is timed.
     """
 
     name: str
     depth: int
     build: Callable[[int], nn.Module]
     logits: Callable[[nn.Module, Tensor], Tensor]
-    prepare: Callable[[nn.Module], object] = lambda model: None
 
 
 @dataclass
 class Measurement:
-    """Medians of one contestant.
+    """What was found of one contestant, whole.
 
     Attributes:
         name: As printed.
-        num_parameters: At full depth.
-        depths: Depths that were timed; one means the full network.
-        megaflops_per_base: Forward, counted from the operations that ran, scaled to full depth.
-        forward: Bases per second of a forward pass.
-        forward_backward: Bases per second of forward and backward.
-        forward_share: Forward's share of the measured matrix-product rate.
+        depth: Repeated layers in full.
+        timed_depths: Those that were timed; two where the whole network does not fit the memory.
+        num_parameters: Of the whole network.
+        megaflops_per_base: Of a forward pass, counted from the operations that ran.
+        ratios: Chunks per position that the routers of an HNet-NTv2 made, per stage.
+        seconds: Of every round, by "forward" and "step" (forward and backward).
     """
 
     name: str
-    num_parameters: int
-    depths: dict[str, tuple[int, ...]]
-    megaflops_per_base: float
-    forward: float
-    forward_backward: float
-    forward_share: float
+    depth: int
+    timed_depths: tuple[int, ...]
+    num_parameters: int = 0
+    megaflops_per_base: float = 0.0
+    ratios: tuple[float, ...] = ()
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+    def whole(self, values: Mapping[int, float]) -> float:
+        """A figure of the whole network from those of the timed depths: layers are alike, so it grows along a line."""
+        if len(self.timed_depths) == 1:
+            return values[self.depth]
+        shallow, deep = self.timed_depths
+        return values[deep] + (values[deep] - values[shallow]) / (deep - shallow) * (self.depth - deep)
+
+    def speed_beside(self, other: "Measurement", kind: str) -> tuple[float, float, float]:
+        """Median, least and greatest over the rounds of this one's speed in units of the other's."""
+        ratios = [theirs / ours for ours, theirs in zip(self.seconds[kind], other.seconds[kind], strict=True)]
+        return statistics.median(ratios), min(ratios), max(ratios)
 
 
 @dataclass
@@ -77,10 +93,8 @@ class SpeedReport:
     Attributes:
         device: What it ran on.
         precision: "fp32" or "bf16".
-        num_bases: Bases per row.
-        rounds: Rounds whose median is given.
-        matrix_gigaflops: Median rate of a square matrix product between the contestants.
-        achieved_ratios: Chunks per position that the default model's routers made, per stage.
+        num_bases: Bases in the row.
+        rounds: Rounds after the warm-up.
         measurements: One per contestant.
     """
 
@@ -88,8 +102,6 @@ class SpeedReport:
     precision: str
     num_bases: int
     rounds: int
-    matrix_gigaflops: float
-    achieved_ratios: tuple[float, ...] = ()
     measurements: list[Measurement] = field(default_factory=list)
 
 
@@ -114,42 +126,44 @@ class _SingleNucleotideTransformer(nn.Module):
         return self.head(self.layers(hidden, torch.ones_like(input_ids, dtype=torch.bool)))
 
 
-def contestants(config: HNetNTV2Config, source: NTv2Config, num_windowed: int = 24) -> list[Contestant]:
-    """The model, its source on k-mers, and a single-nucleotide transformer of similar depth."""
+def our_model(name: str, config: HNetNTV2Config) -> Contestant:
+    """An HNet-NTv2 with random weights and calibrated routers."""
 
-    def build_model(depth: int) -> nn.Module:
+    def build(depth: int) -> nn.Module:
         shallow = copy.deepcopy(config)
         shallow.n_main_layer = depth
         # On random letters the cap would add boundaries; without it the calibrated ratios are the targets.
         shallow.max_chunk_length = None
-        return HNetNTV2ForMaskedLM(shallow)
+        model = build_model(shallow, seed=0)
+        calibrate_routers(model.model, [random_bases(_CALIBRATION_BASES, seed=1)])
+        return model
 
-    def calibrate(model: nn.Module) -> None:
-        assert isinstance(model, HNetNTV2ForMaskedLM)
-        calibrate_routers(model.model, [random_bases(2048, seed=1)])
+    return Contestant(
+        name, config.n_main_layer, build, lambda model, bases: model(bases, strands="forward", anchors=False).logits
+    )
 
-    def build_source(depth: int) -> nn.Module:
-        shallow = copy.deepcopy(source)
+
+def source_model(name: str, config: NTv2Config, kmer_size: int) -> Contestant:
+    """An NTv2 with random weights on its own tokens."""
+
+    def build(depth: int) -> nn.Module:
+        shallow = copy.deepcopy(config)
         shallow.num_hidden_layers = depth
         return NTv2ForMaskedLM(shallow)
 
-    def source_logits(model: nn.Module, bases: Tensor) -> Tensor:
-        return model(kmer_tokens(bases, config.kmer_size)).logits
-
-    return [
-        Contestant("HNet-NTv2", config.n_main_layer, build_model, _forward_strand_logits, calibrate),
-        Contestant("NTv2 on k-mers", source.num_hidden_layers, build_source, source_logits),
-        Contestant(
-            "single nucleotides, windowed",
-            num_windowed,
-            lambda depth: _SingleNucleotideTransformer(depth, config),
-            lambda m, ids: m(ids),
-        ),
-    ]
+    return Contestant(
+        name, config.num_hidden_layers, build, lambda model, bases: model(kmer_tokens(bases, kmer_size)).logits
+    )
 
 
-def _forward_strand_logits(model: nn.Module, bases: Tensor) -> Tensor:
-    return model(bases, strands="forward").logits
+def single_nucleotides(config: HNetNTV2Config, num_layers: int) -> Contestant:
+    """Windowed layers at one token per base, of the width of an HNet-NTv2."""
+    return Contestant(
+        f"{num_layers} windowed layers, single bases",
+        num_layers,
+        lambda depth: _SingleNucleotideTransformer(depth, config),
+        lambda model, bases: model(bases),
+    )
 
 
 def random_bases(length: int, seed: int = 0) -> Int[Tensor, "1 length"]:
@@ -173,11 +187,10 @@ def measure_speed(
     rounds: int,
     device: torch.device,
     precision: str,
-    forward_share: float,
-    backward_share: float,
     report_progress: Callable[[str], None],
+    memory: int | None = None,
 ) -> SpeedReport:
-    """Time all contestants round after round, so that a machine that slows down slows them all.
+    """Time all contestants in turn, forward and forward with backward.
 
     Args:
         entries: Who runs.
@@ -185,141 +198,157 @@ def measure_speed(
         rounds: Rounds after one warm-up.
         device: Where.
         precision: "fp32" or "bf16" (autocast).
-        forward_share: Share of the repeated layers that the forward pass is timed with; 1 for all.
-        backward_share: The same for forward and backward.
         report_progress: Called with a line of text now and then.
+        memory: Bytes that may be used; what the device has free without it.
+
+    Raises:
+        ConfigError: The precision is unknown, or a contestant does not fit the memory with two layers.
     """
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"precision is {precision!r}; choose fp32 or bf16")
     bases = random_bases(num_bases).to(device)
-    rates: list[float] = []
-    timings = {entry.name: {"forward": _Timing(entry, forward_share), "backward": _Timing(entry, backward_share)}
-               for entry in entries}  # fmt: skip
-    report = SpeedReport(_device_name(device), precision, num_bases, rounds, 0.0)
-    models: dict[tuple[str, int], nn.Module] = {}
-    for kind in ("forward", "backward"):
-        models = _build_all(entries, {name: timing[kind].depths for name, timing in timings.items()}, device)
-        for round_number in range(rounds + 1):
-            report_progress(f"{kind}, " + ("warm-up" if round_number == 0 else f"round {round_number} of {rounds}"))
-            rates.append(_matrix_rate(device, precision))
-            for entry in entries:
-                for depth in timings[entry.name][kind].depths:
-                    seconds = _time_once(entry, models[entry.name, depth], bases, kind == "backward", precision)
-                    if round_number:
-                        timings[entry.name][kind].seconds.setdefault(depth, []).append(seconds)
-        if kind == "forward":
-            report.achieved_ratios = _achieved_ratios(models, entries[0], bases)
-            flops = {entry.name: _count_flops(entry, models, timings[entry.name][kind], bases) for entry in entries}
-        models.clear()
-        for entry in entries:  # told at once: whoever stops here has this part
-            rate = num_bases / timings[entry.name][kind].full_depth_seconds()
-            report_progress(f"  {entry.name}: {kind} {rate:,.0f} bases/s")
-    report.matrix_gigaflops = statistics.median(rates) / 1e9
-    for entry in entries:
-        forward, backward = (timings[entry.name][kind].full_depth_seconds() for kind in ("forward", "backward"))
-        report.measurements.append(
-            Measurement(
-                entry.name,
-                _count_parameters(entry),
-                {kind: timing.depths for kind, timing in timings[entry.name].items()},
-                flops[entry.name] / num_bases / 1e6,
-                num_bases / forward,
-                num_bases / backward,
-                flops[entry.name] / forward / (report.matrix_gigaflops * 1e9),
-            )
-        )
+    report_progress("looking what fits the memory")
+    room = int(_MEMORY_SHARE * available_memory(device)) if memory is None else memory
+    report = SpeedReport(_device_name(device), precision, num_bases, rounds)
+    report.measurements = plan(entries, bases, precision, room)
+    pairs = list(zip(entries, report.measurements, strict=True))
+    models = {
+        (entry.name, depth): entry.build(depth).eval().to(device)
+        for entry, measured in pairs
+        for depth in measured.timed_depths
+    }
+    for entry, measured in pairs:
+        _describe(entry, measured, models, bases)
+    for number in range(rounds + 1):
+        report_progress("warm-up" if number == 0 else f"round {number} of {rounds}")
+        for kind in KINDS:
+            for entry, measured in pairs:
+                seconds = {
+                    depth: _time_once(entry, models[entry.name, depth], bases, kind, precision)
+                    for depth in measured.timed_depths
+                }
+                if number:
+                    measured.seconds[kind].append(measured.whole(seconds))
     return report
 
 
-def _build_all(
-    entries: list[Contestant], depths: dict[str, tuple[int, ...]], device: torch.device
-) -> dict[tuple[str, int], nn.Module]:
-    models = {}
-    for entry in entries:
-        for depth in depths[entry.name]:
-            model = entry.build(depth).eval()
-            entry.prepare(model)
-            models[entry.name, depth] = model.to(device)
-    return models
+def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) -> list[Measurement]:
+    """Which depths to time: all layers, or two smaller numbers of them where the whole does not fit.
+
+    The weights of all contestants are in memory at once, gradients and what a backward pass needs of one at a time.
+
+    Args:
+        entries: Who runs.
+        bases: What they read.
+        precision: "fp32" or "bf16".
+        room: Bytes that may be used.
+
+    Raises:
+        ConfigError: A contestant does not fit with two layers.
+    """
+    probes = [_probe(entry, bases, precision) for entry in entries]
+    left = room - sum(weights.of(entry.depth) for entry, (weights, _) in zip(entries, probes, strict=True))
+    found = []
+    for entry, (weights, kept) in zip(entries, probes, strict=True):
+        depth = entry.depth
+        while depth > 2 and weights.of(depth) + kept.of(depth) > left:
+            depth -= 1
+        if (needed := weights.of(depth) + kept.of(depth)) > left:
+            raise ConfigError(
+                f"{entry.name} needs {needed / 1e9:.1f} GB for a backward pass of {depth} layers over "
+                f"{bases.shape[1]:,} bases, beside the weights of all models {left / 1e9:.1f} GB are left; take fewer "
+                "--bases"
+            )
+        found.append(Measurement(entry.name, entry.depth, (depth,) if depth == entry.depth else (depth // 2, depth)))
+    return found
 
 
-class _Timing:
-    """Seconds per depth of one contestant."""
+@dataclass(frozen=True)
+class _Bytes:
+    """Bytes that grow along the layers."""
 
-    def __init__(self, entry: Contestant, share: float):
-        self.full = entry.depth
-        deep = max(2, round(entry.depth * share))
-        self.depths = (entry.depth,) if share >= 1 or entry.depth <= 2 else (max(1, deep // 2), deep)
-        self.seconds: dict[int, list[float]] = {}
+    of_one: int
+    per_layer: int
 
-    def full_depth_seconds(self) -> float:
-        return self.to_full_depth({depth: statistics.median(values) for depth, values in self.seconds.items()})
-
-    def to_full_depth(self, values: dict[int, float]) -> float:
-        """Extrapolate along the repeated layers."""
-        if len(self.depths) == 1:
-            return values[self.depths[0]]
-        shallow, deep = self.depths
-        per_layer = (values[deep] - values[shallow]) / (deep - shallow)
-        return values[deep] + per_layer * (self.full - deep)
+    def of(self, depth: int) -> int:
+        return self.of_one + self.per_layer * (depth - 1)
 
 
-@contextmanager
-def _autocast(device: torch.device, precision: str) -> Iterator[None]:
-    with torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext():
-        yield
+def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[_Bytes, _Bytes]:
+    """Bytes of the weights, and bytes that a forward pass keeps for its backward pass, counted on the CPU."""
+    bases, weights, kept = bases.cpu(), [], []  # on every other device they are as many, or a few less
+    for depth in (1, 2):
+        model = entry.build(depth).eval()
+        own = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
+        storages: dict[int, int] = {}
+
+        def pack(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast(bases, precision):
+            logits = entry.logits(model, bases)  # alive, so that no storage is counted twice
+        weights.append(sum(own.values()))
+        kept.append(sum(size for place, size in storages.items() if place not in own))
+        del logits
+    return _Bytes(weights[0], weights[1] - weights[0]), _Bytes(kept[0], kept[1] - kept[0])
 
 
-def _time_once(entry: Contestant, model: nn.Module, bases: Tensor, backward: bool, precision: str) -> float:
-    model.zero_grad(set_to_none=True)
+def available_memory(device: torch.device) -> int:
+    """Bytes that are free on a device; for a CPU what the system, and the container where there is one, gives."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
+    return min(free, limit - used)
+
+
+def _describe(
+    entry: Contestant, measured: Measurement, models: Mapping[tuple[str, int], nn.Module], bases: Tensor
+) -> None:
+    """Count parameters and operations, and the chunks that the routers make."""
+    parameters, flops = {}, {}
+    for depth in measured.timed_depths:
+        model = models[entry.name, depth]
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            entry.logits(model, bases)
+        flops[depth] = float(counter.get_total_flops())
+        parameters[depth] = float(sum(parameter.numel() for parameter in model.parameters()))
+        if isinstance(model, HNetNTV2ForMaskedLM):
+            with torch.no_grad():
+                stages = model.model.chunk(bases)
+            measured.ratios = tuple(float(stage.is_boundary.sum() / stage.is_valid.sum()) for stage in stages)
+    measured.num_parameters = round(measured.whole(parameters))
+    measured.megaflops_per_base = measured.whole(flops) / bases.shape[1] / 1e6
+
+
+def _autocast(bases: Tensor, precision: str):
+    return torch.autocast(bases.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _time_once(entry: Contestant, model: nn.Module, bases: Tensor, kind: str, precision: str) -> float:
     _synchronize(bases.device)
     start = time.perf_counter()
-    with torch.set_grad_enabled(backward), _autocast(bases.device, precision):
+    with torch.set_grad_enabled(kind == "step"), _autocast(bases, precision):
         logits = entry.logits(model, bases)
-        if backward:
+        if kind == "step":
             logits.float().square().mean().backward()
     _synchronize(bases.device)
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)  # room for the next one's gradients
+    return seconds
 
 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _matrix_rate(device: torch.device, precision: str) -> float:
-    """FLOPs per second of a square matrix product."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(_MATRIX_SIZE, _MATRIX_SIZE, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(3):
-        _synchronize(device)
-        start = time.perf_counter()
-        left @ right
-        _synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * _MATRIX_SIZE**3 / best
-
-
-def _count_flops(entry: Contestant, models: dict[tuple[str, int], nn.Module], timing: _Timing, bases: Tensor) -> float:
-    counted = {}
-    for depth in timing.depths:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            entry.logits(models[entry.name, depth], bases)
-        counted[depth] = float(counter.get_total_flops())
-    return timing.to_full_depth(counted)
-
-
-def _count_parameters(entry: Contestant) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in entry.build(entry.depth).parameters())
-
-
-def _achieved_ratios(models: dict[tuple[str, int], nn.Module], entry: Contestant, bases: Tensor) -> tuple[float, ...]:
-    model = next(model for (name, _), model in models.items() if name == entry.name)
-    with torch.no_grad():
-        stages = model(bases, strands="forward").stages
-    return tuple(float(stage.is_boundary.sum() / stage.is_valid.sum()) for stage in stages)
 
 
 def _device_name(device: torch.device) -> str:

@@ -9,10 +9,12 @@ from .genome import Genome
 from .interval import Interval, SpanIndex
 from .repeats import convert_repeatmasker, read_repeats
 from .twobit import TwoBitFile, write_twobit
-from .variant import Variant, VariantChecker, read_variants
+from .variant import Change, Variant, VariantChecker
+from .variant_files import read_variants
 
 __all__ = [
     "HG38_LENGTHS",
+    "Change",
     "Genome",
     "Interval",
     "SpanIndex",

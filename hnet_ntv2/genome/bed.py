@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..errors import ContigNotFound, DataError, GenomeError, IntervalError
+from ..errors import ContigNotFound, DataError, GenomeError, IntervalError, shown
 from .contigs import ContigResolver, canonical
-from .files import text_rows
+from .files import text_rows, whole_number
 from .interval import Interval
 
 SPLITS = ("train", "valid", "test")
@@ -37,7 +37,7 @@ def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
     """Data lines of a BED file, split at tabs (or at spaces where there are none)."""
     found = False
     for number, line in text_rows(path):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
+        if not line.strip() or line.startswith("#") or _is_header(line):
             continue
         fields = line.split("\t") if "\t" in line else line.split()
         place = f"{path}, line {number}"
@@ -49,13 +49,21 @@ def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
         raise GenomeError(f"{path} holds no intervals")
 
 
+def _is_header(line: str) -> bool:
+    """Whether it is a ``track`` or ``browser`` line; a contig may have that name, and a number follows it then."""
+    if not line.startswith(("track", "browser")):
+        return False
+    words = line.split(maxsplit=2)
+    return words[0] in ("track", "browser") and (len(words) == 1 or whole_number(words[1]) is None)
+
+
 def _coordinates(row: _Row) -> tuple[int, int]:
-    try:
-        return int(row.fields[1]), int(row.fields[2])
-    except ValueError:
+    start, end = whole_number(row.fields[1]), whole_number(row.fields[2])
+    if start is None or end is None:
         raise GenomeError(
-            f"{row.place}: start {row.fields[1]!r} and end {row.fields[2]!r} must be whole numbers"
-        ) from None
+            f"{row.place}: start {shown(row.fields[1])} and end {shown(row.fields[2])} must be whole numbers"
+        )
+    return start, end
 
 
 class RowChecker:
@@ -87,12 +95,18 @@ class RowChecker:
         return contig, start, end
 
 
-def read_bed(path: str | os.PathLike[str], contigs: Mapping[str, int] | None = None) -> list[Interval]:
+def read_bed(
+    path: str | os.PathLike[str],
+    contigs: Mapping[str, int] | None = None,
+    on_misfit: Callable[[ContigNotFound | IntervalError], None] | None = None,
+) -> list[Interval]:
     """Read the intervals of a BED file (plain or gzip); columns after the third are ignored.
 
     Args:
-        path: BED file; comment, ``track`` and ``browser`` lines are skipped.
+        path: BED file or pipe; comment, ``track`` and ``browser`` lines are skipped.
         contigs: Contig lengths of the genome: names are brought to its own, and ends are checked.
+        on_misfit: Called with the error of an interval that does not fit the genome, which is then left out; None
+            raises it.
 
     Raises:
         GenomeError: if the file cannot be read, is empty, or a line is malformed (told with its number).
@@ -100,7 +114,17 @@ def read_bed(path: str | os.PathLike[str], contigs: Mapping[str, int] | None = N
         IntervalError: if an interval is reversed, empty, or goes past its contig's end.
     """
     check = RowChecker(contigs)
-    return [Interval(*check(row)) for row in bed_rows(path, 3)]
+    intervals = []
+    for row in bed_rows(path, 3):
+        try:
+            intervals.append(Interval(*check(row)))
+        except (ContigNotFound, IntervalError) as error:
+            if on_misfit is None:
+                raise
+            on_misfit(error)
+    if not intervals:
+        raise GenomeError(f"{path}: none of its intervals fits the genome; does it belong to another assembly?")
+    return intervals
 
 
 def read_split_intervals(
@@ -134,12 +158,12 @@ def _split_of(row: _Row) -> str:
     split = _SPLIT_NAMES.get(value.lower())
     if split is None and _FOLD.fullmatch(value):
         raise GenomeError(
-            f"{row.place}: {value!r} in the fourth column is a cross-validation fold (as in Borzoi's file), not a "
+            f"{row.place}: {shown(value)} in the fourth column is a cross-validation fold (as in Borzoi's file), not a "
             'split; say which folds are held out, as in folds={"fold3": "valid", "fold4": "test"}, or use a file with '
             "train, valid, test"
         )
     if split is None:
-        raise GenomeError(f"{row.place}: {value!r} in the fourth column is no split; use train, valid or test")
+        raise GenomeError(f"{row.place}: {shown(value)} in the fourth column is no split; use train, valid or test")
     return split
 
 
@@ -157,7 +181,7 @@ class _FoldTable:
     def __call__(self, row: _Row) -> str:
         fold = row.fields[3].strip()
         if not _FOLD.fullmatch(fold):
-            raise GenomeError(f"{row.place}: {fold!r} in the fourth column is no fold, but folds were given")
+            raise GenomeError(f"{row.place}: {shown(fold)} in the fourth column is no fold, but folds were given")
         self._seen.add(fold)
         return self._folds.get(fold, "train")
 

@@ -1,8 +1,9 @@
 """The memory-mapped genome: built once per content of a source file, one byte per base, read by window.
 
 ``open_genome`` looks the file's content up in the cache directory and builds what is missing. A finished cache is one
-directory ``<digest>-v1`` with ``genome.u8`` (the contigs in a row), ``n_runs.npy`` and ``index.json``. It comes
-into being by one rename, so a killed build never leaves something that looks finished.
+directory ``<digest>-v1`` with ``genome.u8`` (the contigs in a row), its checksums ``sums.npy``, ``n_runs.npy`` and
+``index.json``. It comes into being by one rename, so a killed build never leaves something that looks finished. What
+is damaged is noticed when it is read (see ``genome``) and built again.
 """
 
 import errno
@@ -13,19 +14,23 @@ import json
 import logging
 import os
 import platform
+import secrets
 import shutil
-import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import GenomeError
 from .alphabet import is_n
-from .fasta import Progress, read_genome_blocks
-from .files import check_readable
-from .genome import Genome
+from .fasta import BLOCK_BYTES, Progress, SequenceBlock, read_genome_blocks
+from .files import check_readable, check_rereadable
+from .genome import BASES, BLOCK_BITS, INDEX, N_RUNS, SUMS, Genome, checksum, index_checksum
 from .interval import SpanIndex
 from .twobit import find_runs
 
@@ -59,10 +64,10 @@ def open_genome(
         progress: Called while building with the bytes of the source read so far and its size.
 
     Raises:
-        GenomeError: if the source cannot be read as a genome (see ``read_genome_blocks``), or the cache directory
-            cannot be written or is full.
+        GenomeError: if the source is a pipe or cannot be read as a genome (see ``read_genome_blocks``), or the cache
+            directory cannot be written or is full.
     """
-    source = check_readable(path)
+    source = check_rereadable(path, "a genome (once to recognise it and once for the cache)")
     root = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
     with _cache_errors(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -70,41 +75,71 @@ def open_genome(
         target = root / f"{digest}-v{FORMAT_VERSION}"
         genome = _open_finished(target, source)
         if genome is None:
-            with _build_lock(target):
-                genome = _open_finished(target, source) or _build(source, digest, target, progress)
+            with _build_lock(target) as is_alone:
+                # Again, since another process may have built it while this one waited for the lock.
+                genome = _open_finished(target, source, tells=True) or _build(source, target, is_alone, progress)
     return genome
 
 
-def _open_finished(target: Path, source: Path) -> Genome | None:
+def _digest_of(target: Path) -> str:
+    return target.name.removesuffix(f"-v{FORMAT_VERSION}")
+
+
+def _open_finished(target: Path, source: Path, tells: bool = False) -> Genome | None:
     """The finished cache, or None if there is none or it is damaged."""
     if not target.is_dir():
         return None
     try:
-        return Genome(target, source=source)
+        genome = Genome(target, source, rebuild=partial(_build_again, source, target))
+        if genome.fingerprint != _digest_of(target):
+            raise GenomeError(f"the genome cache {target} is that of another file")
     except GenomeError as error:
-        logger.warning("%s; it will be built again", error)
+        if tells:
+            logger.warning("%s; it is built again", error)
         return None
+    return genome
 
 
-def _build(source: Path, digest: str, target: Path, progress: Progress | None) -> Genome:
-    """Build into a temporary directory, then rename it. Called under the build lock."""
-    _remove_leftovers(target)
+def _build_again(source: Path, target: Path) -> None:
+    """Replace a cache whose bases are damaged, unless another process has done so already."""
+    with _cache_errors(target.parent), _build_lock(target) as is_alone:
+        try:
+            Genome(target, source).check()
+            return
+        except GenomeError:
+            pass  # the reason for being here, which is logged
+        if file_digest(check_readable(source)) != _digest_of(target):
+            raise GenomeError(
+                f"the genome cache {target} is damaged, and {source} has changed since it was built; "
+                "start again with the file as it is now"
+            )
+        _build(source, target, is_alone, None)
+
+
+def _build(source: Path, target: Path, is_alone: bool, progress: Progress | None) -> Genome:
+    """Build into a temporary directory, then rename it. ``is_alone`` says that no other process is building."""
+    if is_alone:
+        _remove_leftovers(target)
     logger.info("caching %s in %s", source, target)
-    partial = Path(tempfile.mkdtemp(prefix=_partial_prefix(target), dir=target.parent))
+    folder = target.with_name(f"{_partial_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}")
+    folder.mkdir()  # with the modes that the umask grants to others, so that a cache can be shared
     try:
-        _write_cache(source, digest, partial, progress)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.chmod(0o755)
-        _publish(partial, target)
+        _write_cache(source, _digest_of(target), folder, progress)
+        _publish(folder, target)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Genome(target, source=source)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Genome(target, source, rebuild=partial(_build_again, source, target))
 
 
-def _publish(partial: Path, target: Path) -> None:
+def _publish(folder: Path, target: Path) -> None:
+    """Give a finished folder its name, in the place of a damaged cache if there is one."""
+    if target.exists():
+        # Renamed and not deleted in place: others may be reading it, or, without locks, replacing it too.
+        damaged = folder.with_name(f"{folder.name}.damaged")
+        target.rename(damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
     try:
-        partial.rename(target)
+        folder.rename(target)
     except OSError as error:
         # Without working locks another process may have been first; its cache has the same content.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -113,26 +148,66 @@ def _publish(partial: Path, target: Path) -> None:
 
 def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | None) -> None:
     contigs: dict[str, int] = {}
-    run_starts, run_ends = [], []
+    run_starts, run_ends, sums = [], [], []
     position = 0
-    with (folder / "genome.u8").open("wb") as file:
-        for contig, bases in read_genome_blocks(source, progress):
+    with (folder / BASES).open("wb") as file:
+        for bases in _whole_blocks(_count_contigs(read_genome_blocks(source, progress), contigs)):
             _write(file, bases.data)
             starts, ends = find_runs(is_n(bases))
             run_starts.append(starts + position)
             run_ends.append(ends + position)
-            contigs[contig] = contigs.get(contig, 0) + len(bases)
+            block = 1 << BLOCK_BITS
+            sums += [zlib.crc32(bases[start : start + block].data) for start in range(0, len(bases), block)]
             position += len(bases)
         file.flush()
         os.fsync(file.fileno())
     n_runs = SpanIndex(np.concatenate(run_starts), np.concatenate(run_ends))
-    np.save(folder / "n_runs.npy", np.stack([n_runs.starts, n_runs.ends]))
-    index = {"format": FORMAT_VERSION, "digest": digest, "num_bases": position, "contigs": list(contigs.items())}
-    (folder / "index.json").write_text(json.dumps(index))
+    files = {
+        N_RUNS: _write_array(folder / N_RUNS, np.stack([n_runs.starts, n_runs.ends])),
+        SUMS: _write_array(folder / SUMS, np.array(sums, dtype=np.uint32)),
+    }
+    index = {
+        "format": FORMAT_VERSION,
+        "digest": digest,
+        "num_bases": position,
+        "contigs": [list(item) for item in contigs.items()],
+        "files": files,
+    }
+    (folder / INDEX).write_text(json.dumps(index | {"checksum": index_checksum(index)}))
+
+
+def _count_contigs(blocks: Iterator[SequenceBlock], contigs: dict[str, int]) -> Iterator[NDArray[np.uint8]]:
+    """Pass the bases on, and add their number to their contig's."""
+    for contig, bases in blocks:
+        contigs[contig] = contigs.get(contig, 0) + len(bases)
+        yield bases
+
+
+def _whole_blocks(pieces: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Join the bases of short contigs and cut those of long ones to whole checksum blocks, but for the last."""
+    held, count = [], 0
+    for piece in pieces:
+        held.append(piece)
+        count += len(piece)
+        if count >= BLOCK_BYTES:
+            joined = np.concatenate(held)
+            end = count >> BLOCK_BITS << BLOCK_BITS
+            yield joined[:end]
+            held, count = [joined[end:]], count - end
+    if count:
+        yield np.concatenate(held)
 
 
 def _write(file: io.BufferedIOBase, data: memoryview) -> None:
     file.write(data)
+
+
+def _write_array(path: Path, array: NDArray[Any]) -> str:
+    """Write an array; gives the file's checksum."""
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    path.write_bytes(data.getvalue())
+    return checksum(data.getvalue())
 
 
 def _partial_prefix(target: Path) -> str:
@@ -148,18 +223,28 @@ def _remove_leftovers(target: Path) -> None:
 
 
 @contextmanager
-def _build_lock(target: Path) -> Iterator[None]:
-    """Hold the lock of one cache; the system releases it when the process ends, however it ends."""
+def _build_lock(target: Path) -> Iterator[bool]:
+    """Hold the lock of one cache; the system releases it when the process ends, however it ends.
+
+    Yields:
+        Whether this process is the only one that builds; False where the file system has no locks.
+    """
     lock = target.with_name(f"{target.name}.lock")
-    with lock.open("ab") as file:
+    # Reading is enough to lock, and another user's lock file cannot be written.
+    descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        is_alone = True
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EBADF):
                 raise
             # Some cluster file systems have no locks: two builds then both work, and the rename decides.
             logger.warning("%s has no file locks; start one process first to build the genome cache", target.parent)
-        yield
+            is_alone = False
+        yield is_alone
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -175,37 +260,40 @@ def _cache_errors(root: Path) -> Iterator[None]:
 
 def _content_digest(source: Path, root: Path) -> str:
     """Digest of the file's content; remembered by path, size and time, so that reopening does not read the file."""
-    status = source.stat()
+    status, path = source.stat(), str(source.resolve())
     stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-    known = _read_digests(root)
-    entry = known.get(str(source.resolve()))
-    if isinstance(entry, dict) and entry.get("stamp") == stamp:
+    entry = _read_digests(root).get(path)
+    if isinstance(entry, dict) and entry == _digest_entry(path, stamp, entry.get("digest")):
         return str(entry["digest"])
     digest = file_digest(source)
     try:
-        _remember_digest(root, str(source.resolve()), {"stamp": stamp, "digest": digest})
+        _remember_digest(root, path, _digest_entry(path, stamp, digest))
     except OSError as error:
         # A finished cache may be shared read-only; then the file is read again each time.
         logger.info("the digest of %s is not remembered in %s: %s", source, root, error)
     return digest
 
 
-def _remember_digest(root: Path, source: str, entry: dict) -> None:
-    known = _read_digests(root) | {source: entry}
-    handle, name = tempfile.mkstemp(dir=root, prefix=f"{_DIGESTS}.")
+def _digest_entry(path: str, stamp: list[int], digest: Any) -> dict[str, Any]:
+    """What is remembered of a file; a damaged entry does not equal the one made of its own digest."""
+    return {"stamp": stamp, "digest": digest, "checksum": checksum(json.dumps([path, stamp, digest]).encode())}
+
+
+def _remember_digest(root: Path, path: str, entry: dict[str, Any]) -> None:
+    known = _read_digests(root) | {path: entry}
+    temporary = root / f"{_DIGESTS}.{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(known, file, indent=1)
-        os.replace(name, root / _DIGESTS)
+        temporary.write_text(json.dumps(known, indent=1))
+        temporary.replace(root / _DIGESTS)
     except OSError:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _read_digests(root: Path) -> dict:
+def _read_digests(root: Path) -> dict[str, Any]:
     try:
-        known = json.loads((root / _DIGESTS).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        known = json.loads((root / _DIGESTS).read_bytes())
+    except (OSError, ValueError):  # it is a memory only: what cannot be read is found out anew
         return {}
     return known if isinstance(known, dict) else {}
 

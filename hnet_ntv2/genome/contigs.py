@@ -1,8 +1,8 @@
 """Contig names: UCSC (chr1), Ensembl (1) and NCBI (NC_000001.11) styles for the same chromosome of GRCh38."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from ..errors import ContigNotFound
+from ..errors import ContigNotFound, shown
 
 HG38_LENGTHS: dict[str, int] = {
     "1": 248956422, "2": 242193529, "3": 198295559, "4": 190214555, "5": 181538259, "6": 170805979, "7": 159345973,
@@ -37,6 +37,8 @@ def canonical(name: str) -> str:
 def resolve(name: str, known: Iterable[str], *, source: str = "the genome") -> str:
     """Find the name under which ``known`` holds the contig ``name``, whatever the naming style.
 
+    For many names over the same contigs use ``ContigResolver``.
+
     Args:
         name: Contig name in any style.
         known: The names of the genome.
@@ -45,29 +47,31 @@ def resolve(name: str, known: Iterable[str], *, source: str = "the genome") -> s
     Raises:
         ContigNotFound: if no known name matches, or several do.
     """
-    names = known if isinstance(known, Mapping) else list(known)
-    if name in names:
-        return name
-    wanted = canonical(name)
-    matches = [candidate for candidate in names if canonical(candidate) == wanted]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise ContigNotFound(f"{name!r} could be any of {matches} of {source}; use one of these names")
-    examples = ", ".join(list(names)[:3])
-    raise ContigNotFound(f"{name!r} is not in {source}; its {len(list(names))} names look like {examples}")
+    return ContigResolver(known, source=source)(name)
 
 
 class ContigResolver:
-    """``resolve`` with a memory, for files of millions of lines over few names."""
+    """``resolve`` for many names: the contigs are looked through once, however many names follow."""
 
     def __init__(self, known: Iterable[str], *, source: str = "the genome") -> None:
-        self._known = known if isinstance(known, Mapping) else list(known)
+        self._known = dict.fromkeys(known)
         self._source = source
-        self._found: dict[str, str] = {}
+        self._by_canonical: dict[str, list[str]] | None = None
 
     def __call__(self, name: str) -> str:
         """The genome's name for ``name``; raises ContigNotFound as ``resolve`` does."""
-        if name not in self._found:
-            self._found[name] = resolve(name, self._known, source=self._source)
-        return self._found[name]
+        if name in self._known:
+            return name
+        if self._by_canonical is None:
+            self._by_canonical = {}
+            for known in self._known:
+                self._by_canonical.setdefault(canonical(known), []).append(known)
+        matches = self._by_canonical.get(canonical(name), [])
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise ContigNotFound(f"{shown(name)} could be any of {matches} of {self._source}; use one of these names")
+        examples = ", ".join(list(self._known)[:3])
+        raise ContigNotFound(
+            f"{shown(name)} is not in {self._source}; its {len(self._known)} names look like {examples}"
+        )

@@ -9,19 +9,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GenomeError
+from ..errors import GenomeError, shown
 from .alphabet import ENCODE
-from .files import check_readable, open_sequence_file
+from .files import check_readable, is_pipe, open_sequence_file
 from .twobit import TwoBitFile, is_twobit
 
 BLOCK_BYTES = 1 << 22
+# A compressed file of a few kilobytes can hold one header of gigabytes; real ones have some hundred characters.
+MAX_HEADER = 1 << 20
 Progress = Callable[[int, int], None]
 """Called with the bytes of the source file read so far, and its size."""
 
 _ENCODE_BYTES = ENCODE.tobytes()
+_BLANKS = b"\n \t"
 _OTHER_FORMATS = {
     b"PK": "a zip archive", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
-    b"<": "HTML or XML (a download page?)", b"LOCUS": "GenBank", b"@": "FASTQ",
+    b"<": "HTML or XML (a download page?)", b"LOCUS": "GenBank", b"@": "FASTQ", b"\xff\xfe": "UTF-16 text",
+    b"\x43\x27\x41": "a .2bit file, which cannot come from a pipe or compressed",
+    b"\x1a\x41\x27": "a .2bit file, which cannot come from a pipe or compressed",
 }  # fmt: skip
 
 
@@ -35,19 +40,20 @@ class SequenceBlock(NamedTuple):
 def read_genome_blocks(
     path: str | os.PathLike[str], progress: Progress | None = None, block_size: int = BLOCK_BYTES
 ) -> Iterator[SequenceBlock]:
-    """Stream the contigs of a genome file, recognising its format by content.
+    """Stream the contigs of a genome file, recognising its format by content; a pipe is read once.
 
     Args:
-        path: FASTA (plain, gzip or bgzip) or .2bit.
+        path: FASTA (plain, gzip or bgzip; blanks and tabs in sequence lines are skipped) or .2bit.
         progress: Called after each block.
         block_size: Largest number of bytes read, and so of bases given, at a time.
 
     Raises:
         GenomeError: if the file is missing, empty, truncated, not a FASTA, holds a letter outside IUPAC (told with
-            contig and line), or a contig twice or without sequence.
+            contig and line), a header longer than ``MAX_HEADER``, or a contig twice, without sequence, or with a
+            control character in its name.
     """
     path = check_readable(path)
-    blocks = _twobit_blocks if is_twobit(path) else _fasta_blocks
+    blocks = _twobit_blocks if not is_pipe(path) and is_twobit(path) else _fasta_blocks
     yield from _checked_contigs(path, blocks(path, progress, block_size))
 
 
@@ -58,8 +64,9 @@ def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[Se
     for block in blocks:
         if block.contig != current or len(block.bases) == 0:
             _require_sequence(path, lengths, current)
+            _require_good_name(path, block.contig)
             if block.contig in lengths:
-                raise GenomeError(f"{path} holds the contig {block.contig!r} twice; contig names must be unique")
+                raise GenomeError(f"{path} holds the contig {shown(block.contig)} twice; contig names must be unique")
             current = block.contig
             lengths[current] = 0
         lengths[block.contig] += len(block.bases)
@@ -72,7 +79,16 @@ def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[Se
 
 def _require_sequence(path: Path, lengths: dict[str, int], contig: str | None) -> None:
     if contig is not None and lengths[contig] == 0:
-        raise GenomeError(f"{path}: the contig {contig!r} has no sequence; is the file truncated?")
+        raise GenomeError(f"{path}: the contig {shown(contig)} has no sequence; is the file truncated?")
+
+
+def _require_good_name(path: Path, contig: str) -> None:
+    """A name goes into BED lines and to the terminal: a tab would add a column, an escape sequence a command."""
+    if not contig or not contig.isprintable():
+        raise GenomeError(
+            f"{path}: the contig name {shown(contig)} is empty or holds a tab, line end or other control character; "
+            "rename the contig"
+        )
 
 
 def _twobit_blocks(path: Path, progress: Progress | None, block_size: int) -> Iterator[SequenceBlock]:
@@ -94,7 +110,7 @@ def _fasta_blocks(path: Path, progress: Progress | None, block_size: int) -> Ite
     size = path.stat().st_size
     with open_sequence_file(path) as (stream, raw):
         parser = _FastaParser(path)
-        for chunk in _chunks(stream, block_size):
+        for chunk in _unix_line_ends(_chunks(stream, block_size)):
             yield from parser.feed(chunk)
             if progress is not None:
                 progress(raw.tell(), size)
@@ -104,6 +120,19 @@ def _fasta_blocks(path: Path, progress: Progress | None, block_size: int) -> Ite
 def _chunks(stream: io.BufferedIOBase, size: int) -> Iterator[bytes]:
     while chunk := stream.read(size):
         yield chunk
+
+
+def _unix_line_ends(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Turn the line ends of Windows and of old Macs into "\\n"; a chunk may end between "\\r" and "\\n"."""
+    held = b""
+    for chunk in chunks:
+        text = held + chunk
+        held = b"\r" if text.endswith(b"\r") else b""
+        if b"\r" in text:
+            text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        yield text
+    if held:
+        yield b"\n"
 
 
 class _FastaParser:
@@ -134,6 +163,10 @@ class _FastaParser:
                 line_end = chunk.find(b"\n", position)
                 end = len(chunk) if line_end < 0 else line_end + 1
                 self._header += chunk[position:end]
+                if len(self._header) > MAX_HEADER:
+                    raise GenomeError(
+                        f"{self._path}, line {self._line}: a header longer than {MAX_HEADER:,} bytes; is this a FASTA?"
+                    )
                 if line_end >= 0:
                     yield self._open_contig()
             position = end
@@ -150,7 +183,8 @@ class _FastaParser:
         self._line += chunk[: len(chunk) - len(text)].count(b"\n")
         if text and not text.startswith(b">"):
             kind = next((name for magic, name in _OTHER_FORMATS.items() if text.startswith(magic)), None)
-            hint = f"it looks like {kind}" if kind else f"its first line starts with {text[:20]!r}"
+            start = shown(text[:20].decode("utf-8", errors="replace"))
+            hint = f"it looks like {kind}" if kind else f"its first line starts with {start}"
             raise GenomeError(f"{self._path} is not a FASTA file: {hint}; a FASTA starts with '>'")
         return text
 
@@ -166,7 +200,7 @@ class _FastaParser:
 
     def _sequence(self, body: bytes) -> SequenceBlock:
         assert self._contig is not None
-        encoded = body.translate(_ENCODE_BYTES, b"\r\n")
+        encoded = body.translate(_ENCODE_BYTES, _BLANKS)
         if b"\0" in encoded:
             self._refuse_letter(body)
         self._line += body.count(b"\n")
@@ -175,11 +209,12 @@ class _FastaParser:
         return SequenceBlock(self._contig, bases)
 
     def _refuse_letter(self, body: bytes) -> None:
+        assert self._contig is not None
         letters = np.frombuffer(body, dtype=np.uint8)
-        is_bad = (ENCODE[letters] == 0) & (letters != ord("\n")) & (letters != ord("\r"))
+        is_bad = (ENCODE[letters] == 0) & ~np.isin(letters, list(_BLANKS))
         position = int(np.argmax(is_bad))
         line = self._line + body.count(b"\n", 0, position)
         raise GenomeError(
-            f"{self._path}, contig {self._contig!r}, line {line}: letter {chr(letters[position])!r} is no nucleotide; "
-            "accepted are A, C, G, T, U and IUPAC codes, in either case"
+            f"{self._path}, contig {shown(self._contig)}, line {line}: letter {chr(letters[position])!r} is no "
+            "nucleotide; accepted are A, C, G, T, U and IUPAC codes, in either case"
         )

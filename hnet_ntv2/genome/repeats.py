@@ -1,61 +1,101 @@
-"""Repeat annotation: RepeatMasker's ``.out`` to BED, and BED to a lookup by position in the genome."""
+"""Repeat annotation: RepeatMasker's and Dfam's tables to BED, and BED to a lookup by position in the genome."""
 
 import logging
 import os
-from pathlib import Path
+import re
+from collections.abc import Iterator
 
-from ..errors import ContigNotFound, GenomeError
+from ..errors import ContigNotFound, GenomeError, shown
+from ..storage import open_text
 from .bed import RowChecker, bed_rows
-from .files import text_rows
+from .files import text_rows, whole_number
 from .genome import Genome
 from .interval import SpanIndex
 
 logger = logging.getLogger(__name__)
 
 _STRANDS = {"+": "+", "C": "-", "-": "-"}
+_SCORE = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")  # of nhmmer in bits, such as 24.5
 
 
 def convert_repeatmasker(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> int:
-    """Convert RepeatMasker's ``.out`` table (plain or gzip) to BED6, repeats of both strands included.
+    """Convert a table of repeats (plain or gzip) to BED6, repeats of both strands included.
 
-    The table is 1-based and inclusive and marks the complementary strand with ``C``; the BED is 0-based, half-open,
-    with ``-``. The name column holds ``repeat|class/family``.
+    Two kinds are read. RepeatMasker's ``.out``, whose first column is a Smith-Waterman score or, from nhmmer, a bit
+    score with decimals; it marks the complementary strand with ``C``, and the name becomes ``repeat|class/family``.
+    And Dfam's tables of nhmmer hits (``hg38_dfam.nrph.hits``), where a hit on the other strand ends before it starts,
+    and the name becomes ``family|accession``. Both are 1-based and inclusive; the BED is 0-based, half-open.
 
     Args:
-        source: RepeatMasker ``.out`` file.
-        target: BED file to write.
+        source: The table, a file or pipe.
+        target: BED file to write; a name that ends in ``.gz`` is compressed by bgzip, ``-`` is standard output. Scores
+            are rounded to whole numbers, as BED wants them.
 
     Returns:
         The number of repeats written.
 
     Raises:
         GenomeError: if the source cannot be read or a line is malformed; ``target`` is then not written.
+        ConfigError: if ``target`` cannot be written.
     """
-    lines = [line for number, text in text_rows(source) if (line := _bed_line(f"{source}, line {number}", text))]
+    lines = list(repeat_lines(source))
     if not lines:
         raise GenomeError(f"{source} holds no repeats; is it RepeatMasker's .out table?")
-    partial = Path(f"{target}.partial")
-    partial.write_text("\n".join(lines) + "\n")
-    partial.replace(target)
+    with open_text(target) as file:
+        file.writelines(f"{line}\n" for line in lines)
     return len(lines)
 
 
-def _bed_line(place: str, text: str) -> str | None:
-    """The BED6 line of a data line; None for a header line, a blank one, or the 'no repeats' notice."""
-    fields = text.split()
-    if not fields or not fields[0].lstrip("-").isdigit():
-        if len(fields) > 10 and fields[0] not in ("SW", "score"):
-            raise GenomeError(f"{place}: the score {fields[0]!r} is no number; is this RepeatMasker's .out table?")
+def repeat_lines(source: str | os.PathLike[str]) -> Iterator[str]:
+    """The BED6 lines, without line ends, that ``convert_repeatmasker`` writes; raises as it does."""
+    to_bed = _out_line
+    for number, text in text_rows(source):
+        place = f"{source}, line {number}"
+        if text.startswith("#seq_name"):
+            to_bed = _hit_line
+        elif text.startswith("#"):
+            _refuse_hmmer_table(place, text)
+        elif line := to_bed(place, text.split()):
+            yield line
+
+
+def _refuse_hmmer_table(place: str, text: str) -> None:
+    # nhmmer and nhmmscan write the sequence and the family in opposite columns under the same header.
+    if text.startswith("# target name"):
+        raise GenomeError(
+            f"{place}: this is HMMER's own table; give the .out table that RepeatMasker makes of it, or Dfam's hits"
+        )
+
+
+def _out_line(place: str, fields: list[str]) -> str | None:
+    """The BED6 line of a line of ``.out``; None for a header line, a blank one, or the 'no repeats' notice."""
+    if not fields or not _SCORE.fullmatch(fields[0]):
+        if len(fields) > 10 and fields[0] not in ("SW", "bit", "score"):
+            raise GenomeError(f"{place}: the score {shown(fields[0])} is no number; is this RepeatMasker's .out table?")
         return None
     if len(fields) < 14 or fields[8] not in _STRANDS:
         raise GenomeError(f"{place}: not a line of RepeatMasker's .out table (strand + or C in the ninth column)")
-    try:
-        begin, end = int(fields[5]), int(fields[6])
-    except ValueError:
-        raise GenomeError(f"{place}: begin {fields[5]!r} and end {fields[6]!r} must be whole numbers") from None
-    if begin < 1 or end < begin:
-        raise GenomeError(f"{place}: begin {begin} and end {end} are no interval (1-based, inclusive)")
-    return f"{fields[4]}\t{begin - 1}\t{end}\t{fields[9]}|{fields[10]}\t{fields[0]}\t{_STRANDS[fields[8]]}"
+    name = f"{fields[9]}|{fields[10]}"
+    return _bed_line(place, fields[4], fields[5], fields[6], name, fields[0], _STRANDS[fields[8]])
+
+
+def _hit_line(place: str, fields: list[str]) -> str | None:
+    """The BED6 line of a hit of Dfam; None for a blank line."""
+    if not fields:
+        return None
+    if len(fields) < 11 or fields[8] not in ("+", "-") or not _SCORE.fullmatch(fields[3]):
+        raise GenomeError(f"{place}: not a line of Dfam's hits (bits in the fourth column, strand in the ninth)")
+    begin, end = (fields[9], fields[10]) if fields[8] == "+" else (fields[10], fields[9])
+    return _bed_line(place, fields[0], begin, end, f"{fields[2]}|{fields[1]}", fields[3], fields[8])
+
+
+def _bed_line(place: str, contig: str, begin: str, end: str, name: str, score: str, strand: str) -> str:
+    first, last = whole_number(begin), whole_number(end)
+    if first is None or last is None:
+        raise GenomeError(f"{place}: begin {shown(begin)} and end {shown(end)} must be whole numbers")
+    if first < 1 or last < first:
+        raise GenomeError(f"{place}: begin {first} and end {last} are no interval (1-based, inclusive)")
+    return f"{contig}\t{first - 1}\t{last}\t{name}\t{round(float(score))}\t{strand}"
 
 
 def read_repeats(path: str | os.PathLike[str], genome: Genome) -> SpanIndex:

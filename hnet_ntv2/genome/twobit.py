@@ -11,15 +11,15 @@ Source: the public format description, genome.ucsc.edu/FAQ/FAQformat.html#format
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GenomeError
+from ..errors import GenomeError, shown
+from ..storage import appearing_file
 from .alphabet import BASE_BITS, SOFT_MASK, A, C, G, N, T, is_n
 from .files import check_readable
-from .interval import SpanIndex
 
 _SIGNATURE = 0x1A412743
 _BASE_OF_CODE = np.array([T, C, A, G], dtype=np.uint8)
@@ -35,9 +35,23 @@ _UNPACK = _unpacking_table()
 
 class _Record(NamedTuple):
     num_bases: int
-    n_runs: SpanIndex
-    masked_runs: SpanIndex
+    n_runs_at: int
+    masked_runs_at: int
     packed_at: int
+
+
+class _Runs(NamedTuple):
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def inside(self, start: int, end: int) -> Iterator[slice]:
+        """The part of each run that lies in [start, end), counted from ``start``."""
+        if not len(self.starts):
+            return
+        firsts, lasts = np.maximum(self.starts, start) - start, np.minimum(self.ends, end) - start
+        is_inside = firsts < lasts
+        for first, last in zip(firsts[is_inside].tolist(), lasts[is_inside].tolist(), strict=True):
+            yield slice(first, last)
 
 
 def is_twobit(path: str | os.PathLike[str]) -> bool:
@@ -59,60 +73,67 @@ class TwoBitFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = check_readable(path)
-        self._bytes = np.memmap(self._path, dtype=np.uint8, mode="r")
-        order = "<" if int.from_bytes(self._take(0, 4).tobytes(), "little") == _SIGNATURE else ">"
-        self._uint32 = np.dtype(f"{order}u4")
-        self._uint64 = np.dtype(f"{order}u8")
+        # A plain array over the map: each slice of a np.memmap costs microseconds, and a contig takes a dozen.
+        self._bytes = np.asarray(np.memmap(self._path, dtype=np.uint8, mode="r"))
+        is_little = int.from_bytes(self._take(0, 4).tobytes(), "little") == _SIGNATURE
+        self._order: Literal["little", "big"] = "little" if is_little else "big"
+        self._uint32 = np.dtype("<u4" if is_little else ">u4")
         signature, version, count, _ = self._integers(0, 4)
         if signature != _SIGNATURE or version not in (0, 1):
             raise GenomeError(f"{self._path} is not a .2bit file of version 0 or 1")
-        self._records = self._read_records(int(count), self._uint64 if version == 1 else self._uint32)
-        self.lengths = {name: record.num_bases for name, record in self._records}
+        self._records = self._read_records(int(count), offset_bytes=8 if version == 1 else 4)
+        self.lengths = {name: record.num_bases for name, record in self._records.items()}
 
     def blocks(self, contig: str, block_size: int) -> Iterator[NDArray[np.uint8]]:
         """Stream a contig as encoded bases, at most ``block_size`` (rounded to a multiple of 4) at a time."""
-        record = next(record for name, record in self._records if name == contig)
+        record = self._records[contig]
+        n_runs, masked_runs = self._runs(record.n_runs_at), self._runs(record.masked_runs_at)
         step = max(block_size // 4 * 4, 4)
         for start in range(0, record.num_bases, step):
-            yield self._decode(record, start, min(start + step, record.num_bases))
+            end = min(start + step, record.num_bases)
+            packed = self._take(record.packed_at + start // 4, (end - start + 3) // 4)
+            bases = _UNPACK[packed].reshape(-1)[: end - start]
+            for run in n_runs.inside(start, end):
+                bases[run] = N
+            for run in masked_runs.inside(start, end):
+                bases[run] |= SOFT_MASK
+            yield bases
 
-    def _decode(self, record: _Record, start: int, end: int) -> NDArray[np.uint8]:
-        """Bases [start, end) of a record; start is a multiple of 4."""
-        packed = self._take(record.packed_at + start // 4, (end - start + 3) // 4)
-        bases = _UNPACK[packed].reshape(-1)[: end - start]
-        bases[record.n_runs.mask(start, end)] = N
-        bases[record.masked_runs.mask(start, end)] |= SOFT_MASK
-        return bases
-
-    def _read_records(self, count: int, offset_type: np.dtype) -> list[tuple[str, _Record]]:
-        records = []
-        names: set[str] = set()
+    def _read_records(self, count: int, offset_bytes: int) -> dict[str, _Record]:
+        records: dict[str, _Record] = {}
         position = 16
         for _ in range(count):
             name_length = int(self._take(position, 1)[0])
             name = self._take(position + 1, name_length).tobytes().decode("utf-8", errors="replace")
-            if name in names:
-                raise GenomeError(f"{self._path} holds the contig {name!r} twice; contig names must be unique")
-            names.add(name)
+            if name in records:
+                raise GenomeError(f"{self._path} holds the contig {shown(name)} twice; contig names must be unique")
             position += 1 + name_length
-            offset = self._take(position, offset_type.itemsize).view(offset_type)[0]
-            position += offset_type.itemsize
-            records.append((name, self._read_record(int(offset))))
+            offset = int.from_bytes(self._take(position, offset_bytes).tobytes(), self._order)
+            position += offset_bytes
+            records[name] = self._read_record(offset)
         return records
 
     def _read_record(self, offset: int) -> _Record:
-        num_bases = int(self._integers(offset, 1)[0])
-        n_runs, offset = self._read_runs(offset + 4)
-        masked_runs, offset = self._read_runs(offset)
-        record = _Record(num_bases, n_runs, masked_runs, packed_at=offset + 4)
-        self._take(record.packed_at, (num_bases + 3) // 4)
+        masked_runs_at = self._after_runs(offset + 4)
+        packed_at = self._after_runs(masked_runs_at) + 4
+        record = _Record(self._integer(offset), offset + 4, masked_runs_at, packed_at)
+        self._take(record.packed_at, (record.num_bases + 3) // 4)
         return record
 
-    def _read_runs(self, offset: int) -> tuple[SpanIndex, int]:
-        count = int(self._integers(offset, 1)[0])
+    def _after_runs(self, offset: int) -> int:
+        """Where the runs that begin at ``offset`` end."""
+        count = self._integer(offset)
+        self._take(offset + 4, 8 * count)
+        return offset + 4 + 8 * count
+
+    def _runs(self, offset: int) -> _Runs:
+        count = self._integer(offset)
         starts = self._integers(offset + 4, count).astype(np.int64)
         sizes = self._integers(offset + 4 + 4 * count, count).astype(np.int64)
-        return SpanIndex(starts, starts + sizes), offset + 4 + 8 * count
+        return _Runs(starts, starts + sizes)
+
+    def _integer(self, offset: int) -> int:
+        return int.from_bytes(self._take(offset, 4).tobytes(), self._order)
 
     def _integers(self, offset: int, count: int) -> NDArray[np.uint32]:
         return self._take(offset, 4 * count).view(self._uint32).astype(np.uint32)
@@ -121,7 +142,7 @@ class TwoBitFile:
         taken = self._bytes[offset : offset + count]
         if len(taken) != count:
             raise GenomeError(f"{self._path} is truncated or damaged: {count} bytes are missing at byte {offset}")
-        return np.asarray(taken)
+        return taken
 
 
 def write_twobit(path: str | os.PathLike[str], contigs: Mapping[str, NDArray[np.uint8]]) -> None:
@@ -133,14 +154,15 @@ def write_twobit(path: str | os.PathLike[str], contigs: Mapping[str, NDArray[np.
 
     Raises:
         GenomeError: if a contig is empty, or a name is longer than the format's 255 bytes.
+        ConfigError: if the place cannot be written.
     """
     names = {name: name.encode() for name in contigs}
     for name, bases in contigs.items():
         if len(bases) == 0 or not 0 < len(names[name]) <= 255:
-            raise GenomeError(f"contig {name[:40]!r} of {len(bases)} bases cannot be stored in a .2bit file")
+            raise GenomeError(f"contig {shown(name)} of {len(bases)} bases cannot be stored in a .2bit file")
     records = [_packed_record(bases) for bases in contigs.values()]
     offset = 16 + sum(5 + len(name) for name in names.values())
-    with Path(path).open("wb") as file:
+    with appearing_file(path) as partial, partial.open("wb") as file:
         file.write(np.array([_SIGNATURE, 0, len(records), 0], dtype="<u4").tobytes())
         for name, record in zip(names.values(), records, strict=True):
             file.write(bytes([len(name)]) + name + np.array([offset], dtype="<u4").tobytes())

@@ -1,23 +1,21 @@
-"""Read variants (VCF, or a table with chrom, pos, ref, alt), one per alternative allele, and check them on a genome."""
+"""One alternative allele: what can be scored, whether it fits a genome, and its normalised spelling."""
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ContigNotFound, GenomeError
+from ..errors import ContigNotFound
 from .alphabet import BASE_BITS, decode, encode, is_n
 from .contigs import ContigResolver
-from .files import text_rows
 from .genome import Genome
 from .interval import Interval
 
-_COLUMNS = ("chrom", "pos", "ref", "alt")
-_LETTERS = re.compile(r"[ACGTURYSWKMBDHVN]+", re.IGNORECASE)
+LETTERS = re.compile(r"[ACGTURYSWKMBDHVN]+", re.IGNORECASE)
 _MOST_LETTERS_SHOWN = 20
+# Bases of the genome that are compared at once while an indel is moved.
+_STEP = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +23,9 @@ class Variant:
     """One alternative allele of one line.
 
     Attributes:
-        line: Its line in the file, from 1.
+        line: Its line in the file, from 1; of a BCF, its record.
         contig: As the file names it.
-        position: First base of ``ref``, 0-based.
+        position: First base of ``ref``, 0-based; -1 before the contig (VCF's POS 0, a telomere).
         name: The ID column, "." without one.
         ref: Reference allele as written.
         alt: Alternative allele as written; may be symbolic.
@@ -49,7 +47,7 @@ class Variant:
             return "no alternative allele"
         if self.alt.startswith("<"):
             return f"symbolic allele {self.alt}"
-        if not _LETTERS.fullmatch(self.alt):
+        if not LETTERS.fullmatch(self.alt):
             return "breakend"
         if self.alt.upper() == self.ref.upper():
             return "alternative equals reference"
@@ -59,7 +57,7 @@ class Variant:
 
     @property
     def ref_bases(self) -> NDArray[np.uint8]:
-        """The reference allele as character ids."""
+        """The reference allele as character ids; only where it is plain sequence."""
         return encode(self.ref.upper().encode())
 
     @property
@@ -68,65 +66,28 @@ class Variant:
         return encode(self.alt.upper().encode())
 
 
-def read_variants(path: str | os.PathLike[str]) -> Iterator[Variant]:
-    """Read the alleles of a VCF or of a table, plain or gzip, in the order of the file.
+@dataclass(frozen=True)
+class Change:
+    """What a variant does to a genome, without the bases that both alleles share.
 
-    Both need a header line that names tab-separated columns, with or without ``#`` in front; ``chrom``, ``pos``
-    (1-based), ``ref`` and ``alt`` in any case are read, and ``id`` if there is one. Several alternatives are split at
-    commas.
-
-    Raises:
-        GenomeError: The file cannot be read, has no header or no variant, or a line is malformed (told with its number
-            and the value).
+    Attributes:
+        contig: As the genome names it.
+        start: Where it happens, 0-based.
+        deleted: The bases that go, character ids; empty for an insertion in front of ``start``.
+        inserted: The bases that come; empty for a deletion.
+        slack: By how many bases it could be moved to the right without another result: an indel in a repeat.
     """
-    columns: dict[str, int] | None = None
-    found = False
-    for number, text in text_rows(path):
-        if not text.strip() or text.startswith("##"):
-            continue
-        place = f"{path}, line {number}"
-        if columns is None:
-            columns = _header(place, text)
-            continue
-        found = True
-        yield from _variants(place, number, text, columns)
-    if not found:
-        raise GenomeError(f"{path} holds no variants")
 
+    contig: str
+    start: int
+    deleted: NDArray[np.uint8]
+    inserted: NDArray[np.uint8]
+    slack: int = 0
 
-def _header(place: str, text: str) -> dict[str, int]:
-    names = [name.strip().lower() for name in text.removeprefix("#").split("\t")]
-    if missing := [name for name in _COLUMNS if name not in names]:
-        raise GenomeError(
-            f"{place}: no column {', '.join(missing)}; a VCF, or tab-separated columns named chrom, pos, ref, alt in "
-            f"the first line, is needed; found {', '.join(names[:8])}"
-        )
-    return {name: names.index(name) for name in (*_COLUMNS, "id") if name in names}
-
-
-def _variants(place: str, number: int, text: str, columns: dict[str, int]) -> Iterator[Variant]:
-    fields = text.split("\t")
-    if len(fields) <= max(columns.values()):
-        raise GenomeError(f"{place}: {len(fields)} columns, at least {max(columns.values()) + 1} are needed, by tabs")
-    contig, position, ref, alts = (fields[columns[name]].strip() for name in _COLUMNS)
-    if not (position.isascii() and position.isdigit() and int(position) > 0):
-        raise GenomeError(f"{place}: position {position!r} must be a whole number from 1 on")
-    if not contig or not _LETTERS.fullmatch(ref):
-        raise GenomeError(f"{place}: chrom {contig!r} and ref {ref!r} must be a name and bases (A, C, G, T, N)")
-    name = fields[columns["id"]].strip() or "." if "id" in columns else "."
-    for alt in alts.split(","):
-        if not _is_allele(alt):
-            raise GenomeError(
-                f"{place}: alternative allele {alt!r} is neither bases, nor symbolic (<DEL>), *, . or a breakend; "
-                "an indel is written with the base before it, as in VCF"
-            )
-        yield Variant(number, contig, int(position) - 1, name, ref, alt)
-
-
-def _is_allele(alt: str) -> bool:
-    is_symbolic = re.fullmatch(r"<[^<>\s]+>", alt) is not None
-    is_breakend = re.fullmatch(r"\S*[\[\]]\S+[\[\]]\S*|\.[A-Za-z]+|[A-Za-z]+\.", alt) is not None
-    return alt in ("*", ".") or is_symbolic or is_breakend or _LETTERS.fullmatch(alt) is not None
+    @property
+    def end(self) -> int:
+        """The base after the last that goes."""
+        return self.start + len(self.deleted)
 
 
 class VariantChecker:
@@ -136,29 +97,113 @@ class VariantChecker:
         self._genome = genome
         self._resolve = ContigResolver(genome.contigs, source=str(genome.source))
 
-    def interval(self, variant: Variant) -> Interval:
-        """Where the reference allele lies; raises ContigNotFound."""
-        contig = self._resolve(variant.contig)
-        return Interval(contig, variant.position, variant.position + len(variant.ref))
-
     def problem(self, variant: Variant) -> str | None:
-        """Why the variant does not belong to this genome; None if its reference allele is there.
+        """Why the variant does not belong to this genome; None if it fits, or if ``skip_reason`` has the answer.
 
-        Case does not matter; ambiguity codes are compared as N.
+        Case does not matter. Only A, C, G and T are compared: N and ambiguity codes, in the allele or in the genome,
+        say nothing about the assembly.
         """
+        if variant.unscorable is not None:
+            return None  # whoever writes a symbolic allele or breakend often writes N for its reference
         try:
-            interval = self.interval(variant)
+            length = self._genome.contigs[self._resolve(variant.contig)]
         except ContigNotFound as error:
             return str(error)
-        length = self._genome.contigs[interval.contig]
+        if _telomere(variant, length) is not None:
+            return None
         where = f"{variant.contig}:{variant.position + 1}"
-        if interval.end > length:
+        if variant.position + len(variant.ref) > length:
             return f"reference allele {_short(variant.ref)} at {where} goes past the contig's end at {length}"
-        found = self._genome.read(interval) & np.uint8(BASE_BITS)
-        if np.array_equal(found, variant.ref_bases):
+        found, written = self._found(variant), variant.ref_bases
+        if ((found == written) | is_n(found) | is_n(written)).all():
             return None
         letters = _short(decode(found).decode())
         return f"reference allele {_short(variant.ref)} at {where}, but the genome has {letters}"
+
+    def skip_reason(self, variant: Variant) -> str | None:
+        """Why a variant that fits the genome (``problem``) cannot be scored; None if it can."""
+        if variant.unscorable is not None:
+            return variant.unscorable
+        length = self._genome.contigs[self._resolve(variant.contig)]
+        if (reason := _telomere(variant, length)) is not None:
+            return reason
+        return "reference allele where the genome has N" if is_n(self._found(variant)).any() else None
+
+    def change(self, variant: Variant) -> Change:
+        """The variant without what both alleles share, moved as far left as it goes, so that a change has one form.
+
+        This is what ``bcftools norm`` does, but for the base in front of an indel, which VCF adds since it has no
+        empty alleles.
+
+        Args:
+            variant: One that fits the genome and can be scored.
+        """
+        contig = self._resolve(variant.contig)
+        return _left_aligned(
+            self._genome, _trimmed(Change(contig, variant.position, variant.ref_bases, variant.alt_bases))
+        )
+
+    def _found(self, variant: Variant) -> NDArray[np.uint8]:
+        """What the genome has in the place of the reference allele, upper case."""
+        contig = self._resolve(variant.contig)
+        place = Interval(contig, variant.position, variant.position + len(variant.ref))
+        return self._genome.read(place) & np.uint8(BASE_BITS)
+
+
+def _telomere(variant: Variant, length: int) -> str | None:
+    """VCF writes the ends of a contig of N bases as the positions 0 and N + 1."""
+    if variant.position == -1:
+        return "position 0 (telomere), before the first base of the contig"
+    if variant.position == length:
+        return f"position {length + 1} (telomere), after the last base of the contig"
+    return None
+
+
+def _trimmed(change: Change) -> Change:
+    """Without the suffix that both alleles share, and then without the prefix."""
+    deleted, inserted = change.deleted, change.inserted
+    suffix = _num_shared(deleted[::-1], inserted[::-1])
+    deleted, inserted = deleted[: len(deleted) - suffix], inserted[: len(inserted) - suffix]
+    prefix = _num_shared(deleted, inserted)
+    return Change(change.contig, change.start + prefix, deleted[prefix:], inserted[prefix:])
+
+
+def _num_shared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
+    """How many bases two sequences share from their start on."""
+    length = min(len(one), len(other))
+    differing = np.flatnonzero(one[:length] != other[:length])
+    return int(differing[0]) if len(differing) else length
+
+
+def _left_aligned(genome: Genome, change: Change) -> Change:
+    """A pure insertion or deletion moved left while the base in front of it equals its last one."""
+    if len(change.deleted) and len(change.inserted):
+        return change  # trimmed: the last bases differ
+    bases = np.concatenate([change.deleted, change.inserted])
+    moved = _num_repeated(genome, change.contig, change.start, bases, to_left=True)
+    slack = moved + _num_repeated(genome, change.contig, change.end, bases, to_left=False)
+    bases = np.roll(bases, moved)  # moved by one, the last base goes to the front
+    deleted, inserted = (bases, bases[:0]) if len(change.deleted) else (bases[:0], bases)
+    return Change(change.contig, change.start - moved, deleted, inserted, slack)
+
+
+def _num_repeated(genome: Genome, contig: str, place: int, bases: NDArray[np.uint8], to_left: bool) -> int:
+    """How many bases of the genome on one side of a place go on with ``bases``, which repeat in a cycle."""
+    cycle = bases[::-1] if to_left else bases
+    count = 0
+    while True:
+        if to_left:
+            start, end = max(place - count - _STEP, 0), place - count
+        else:
+            start, end = place + count, min(place + count + _STEP, genome.contigs[contig])
+        if start == end:
+            return count
+        beside = genome.read(Interval(contig, start, end)) & np.uint8(BASE_BITS)
+        expected = np.resize(np.roll(cycle, -count), len(beside))
+        shared = _num_shared(beside[::-1] if to_left else beside, expected)
+        count += shared
+        if shared < len(beside):
+            return count
 
 
 def _short(allele: str) -> str:

@@ -1,7 +1,6 @@
 """Load a model folder for use: checked before anything heavy, in eval mode, on the device that was asked for."""
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError, WeightsError
 from ..genome import file_digest
+from ..model_files import loaded_files, on_one_line, read_config, weight_files
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..resources import bundled_model
 
@@ -36,7 +36,7 @@ def load_model(folder: str | os.PathLike[str] | None = None, device: str = "auto
     except (WeightsError, ConfigError):
         raise
     except Exception as error:  # transformers and safetensors raise many kinds at a damaged file
-        raise WeightsError(f"the model in {folder} cannot be loaded: {error}") from error
+        raise WeightsError(f"the model in {folder} cannot be loaded: {on_one_line(error)}") from error
     finally:
         if shows_progress:
             transformers_logging.enable_progress_bar()
@@ -44,26 +44,23 @@ def load_model(folder: str | os.PathLike[str] | None = None, device: str = "auto
 
 
 def check_model_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The model folder, or the bundled one for None, if it looks like one.
+    """The model folder, or the bundled one for None, if its files are those of a model; the weights are not read.
 
     Raises:
-        WeightsError: With what is missing.
+        WeightsError: With what is missing or cannot be used.
+        ConfigError: A setting in ``config.json`` that cannot be.
     """
     if folder is None:
         return bundled_model()
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise WeightsError(f"{path} is not a folder; name a model folder, such as checkpoints/hf of a run")
-    config = path / "config.json"
-    if not config.is_file():
+    if not (path / "config.json").exists():
         raise WeightsError(f"{path} holds no config.json; name a model folder, such as checkpoints/hf of a run")
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{config} cannot be read: {error}") from error
-    kind = content.get("model_type") if isinstance(content, dict) else None
-    if kind != HNetNTV2Config.model_type:
-        raise WeightsError(f"{path} holds a model of type {kind!r}, not {HNetNTV2Config.model_type!r}")
+    if (path / "adapter_config.json").exists():
+        raise WeightsError(f"{path} holds an adapter beside a model; merge it (merge_and_unload) and save the result")
+    read_config(path, HNetNTV2Config)
+    weight_files(path)
     return path
 
 
@@ -84,9 +81,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def model_fingerprint(folder: str | os.PathLike[str] | None = None) -> str:
-    """Digest of a model folder's settings and weights, whatever the folder is called."""
+    """Digest of every file that is loaded from a model folder, whatever the folder is called."""
     path = check_model_folder(folder)
     digest = hashlib.blake2b(digest_size=16)
-    for file in [path / "config.json", *sorted(path.glob("*.safetensors"))]:
+    for file in loaded_files(path):
         digest.update(f"{file.name} {file_digest(file)}\n".encode())
     return digest.hexdigest()

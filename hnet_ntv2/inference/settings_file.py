@@ -23,6 +23,4 @@ def require_same_settings(stored: Mapping[str, Any], now: Mapping[str, Any], out
         f"{name} {stored.get(name)!r}, now {now.get(name)!r}" for name in names if stored.get(name) != now.get(name)
     ]
     if other:
-        raise ConfigError(
-            f"{output} was made differently ({'; '.join(other)}); name another output, or start anew without --resume"
-        )
+        raise ConfigError(f"{output} was made differently ({'; '.join(other)}); name another --output to start anew")

@@ -69,9 +69,9 @@ def checked_flank(window: int, flank: int | None, batch_bases: int = DEFAULT_BAT
     return flank
 
 
-def default_window(config: HNetNTV2Config) -> int:
-    """The length of the windows that a model was trained on; 6,144 bases where its config does not say."""
-    return config.training_length or _WINDOW_OF_UNKNOWN_TRAINING
+def default_window(config: HNetNTV2Config, unknown: int = _WINDOW_OF_UNKNOWN_TRAINING) -> int:
+    """The length of the windows that a model was trained on; ``unknown`` bases where its config does not say."""
+    return config.training_length or unknown
 
 
 def plan_windows(length: int, window: int, flank: int) -> Iterator[Window]:

@@ -7,9 +7,8 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..genome import Genome, Interval
@@ -133,8 +132,8 @@ def _digest_of(intervals: Iterable[Interval]) -> str:
 class _Output:
     """A growing file that knows its content."""
 
-    def __init__(self, file: BinaryIO | BufferedIOBase, path: Path) -> None:
-        self._file = file
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file = file  # what growing_file gives: files, standard output and compressed streams share no type
         self._path = path
         self._digest = hashlib.blake2b(digest_size=16)
         self._num_bytes = 0

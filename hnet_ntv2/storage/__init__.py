@@ -1,16 +1,19 @@
 """Files and folders that this package writes: one writer at a time, complete or not there at all."""
 
 from .lock import folder_lock
-from .output import appearing_file, appearing_folder, growing_file, is_stream, open_text, partial_path, remove, sweep
+from .output import appearing_file, appearing_folder, growing_file, open_text, remove, restore, sweep
+from .places import check_outputs, is_stream, partial_path
 
 __all__ = [
     "appearing_file",
     "appearing_folder",
+    "check_outputs",
     "folder_lock",
     "growing_file",
     "is_stream",
     "open_text",
     "partial_path",
     "remove",
+    "restore",
     "sweep",
 ]

@@ -1,12 +1,18 @@
-"""Locks that the kernel releases when their process ends, however it ends, so that no lock file is left behind."""
+"""Locks that the kernel releases when their process ends, however it ends, so that no lock file is left behind.
+
+On a network file system, folders are locked against other processes of the same machine only.
+"""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _held: set[int] = set()
 
@@ -27,8 +33,10 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 def take_lock(descriptor: int, path: Path) -> None:
     """Lock an open file or folder for this process until ``release``, or until the process ends.
 
+    Where the file system knows no locks, as on some clusters, a warning says so.
+
     Raises:
-        ConfigError: Another process holds it, or the file system knows no locks.
+        ConfigError: Another process holds it.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -37,17 +45,17 @@ def take_lock(descriptor: int, path: Path) -> None:
             f"another process is writing {path}; wait until it is done, or name another output"
         ) from error
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be locked against a second writer: {error.strerror}; this file system knows no locks, "
-            "name an output on another one"
-        ) from error
+        logger.warning("%s cannot be locked (%s): see that no second process writes it", path, error.strerror)
     _held.add(descriptor)
 
 
 def release(descriptor: int) -> None:
     """Unlock and close."""
     _held.discard(descriptor)
-    fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that were started with the descriptor
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that were started with the descriptor
+    except OSError:  # it was never locked, as ``take_lock`` has warned
+        logger.debug("nothing to unlock")
     os.close(descriptor)
 
 
@@ -61,7 +69,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         take_lock(descriptor, folder)
-    except ConfigError:
+    except BaseException:
         os.close(descriptor)
         raise
     try:

@@ -1,9 +1,11 @@
 """Split the global batch into micro-batches: micro-batch x devices x nodes x accumulation steps, exactly."""
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import lightning as L
 import torch
 
 from ..errors import ConfigError
@@ -68,6 +70,35 @@ def plan_batch_up_to(global_batch_size: int, most: int, devices: int = 1, num_no
     per_device = global_batch_size // (devices * num_nodes)
     micro = next(size for size in range(min(most, per_device), 0, -1) if per_device % size == 0)
     return BatchPlan(global_batch_size, micro, devices, num_nodes)
+
+
+class PlanAgreement(L.Callback):
+    """Gives every rank the least micro-batch that any of them planned, before the first batch is drawn.
+
+    Ranks measure their devices each for itself. With different micro-batches they would run different numbers of
+    forward passes per step, and wait for each other for ever. This is a callback because ranks can talk to each other
+    only once the trainer has started them all.
+
+    Args:
+        plan: What this rank would do.
+        change: Takes the plan of all ranks where it is another one.
+    """
+
+    def __init__(self, plan: BatchPlan, change: Callable[[BatchPlan], None]):
+        self.plan = plan
+        self.change = change
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Agree, and let data and accumulation follow."""
+        own = torch.tensor(self.plan.micro_batch_size, device=trainer.strategy.root_device)
+        # It divides the batch evenly, since it is some rank's plan.
+        least = int(trainer.strategy.reduce(own, reduce_op="min"))
+        if least == self.plan.micro_batch_size:
+            return
+        self.plan = dataclasses.replace(self.plan, micro_batch_size=least)
+        logger.warning("another device holds fewer windows; batch: %s", self.plan)
+        trainer.accumulate_grad_batches = self.plan.accumulation
+        self.change(self.plan)
 
 
 def largest_that_fits(attempt: Callable[[int], None], start: int) -> int:

@@ -14,8 +14,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..errors import CheckpointError, ConfigError
-from ..storage import appearing_folder, remove
+from ..errors import CheckpointError, ConfigError, WeightsError
+from ..model_files import require_finite
+from ..storage import appearing_folder, remove, restore
 from .checkpoint_tree import TreeEncoder, decode
 
 FORMAT = "hnet-ntv2-checkpoint"
@@ -49,7 +50,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
 def write_checkpoint(tree: dict[str, Any], path: Path) -> None:
     """Write ``tree`` as the folder ``path``; an older folder of that name is replaced once the new one is complete.
 
-    What a killed writer leaves is called ``NAME.partial`` (or ``NAME.replaced``); ``storage.sweep`` clears that up.
+    What a killed writer leaves is called ``NAME.partial``; ``storage.sweep`` clears that up.
 
     Raises:
         CheckpointError: The disk is full or the folder cannot be written. Nothing that was there before is lost.
@@ -82,7 +83,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         tensors = load_file(tensor_path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {TENSOR_FILE}: {error}") from error
+    _require_finite_weights(tensors, tensor_path)
     return decode(document["tree"], tensors)
+
+
+def _require_finite_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """A run that went on from such weights would train on NaN; the optimizer's own tensors are not looked at."""
+    for name, tensor in tensors.items():
+        if name.startswith("state_dict.") and tensor.is_floating_point():
+            try:
+                require_finite(name, tensor, path)
+            except WeightsError as error:
+                raise CheckpointError(f"{error}; resume from an older checkpoint") from error
 
 
 def read_structure(path: Path) -> dict[str, Any]:
@@ -113,9 +125,7 @@ def _write_files(tree: dict[str, Any], folder: Path) -> None:
 
 def _read_document(path: Path) -> dict[str, Any]:
     path = Path(path)
-    aside = path.parent / f"{path.name}.replaced"
-    if not path.exists() and aside.exists():
-        aside.rename(path)  # a run was killed between the two renames of appearing_folder
+    if restore(path):
         logger.warning("%s was restored from a save that had been interrupted", path)
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}")

@@ -159,8 +159,9 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path, a
             logger.warning(
                 "%s was %r in the checkpoint and is %r now: %s", name, before[name], current[name], MAY_DIFFER[name]
             )
-    if unknown:
-        logger.warning("%s does not say and cannot be compared: %s", path, ", ".join(unknown))
+    unsaid = [name for name in unknown if name not in MAY_DIFFER]
+    if unsaid:
+        logger.warning("%s was written by another version and does not say: %s", path, ", ".join(unsaid))
 
 
 def _saved_value(saved: dict[str, Any], name: str) -> Any:

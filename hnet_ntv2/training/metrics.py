@@ -112,8 +112,7 @@ def chunk_sums(output: HNetNTV2MaskedLMOutput, counts: Bool[Tensor, " batch"] | 
 
 
 def _rows(stages: Stages, counts: Tensor | None) -> Tensor:
-    row = torch.ones((), dtype=torch.bool) if counts is None else counts[:, None]
-    return row.to(stages[0].is_valid.device)
+    return torch.ones_like(stages[0].is_valid[:, :1]) if counts is None else counts[:, None]
 
 
 def unmasked(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -12,18 +12,16 @@ from torch import nn
 
 from ..chunking import Router
 from ..errors import ConfigError
-from ..levels import Chunking
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
 from . import gradients
 from .batching import OUT_OF_MEMORY_ADVICE
-from .metrics import Sums, add_sums, reduced, stage_metrics, stage_sums, target_metrics, target_sums
+from .metrics import Sums, add_sums, chunk_sums, reduced, stage_metrics, target_metrics, target_sums
 from .optimizer import build_optimizer, describe_groups, parameter_groups, undecayed_names
 from .phases import PhasePlan
 from .schedule import build_scheduler
 from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
-from .share_control import ShareControl
 from .teachers import Teacher
 from .validation import ValidationRun
 
@@ -81,7 +79,6 @@ class PretrainingModule(L.LightningModule):
         mask_rate: Share of bases that become targets.
         gradient_clip: Largest norm of the whole gradient; None for no clipping.
         router_gradients_every: Optimiser steps between measurements of the routers' gradients; 0 for never.
-        share_windows_every: Every n-th training window is looked at for the shares of boundaries without masks.
         phases: The warm start; None trains in one phase.
         teachers: What the source model teaches besides, by the name of its weight in ``phases``.
         identity: What a run must have in common with the checkpoints it resumes from.
@@ -99,7 +96,6 @@ class PretrainingModule(L.LightningModule):
         mask_rate: float,
         gradient_clip: float | None = 0.5,
         router_gradients_every: int = 0,
-        share_windows_every: int = 1,
         phases: PhasePlan | None = None,
         teachers: Mapping[str, Teacher] | None = None,
         identity: dict[str, Any] | None = None,
@@ -113,7 +109,7 @@ class PretrainingModule(L.LightningModule):
         self.targets_per_window = mask_rate * seq_length
         self.gradient_clip = gradient_clip
         self.router_gradients_every = router_gradients_every
-        self.share_control = ShareControl(model, share_windows_every)
+        self.model.moves_offsets = False  # once per optimiser step instead of once per forward pass
         self.phases = phases or PhasePlan.single(max_steps)
         self.teachers = dict(teachers or {})
         self.identity = identity or {}
@@ -187,7 +183,6 @@ class PretrainingModule(L.LightningModule):
         if self._step.sums is None and self._measures_routers():
             self._step.router_norms = self._router_gradient_norms(output)
         self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
-        self.share_control.look(batch, self.model.model.chunk, self.trainer.world_size if self._is_sharded else 1)
         return output.loss
 
     def _tell_phase(self) -> None:
@@ -229,6 +224,7 @@ class PretrainingModule(L.LightningModule):
         assert output.loss is not None
         assert output.task_loss is not None
         assert output.ratio_losses is not None
+        assert output.boundary_counts is not None
         assert output.stages is not None
         labels, is_shown_masked = batch["labels"], batch["input_ids"] == self.model.config.mask_token_id
         return {
@@ -238,7 +234,8 @@ class PretrainingModule(L.LightningModule):
             **{f"ratio_loss{i}": loss.detach().double() for i, loss in enumerate(output.ratio_losses, start=1)},
             **target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
             **target_sums(output.logits, labels, is_shown_masked, "masked"),
-            **stage_sums(output.stages),
+            **chunk_sums(output),
+            **dict(zip(sum(self._count_names(), ()), output.boundary_counts.flatten(), strict=True)),
         }
 
     # ---- one optimiser step
@@ -276,21 +273,17 @@ class PretrainingModule(L.LightningModule):
         """Step, settle the routers for the new weights, and agree over all ranks on what the step measured."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
-        stop_signal = torch.tensor(float(self.stop_signal), dtype=torch.float64, device=self.device)
+        # Filled in on the device: a number that is sent there makes a GPU wait.
+        stop_signal = torch.full((), float(self.stop_signal), dtype=torch.float64, device=self.device)
         sums = reduced({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
-        sums.update(self.share_control.settle(self._cut_after_step, self._reduce))
+        self.model.move_offsets(torch.tensor([[sums[name] for name in row] for row in self._count_names()]))
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
 
-    def forward(self, input_ids: torch.Tensor) -> tuple[Chunking, ...]:
-        """How the model cuts sequences without masks: what a strategy that shards parameters runs between steps."""
-        return self.model.model.chunk(input_ids)
-
-    def _cut_after_step(self, input_ids: torch.Tensor) -> tuple[Chunking, ...]:
-        run = self.trainer.strategy.model if self._is_sharded else self
-        assert run is not None
-        with self.trainer.precision_plugin.forward_context():
-            return run(input_ids)
+    def _count_names(self) -> list[tuple[str, str]]:
+        """Names of the sums behind F of the ratio loss, per stage: boundaries, positions."""
+        stages = range(1, self.num_stages + 1)
+        return [(f"stage{i}_mask_free_boundaries", f"stage{i}_mask_free_positions") for i in stages]
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]
@@ -306,7 +299,10 @@ class PretrainingModule(L.LightningModule):
             **{f"learning_rate/{group['group']}": group["lr"] for group in optimizer.param_groups},
             **{name: sums[name] / count for name in sums if name.startswith("teacher_")},
             **self.phases.at(self._step.number).metrics(),
-            **{f"stage{i}/share_after_step": sums[f"stage{i}_found"] for i in stages},
+            **{
+                f"stage{i}/mask_free_share": sums[boundaries] / sums[positions] if sums[positions] else math.nan
+                for i, (boundaries, positions) in enumerate(self._count_names(), start=1)
+            },
             "bases": sums["bases"],
         }
         loss = metrics["loss"]

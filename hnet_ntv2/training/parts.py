@@ -4,16 +4,17 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..conversion.calibrate import calibrate_routers
 from ..conversion.ledger import LEDGER_FILE, Ledger
-from ..data.datamodule import HG38DataModule
+from ..data.datamodule import HG38DataModule, default_num_workers
 from ..data.demo import demo_paths
 from ..errors import ConfigError, DataError
+from ..inference.model import check_model_folder, load_model
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import GRAFTED_GROUPS
 from ..storage import remove
@@ -40,6 +41,7 @@ def check_ready(settings: PretrainSettings) -> None:
     Raises:
         ConfigError: The output folder cannot be written.
         DataError: There is no data.
+        WeightsError: The folder to start from holds no model.
     """
     data = settings.data
     if not data.bundled and data.fasta is None:
@@ -47,6 +49,8 @@ def check_ready(settings: PretrainSettings) -> None:
     for option, value in {"--data": data.fasta, "--intervals": data.intervals, "--init": settings.init}.items():
         if value is not None and not Path(value).exists():
             raise DataError(f"{option} {value}: there is no such file or folder")
+    if settings.init is not None:
+        check_model_folder(settings.init)
     folder = settings.folder
     try:
         for name in FOLDERS:
@@ -98,6 +102,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
     Its config takes the length of the run's windows.
 
     Raises:
+        WeightsError: The folder is not that of a model that can be loaded.
         ConfigError: A model setting that disagrees with the folder's.
     """
     model = _build_model(settings)
@@ -111,7 +116,7 @@ def _build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             return HNetNTV2ForMaskedLM(config)
-    model = cast(HNetNTV2ForMaskedLM, HNetNTV2ForMaskedLM.from_pretrained(settings.init))
+    model = load_model(settings.init, "cpu")
     asked = HNetNTV2Config(**settings.model)
     for name in settings.model:
         wanted, found = getattr(asked, name), getattr(model.config, name)
@@ -145,7 +150,7 @@ def graft_source(folder: str | None) -> str | None:
 
 def _source_of(ledger: Path) -> dict[str, Any] | None:
     """A random trunk has a ledger too, but no source."""
-    return Ledger.from_json(ledger.read_text("utf-8")).source if ledger.is_file() else None
+    return Ledger.from_file(ledger).source if ledger.is_file() else None
 
 
 def keep_origin(start: Path, folder: Path) -> None:
@@ -238,7 +243,7 @@ def build_datamodule(
         intervals,
         seq_length=data.seq_length,
         micro_batch_size=micro_batch_size,
-        num_workers=data.num_workers,
+        num_workers=default_num_workers(settings.trainer.devices) if data.num_workers is None else data.num_workers,
         seed=settings.seed,
         mask_rate=data.mask.rate,
         mask_span=data.mask.span,

@@ -1,6 +1,7 @@
 """One pre-training run from its settings to its summary: everything is checked, built, told, trained and written."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from ..data.datamodule import HG38DataModule
 from ..errors import CheckpointError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_folder, folder_lock, open_text, sweep
-from .batching import BatchPlan, plan_batch, plan_batch_up_to
+from .batching import BatchPlan, PlanAgreement, plan_batch, plan_batch_up_to
 from .checkpoint_io import explained, read_checkpoint, read_structure
 from .checkpoints import BEST, LAST, CheckpointKeeper, find_checkpoint, sweep_checkpoints
 from .fitting import measure_micro_batch
@@ -47,7 +48,6 @@ from .progress import NEVER, MetricLog, ProgressDisplay
 from .provenance import describe_environment, write_environment
 from .resuming import MissedValidation
 from .settings import PretrainSettings
-from .share_control import windows_every
 from .stopping import CollapseGuard, LoaderWatch, SignalStop
 from .strategy import build_plugins, build_strategy, device_type, is_first_process, local_rank
 
@@ -160,7 +160,7 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
             clear_earlier_run(settings.folder)  # only now: nothing is lost to a mistake in the new run's settings
         _open_records(settings, parts)
         started = time.monotonic()
-        with parts.stop.installed(), parts.watch.installed():
+        with parts.stop.installed(), parts.watch.installed(), _told_where_tensors_differ(resume_from):
             parts.trainer.fit(parts.module, datamodule=parts.datamodule, ckpt_path=resume_from, weights_only=False)
         return _finish(settings, parts, time.monotonic() - started)
 
@@ -178,6 +178,20 @@ def _only_writer(folder: Path) -> Iterator[None]:
             for name in FOLDERS:
                 sweep(folder / name)
         yield
+
+
+@contextmanager
+def _told_where_tensors_differ(path: Path | None) -> Iterator[None]:
+    """Tell in one line that a checkpoint has other tensors than the model, which only another version's can have."""
+    try:
+        yield
+    except RuntimeError as error:
+        if path is None or not str(error).startswith("Error(s) in loading state_dict"):
+            raise
+        raise CheckpointError(
+            f"checkpoint {path} is of another version of this package ({' '.join(str(error).split())}); "
+            "configs/environment.json of its run names the version"
+        ) from error
 
 
 def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
@@ -211,16 +225,23 @@ def _build(settings: PretrainSettings, resume_from: Path | None) -> _Parts:
         mask_rate=settings.data.mask.rate,
         gradient_clip=settings.trainer.gradient_clip,
         router_gradients_every=settings.callbacks.router_gradients_every,
-        share_windows_every=windows_every(settings.batch.global_size, settings.data.seq_length),
         phases=phases,
         teachers=teachers,
         identity=identity,
     )
     if rank_zero_only.rank == 0:
         _tell(settings, module, plan, precision)
-    if settings.trainer.compile:
-        model.compile(dynamic=True)
-    return _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
+    parts = _assemble(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
+    agreement = PlanAgreement(plan, functools.partial(_change_plan, settings, parts))
+    parts.trainer.callbacks.append(agreement)  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it late)
+    return parts
+
+
+def _change_plan(settings: PretrainSettings, parts: _Parts, plan: BatchPlan) -> None:
+    """Take the plan that the ranks agreed on."""
+    parts.plan = plan
+    parts.datamodule.set_micro_batch_size(plan.micro_batch_size)
+    _write_configs(settings, parts)
 
 
 def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
@@ -229,8 +250,8 @@ def _plan(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Pre
     if batch.micro_batch_size is not None:
         return plan_batch(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
-    if kind == "cuda":
-        device = torch.device("cuda", local_rank())
+    if kind != "cpu":
+        device = torch.device(kind, local_rank())
         most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
     return plan_batch_up_to(batch.global_size, most, *world)
 
@@ -333,11 +354,16 @@ def _open_records(settings: PretrainSettings, parts: _Parts) -> None:
     parts.trainer.loggers = build_loggers(
         settings.folder / "logs", settings.logger, settings.experiment_name, values, parts.resume_step
     )
+    _write_configs(settings, parts)
+
+
+def _write_configs(settings: PretrainSettings, parts: _Parts) -> None:
+    """What the run is: its settings, code, data and machine."""
     if rank_zero_only.rank != 0:
         return
     folder = settings.folder / "configs"
     with open_text(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(values)))
+        file.write(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(settings))))
     environment = describe_environment(parts.datamodule.describe())
     write_environment(folder, {**environment, "precision": parts.precision.lightning, "batch": str(parts.plan)})
 

@@ -1,6 +1,7 @@
 """The schema of a pre-training run: every setting, its type, its default. YAML fills it; unknown keys are refused."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ class DataSettings:
         bundled: Use the human sequence that comes with the package instead of ``fasta`` and ``intervals``.
         repeats: Repeats from a BED instead of the genome's soft mask.
         seq_length: Bases per window.
-        num_workers: Processes that prepare batches.
+        num_workers: Processes that prepare batches, per device; None is four, or the cores that there are for each.
         repeat_weight: Loss weight of repeats in training.
         cache_dir: Where the byte cache of the genome goes; None is the package's usual place.
         max_n_share: Windows with a larger share of N are left out.
@@ -53,7 +54,7 @@ class DataSettings:
     bundled: bool = False
     repeats: str | None = None
     seq_length: int = 1024
-    num_workers: int = 2
+    num_workers: int | None = None
     repeat_weight: float = 0.1
     cache_dir: str | None = None
     max_n_share: float = 0.5
@@ -161,7 +162,6 @@ class TrainerSettings:
         precision: "16", "bf16" or "32".
         gradient_clip: Largest norm of the whole gradient; None for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        compile: Run the model through ``torch.compile``.
         deterministic: Ask torch for deterministic kernels.
     """
 
@@ -173,7 +173,6 @@ class TrainerSettings:
     precision: str = "16"
     gradient_clip: float | None = 0.5
     gradient_checkpointing: bool = False
-    compile: bool = False
     deterministic: bool = False
 
 
@@ -314,6 +313,10 @@ class PretrainSettings:
         return Path(self.output_dir)
 
 
+REMOVED = {"trainer.compile": "there is no such choice any more (docs/decisions/0015); leave the line out"}
+"""Settings of earlier versions, and what to do about them."""
+
+
 def build_settings(cls: type[T], values: Mapping[str, Any], source: str, prefix: str = "") -> T:
     """Fill a settings class from plain values, strictly.
 
@@ -336,6 +339,8 @@ def check_keys(cls: type, values: Mapping[str, Any], source: str, prefix: str = 
     """Refuse keys that ``cls`` and the classes inside it do not have. Values are not looked at."""
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
+        if prefix + str(name) in REMOVED:
+            raise ConfigError(f"setting {prefix + str(name)!r} in {source}: {REMOVED[prefix + str(name)]}")
         if name not in hints:
             raise ConfigError(
                 f"unknown setting {prefix + str(name)!r} in {source}; known here: {', '.join(sorted(hints))}"
@@ -360,7 +365,9 @@ def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
         return {str(key): _convert(item, inner[1], source, f"{name}.{key}") for key, item in value.items()}
     if annotation is Any:
         return value
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+    if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) < math.inf:  # YAML has words for NaN and infinity
+            raise ConfigError(f"setting {name}={value!r} in {source} must be a finite number")
         return float(value)
     if name == "trainer.precision" and type(value) is int:
         return str(value)

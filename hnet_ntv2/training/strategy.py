@@ -71,6 +71,15 @@ class ShardedStrategy(FSDPStrategy):
 
     shards_parameters = True
 
+    @property
+    def mixed_precision_config(self) -> None:
+        """No casts by FSDP: autocast decides what runs in half precision, exactly as on one device.
+
+        Lightning's policy for "bf16-mixed" would cast weights, inputs and buffers: the routers would see bfloat16, and
+        their offsets would lose moves of 3e-4. The price is that weights travel between devices in float32.
+        """
+        return
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
     ) -> None:

@@ -222,7 +222,7 @@ def load_teachers(
         raise ConfigError(
             f"teachers need a grafted model: {init} holds no {LEDGER_FILE}; make one with `hnet-ntv2 init`"
         )
-    ledger = Ledger.from_json(path.read_text(encoding="utf-8"))
+    ledger = Ledger.from_file(path)
     described = ledger.source or {"name": "no source", "revision": None}
     grafted_from = described["name"]
     if revision is None and source == grafted_from and not Path(source).expanduser().is_dir():

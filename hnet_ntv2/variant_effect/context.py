@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..genome import Genome, Interval
+from ..genome import Change, Genome, Interval
 from ..genome.alphabet import BASE_BITS, A, T
 from ..kmers import MASK_ID
 
@@ -16,7 +16,7 @@ class AlleleWindow:
 
     Attributes:
         ids: [length] character ids.
-        start: First base of the allele.
+        start: First base of the allele, or of the repeat that an indel changes.
         end: The base after its last.
     """
 
@@ -25,7 +25,11 @@ class AlleleWindow:
     end: int
 
     def near(self, reach: int) -> NDArray[np.bool_]:
-        """[length] A, C, G or T in the allele or at most ``reach`` bases from it."""
+        """[length] A, C, G or T in the allele or at most ``reach`` bases from it.
+
+        An empty allele has no base of its own: at least the bases beside it are near.
+        """
+        reach = max(reach, 1) if self.start == self.end else reach
         is_near = (self.ids >= A) & (self.ids <= T)
         is_near[: max(self.start - reach, 0)] = False
         is_near[self.end + reach :] = False
@@ -48,34 +52,34 @@ class VariantContext:
         return int(differing[0]) if len(differing) == 1 else None
 
 
-def variant_context(
-    genome: Genome, interval: Interval, alt_bases: NDArray[np.uint8], window: int
-) -> VariantContext | None:
+def variant_context(genome: Genome, change: Change, window: int) -> VariantContext | None:
     """The windows of a variant, with equal flanks on both sides; shorter where the contig ends.
 
     The flank is (window - length of the longer allele) / 2, rounded down, so that neither window is longer than
-    ``window``, and exchanging the alleles, or reading the other strand, gives the same windows.
+    ``window``, and exchanging the alleles, or reading the other strand, gives the same windows. For that, an indel in
+    a repeat covers all places where it could be written: its own bases and ``change.slack``.
 
     Args:
-        genome: Where ``interval`` lies.
-        interval: The reference allele.
-        alt_bases: The alternative, character ids.
+        genome: Where ``change`` lies.
+        change: The variant without the bases that both alleles share.
         window: Most bases of a window.
 
     Returns:
-        None if an allele is longer than half of the window.
+        None if an allele, with its slack, is longer than half of the window.
     """
-    longest = max(len(interval), len(alt_bases))
+    longest = max(len(change.deleted), len(change.inserted)) + change.slack
     if longest > window // 2:
         return None
     flank = (window - longest) // 2
-    start = max(interval.start - flank, 0)
-    end = min(interval.end + flank, genome.contigs[interval.contig])
-    mask = np.uint8(BASE_BITS)
-    ids = genome.read(Interval(interval.contig, start, end)) & mask
-    first, last = interval.start - start, interval.end - start
-    changed = np.concatenate([ids[:first], alt_bases & mask, ids[last:]])
-    return VariantContext(AlleleWindow(ids, first, last), AlleleWindow(changed, first, first + len(alt_bases)))
+    start = max(change.start - flank, 0)
+    end = min(change.end + change.slack + flank, genome.contigs[change.contig])
+    ids = genome.read(Interval(change.contig, start, end)) & np.uint8(BASE_BITS)
+    first, last = change.start - start, change.end - start
+    changed = np.concatenate([ids[:first], change.inserted, ids[last:]])
+    return VariantContext(
+        AlleleWindow(ids, first, last + change.slack),
+        AlleleWindow(changed, first, first + len(change.inserted) + change.slack),
+    )
 
 
 def masked_rows(ids: NDArray[np.uint8], position: int, k: int) -> list[NDArray[np.uint8]]:

@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import ConfigError, GenomeError
 from ..genome import Genome, Variant, VariantChecker, file_digest, read_variants
-from ..inference.files import appearing_file
+from ..genome.files import check_rereadable, open_sequence_file
+from ..inference.settings_file import require_same_settings
+from ..inference.windows import default_window
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from .score import ScoreSettings, VariantScore, check_score_settings, score_variants
+from ..storage import growing_file, is_stream, open_text, partial_path
+from .score import DEFAULT_WINDOW, ScoreSettings, VariantScore, check_score_settings, score_variants
 
 COLUMNS = (
     *("chrom", "pos", "id", "ref", "alt"),
@@ -23,7 +27,7 @@ MISSING = "NA"
 # Alleles that are scored and written together. A resumed job begins at a whole group, so that its batches, and with
 # them the last digits, are those of a job that was never interrupted.
 GROUP_SIZE = 32
-_HEADER = "\t".join(COLUMNS) + "\n"
+_HEADER = ("\t".join(COLUMNS) + "\n").encode()
 
 Progress = Callable[[int, int], None]
 """Called with the alleles done so far, and all of them."""
@@ -38,12 +42,14 @@ class JobResult:
         num_scored: Lines with scores.
         num_mismatches: Lines skipped because the reference allele is not what the genome has.
         num_kept: Lines that an earlier, interrupted job had written.
+        damage: What was found behind the kept lines, where that was not just the end; None otherwise.
     """
 
     num_alleles: int
     num_scored: int
     num_mismatches: int
     num_kept: int
+    damage: str | None = None
 
     @property
     def num_skipped(self) -> int:
@@ -87,53 +93,56 @@ def score_file(
 ) -> JobResult:
     """Score every allele of a file into a table.
 
-    Lines are appended as groups of alleles are done. What the scores depend on stands beside the table in
-    ``<output>.settings.json``; to resume a job, it must be the same.
+    Lines are appended to ``<output>.partial`` as groups of alleles are done; it becomes ``output`` at the end. What the
+    scores depend on stands beside the table in ``<output>.settings.json``; to resume a job, it must be the same.
 
     Args:
         model: In eval mode.
         genome: The reference.
-        variants: VCF or table, see ``read_variants``.
-        output: Tab-separated table, one line per allele; ``skipped`` says why a line has no scores (else ".").
+        variants: VCF, BCF or table, see ``read_variants``.
+        output: Tab-separated table, one line per allele; ``skipped`` says why a line has no scores (else "."). ``.gz``
+            is compressed by bgzip; a pipe, a device or ``-`` (standard output) gets the lines and no settings.
         settings: How; the defaults of ``ScoreSettings`` without.
         model_id: What tells this model's weights from others', such as ``model_fingerprint``.
         skip_mismatches: Alleles that do not fit the genome are reported as skipped, not an error.
-        resume: Go on after the lines that are there.
+        resume: Go on after the lines that are there, as far as they are those of ``variants``.
         progress: Called after each group.
 
     Raises:
-        ConfigError: The output exists and is not to be resumed, or belongs to other settings; or it cannot be written.
+        ConfigError: The output exists and is not to be resumed, belongs to other settings, cannot be written, or
+            another process is writing it.
         GenomeError: The file of variants is malformed or does not fit the genome.
     """
     settings = settings or ScoreSettings()
     check_score_settings(settings)
-    output = Path(output).expanduser()
-    _require_absent(output, resume)
+    settings = dataclasses.replace(settings, window=settings.window or default_window(model.config, DEFAULT_WINDOW))
+    target = None if is_stream(output) else Path(output).expanduser().resolve()
+    _require_absent(target, resume)
+    variants = check_rereadable(variants, "a file of variants")
     num_alleles, num_mismatches = check_variants(variants, genome, skip_mismatches)
     identity = _identity(model, genome, variants, settings, model_id, skip_mismatches)
-    num_kept = _prepare(output, identity, resume)
-    num_scored = _count_scored(output)
-    try:
-        with output.open("a", encoding="utf-8", newline="") as file:
-            done = num_kept
-            for group in _groups(variants, num_kept):
-                lines = _score_group(model, genome, group, settings)
-                file.write("".join(lines))
-                file.flush()
-                done += len(lines)
-                num_scored += sum(line.endswith("\t.\n") for line in lines)
-                if progress is not None:
-                    progress(done, num_alleles)
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror or error}") from error
-    return JobResult(num_alleles, num_scored, num_mismatches, num_kept)
+    # What an interrupted job left is opened in any case, and refused without --resume: it is not to be lost.
+    with growing_file(output, resume or target is not None) as file:
+        kept = _start(file, target, variants, identity, resume)
+        num_done, num_scored = kept.num_lines, kept.num_scored
+        for group in _groups(variants, num_done):
+            lines = _score_group(model, genome, group, settings)
+            file.write("".join(lines).encode())
+            file.flush()
+            num_done += len(lines)
+            num_scored += sum(line.endswith("\t.\n") for line in lines)
+            if progress is not None:
+                progress(num_done, num_alleles)
+    return JobResult(num_alleles, num_scored, num_mismatches, kept.num_lines, kept.damage)
 
 
-def _require_absent(output: Path, resume: bool) -> None:
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder; name a file")
-    if output.exists() and not resume:
-        raise ConfigError(f"{output} exists: --resume goes on with it; name another file, or remove it, to start anew")
+def _require_absent(target: Path | None, resume: bool) -> None:
+    if target is None:
+        return
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder; name a file")
+    if target.exists() and not resume:
+        raise ConfigError(f"{target} exists: --resume goes on with it; name another file, or remove it, to start anew")
 
 
 def _identity(
@@ -147,6 +156,7 @@ def _identity(
     """What the lines of a table depend on."""
     return {
         "columns": list(COLUMNS),
+        "alleles": "trimmed and left-aligned",
         "model": model_id,
         "genome": genome.fingerprint,
         "variants": file_digest(variants),
@@ -157,53 +167,118 @@ def _identity(
     }
 
 
-def _prepare(output: Path, identity: dict[str, Any], resume: bool) -> int:
-    """Make the table ready to be appended to; returns how many lines it has."""
-    sidecar = output.with_name(f"{output.name}.settings.json")
-    if resume and output.exists():
-        _check_identity(sidecar, output, identity)
-        return _cut_to_whole_groups(output)
-    with appearing_file(sidecar) as partial:
-        partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-    with appearing_file(output) as partial:
-        partial.write_text(_HEADER, encoding="utf-8")
-    return 0
+class _Kept(NamedTuple):
+    """What a resumed job finds; ``damage`` is None where it was only cut short."""
+
+    num_lines: int
+    num_scored: int
+    damage: str | None
+
+
+def _start(
+    file: BinaryIO,
+    target: Path | None,
+    variants: str | os.PathLike[str],
+    identity: dict[str, Any],
+    resume: bool,
+) -> _Kept:
+    """Make the table ready to be appended to: its header, and the lines of an interrupted job that are good.
+
+    Args:
+        file: Open at its start; empty, or what an interrupted job left.
+        target: Where the table will be; None for a stream.
+        variants: The alleles it should list.
+        identity: What its lines should depend on.
+        resume: Whether earlier lines may be kept.
+    """
+    if target is None:
+        file.write(_HEADER)
+        return _Kept(0, 0, None)
+    _require_absent(target, resume)  # now that nobody else writes it
+    partial, sidecar = partial_path(target), target.with_name(f"{target.name}.settings.json")
+    if partial.stat().st_size:
+        if not resume:
+            raise ConfigError(
+                f"{partial} is what an interrupted job left: --resume goes on with it; name another file, "
+                "or remove it, to start anew"
+            )
+        _check_identity(sidecar, target, identity)
+        return _keep_good_lines(file, partial, variants)
+    if target.exists() and target.stat().st_size:
+        try:
+            _check_identity(sidecar, target, identity)
+            return _copy_good_lines(target, file, variants)
+        except BaseException:
+            partial.unlink()  # the table itself is still there
+            raise
+    with open_text(sidecar) as text:
+        text.write(json.dumps(identity, indent=2) + "\n")
+    file.write(_HEADER)
+    return _Kept(0, 0, None)
+
+
+def _copy_good_lines(target: Path, file: BinaryIO, variants: str | os.PathLike[str]) -> _Kept:
+    """Go on from a table that has its final name: older versions wrote in place, so it may be incomplete."""
+    with open_sequence_file(target) as (stream, _):
+        shutil.copyfileobj(stream, file)
+    return _keep_good_lines(file, target, variants)
 
 
 def _check_identity(sidecar: Path, output: Path, identity: dict[str, Any]) -> None:
     try:
         stored = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: {error}") from error
-    other = [f"{key} {stored.get(key)!r}, now {value!r}" for key, value in identity.items() if stored.get(key) != value]
-    if other:
-        raise ConfigError(f"{output} was made differently ({'; '.join(other)}); name another --output to start anew")
+    if not isinstance(stored, dict):
+        raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: it is no JSON object")
+    require_same_settings(stored, identity, output)
 
 
-def _cut_to_whole_groups(output: Path) -> int:
-    """Drop an unfinished line and an unfinished group; returns how many lines are left."""
-    num_lines = -1
-    end = whole = 0
-    with output.open("rb+") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            if num_lines < 0 and line.decode("utf-8", errors="replace") != _HEADER:
-                raise ConfigError(f"{output} does not begin with the columns of this version; it cannot be resumed")
-            num_lines += 1
-            end += len(line)
-            if num_lines % GROUP_SIZE == 0:
-                whole = end
-        if num_lines < 0:
-            raise ConfigError(f"{output} has no complete header; remove it to start anew")
-        file.truncate(whole)
-    return num_lines // GROUP_SIZE * GROUP_SIZE
+def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[str]) -> _Kept:
+    """Compare the lines of a table with the alleles it should list; cut it behind the last good whole group."""
+    file.seek(0)
+    if file.readline() != _HEADER:
+        raise ConfigError(f"{shown} does not begin with the columns of this version; remove it to start anew")
+    end = whole_end = len(_HEADER)
+    num_lines = num_scored = whole_lines = whole_scored = 0
+    line = b""
+    for variant in read_variants(variants):
+        line = file.readline()
+        if not _lists(line, variant):
+            break
+        end += len(line)
+        num_lines += 1
+        num_scored += line.endswith(b"\t.\n")
+        if num_lines % GROUP_SIZE == 0:
+            whole_end, whole_lines, whole_scored = end, num_lines, num_scored
+    else:
+        line = file.readline()
+    # A last line without its end is what an interruption leaves.
+    damage = f"line {num_lines + 2} of {shown} is not that of allele {num_lines + 1}" if line.endswith(b"\n") else None
+    file.seek(whole_end)
+    file.truncate()
+    return _Kept(whole_lines, whole_scored, damage)
 
 
-def _count_scored(output: Path) -> int:
-    with output.open(encoding="utf-8") as file:
-        next(file)
-        return sum(line.endswith("\t.\n") for line in file)
+def _lists(line: bytes, variant: Variant) -> bool:
+    """Whether it is a whole line of scores, or of a reason for none, of this allele."""
+    if not line.startswith("\t".join([*_place(variant), ""]).encode()) or not line.endswith(b"\n"):
+        return False
+    fields = line[:-1].split(b"\t")
+    if len(fields) != len(COLUMNS):
+        return False
+    *numbers, reason = fields[-len(VariantScore._fields) - 1 :]
+    if reason != b".":
+        return bool(reason) and all(number == MISSING.encode() for number in numbers)
+    return all(number == MISSING.encode() or _is_number(number) for number in numbers)
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _groups(variants: str | os.PathLike[str], num_done: int) -> Iterator[list[Variant]]:
@@ -222,9 +297,14 @@ def _score_group(
     return [_line(variant, problems[i] if i in problems else next(scores)) for i, variant in enumerate(group)]
 
 
+def _place(variant: Variant) -> tuple[str, ...]:
+    """The first columns: the allele as its file spells it."""
+    return (variant.contig, str(variant.position + 1), variant.name, variant.ref, variant.alt)
+
+
 def _line(variant: Variant, result: VariantScore | str) -> str:
-    place = (variant.contig, str(variant.position + 1), variant.name, variant.ref, variant.alt)
+    place = _place(variant)
     if isinstance(result, str):
-        return "\t".join([*place, *[MISSING] * len(VariantScore._fields), result]) + "\n"
+        return "\t".join([*place, *[MISSING] * len(VariantScore._fields), " ".join(result.split())]) + "\n"
     numbers = [MISSING if value is None else f"{value:.6g}" for value in result]
     return "\t".join([*place, *numbers, "."]) + "\n"

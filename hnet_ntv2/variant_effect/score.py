@@ -1,4 +1,4 @@
-"""Score variants: masked log-odds of substitutions, and how the surroundings of any allele change."""
+"""Score variants: masked log-odds of substitutions, and how unmasked log p and vectors around any allele change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from ..genome import Genome, Variant, VariantChecker
+from ..genome import Change, Genome, Variant, VariantChecker
 from ..genome.alphabet import A
-from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, pad_rows
+from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, default_window, pad_rows
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..strands import Strands
 from .context import AlleleWindow, VariantContext, masked_rows, variant_context
@@ -24,13 +24,16 @@ class ScoreSettings:
     """How to score.
 
     Attributes:
-        window: Bases around a variant that the model sees, the longer allele included.
-        near: How many bases on each side of the allele the delta and the distances look at.
+        window: Bases around a variant that the model sees, the longer allele included; None for the length of its
+            training windows, or 1,024 where its config does not say.
+        near: How many bases on each side of the allele the delta and the distances look at. The allele is what is left
+            when the bases that reference and alternative share are trimmed; an indel in a repeat covers all places
+            where it could be written.
         strands: "both" averages log-probabilities and vectors of both strands; "forward" runs one.
         batch_bases: Most bases of one forward pass, padding included, before strands.
     """
 
-    window: int = DEFAULT_WINDOW
+    window: int | None = None
     near: int = DEFAULT_NEAR
     strands: Strands = "both"
     batch_bases: int = DEFAULT_BATCH_BASES
@@ -43,9 +46,10 @@ class VariantScore(NamedTuple):
         log_odds: log p(alt) - log p(ref) in nats at the substituted base, which is shown as [MASK] with the bases
             around it, k in all (``context.masked_rows``; the mean over placements). None unless the alleles differ in
             exactly one base.
-        delta_log_likelihood: Pseudo-log-likelihood in nats with the alternative minus with the reference: the sum of
-            log p of the bases as they are, nothing masked, over the allele and ``near`` bases on each side. An indel
-            changes how many bases are summed.
+        delta_log_likelihood: The sum of log p in nats of the bases as they are, over the allele and ``near``
+            bases on each side, with the alternative minus with the reference. Nothing is masked: the model sees the
+            bases that it is asked for and can copy them, so this is no likelihood of the sequence. An indel changes how
+            many bases are summed.
         cosine_distance: 1 - cosine of the mean vectors of the same bases with either allele.
         l2_distance: Euclidean distance of these mean vectors.
     """
@@ -62,7 +66,7 @@ def check_score_settings(settings: ScoreSettings) -> None:
     Raises:
         ConfigError: Naming the setting.
     """
-    if settings.window < 16:
+    if settings.window is not None and settings.window < 16:
         raise ConfigError(f"window={settings.window} must be at least 16 bases")
     if settings.near < 0:
         raise ConfigError(f"near={settings.near} must not be negative")
@@ -90,7 +94,7 @@ def score_variants(
     """
     settings = settings or ScoreSettings()
     check_score_settings(settings)
-    contexts = _contexts(genome, variants, settings.window)
+    contexts = _contexts(genome, variants, settings.window or default_window(model.config, DEFAULT_WINDOW))
     rows = _Rows()
     k = model.config.kmer_size
     for context in contexts:
@@ -105,13 +109,17 @@ def _contexts(genome: Genome, variants: Sequence[Variant], window: int) -> list[
     checker = VariantChecker(genome)
     contexts: list[VariantContext | str] = []
     for variant in variants:
-        reason = variant.unscorable
-        if reason is None:
-            context = variant_context(genome, checker.interval(variant), variant.alt_bases, window)
-            contexts.append(f"allele longer than half of the window ({window})" if context is None else context)
-        else:
-            contexts.append(reason)
+        reason = checker.skip_reason(variant)
+        contexts.append(_context(genome, checker.change(variant), window) if reason is None else reason)
     return contexts
+
+
+def _context(genome: Genome, change: Change, window: int) -> VariantContext | str:
+    context = variant_context(genome, change, window)
+    if context is not None:
+        return context
+    is_long = max(len(change.deleted), len(change.inserted)) > window // 2
+    return f"{'allele' if is_long else 'repeat around the allele'} longer than half of the window ({window})"
 
 
 def _masked(context: VariantContext, k: int) -> list[NDArray[np.uint8]]:

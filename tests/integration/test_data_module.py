@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from hnet_ntv2.data import HG38DataModule, demo_paths
+from hnet_ntv2.data.datamodule import default_num_workers
 from hnet_ntv2.errors import ConfigError, ContigNotFound, DataError, GenomeError, IntervalError
 from hnet_ntv2.genome import Interval, SplitInterval, check_disjoint, open_genome, read_split_intervals
 from hnet_ntv2.genome.files import text_rows
+from tests.builders import piped
 
 from ..unit.data.genomes import make_fasta, random_bases
 
@@ -177,6 +180,14 @@ def test_data_that_cannot_be_used_are_refused_by_name(files, change, error, prob
         make(files, **change)
 
 
+@pytest.mark.parametrize(("cores", "devices", "expected"), [(1, 1, 1), (2, 1, 2), (16, 1, 4), (16, 8, 2), (4, 8, 1)])
+def test_by_default_loader_processes_fit_the_cores(files, monkeypatch, cores, devices, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    workers = default_num_workers(devices)
+    assert workers == expected
+    make(files, num_workers=workers).train_dataloader()  # torch's warning of too many would be an error
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("seq_length", 5), ("seq_length", True), ("micro_batch_size", 0), ("num_workers", -1),
@@ -222,6 +233,34 @@ def test_real_interval_files_are_read_or_refused(real_data, tmp_path):
     check_disjoint([item for item in folds if item.split == "train"])
     with pytest.raises(DataError, match="overlap"):
         check_disjoint([*folds, SplitInterval("chr1", 0, 248_956_422, "test")])
+
+
+def test_a_genome_in_lower_case_is_told_with_what_it_does_to_the_loss(tmp_path, caplog):
+    fasta = make_fasta(tmp_path, {"chr1": random_bases(3900).lower() + random_bases(100), "chr2": random_bases(700)})
+    (tmp_path / "intervals.bed").write_text(BED)
+    files = {"fasta": fasta, "intervals": tmp_path / "intervals.bed", "cache_dir": tmp_path / "cache"}
+    make(files)
+    (told,) = [record.message for record in caplog.records if "repeat_weight" in record.message]
+    assert told.startswith("97 % of the training bases are in lower case, which means repeats: data.repeat_weight=0.1 ")
+    caplog.clear()
+    make(files, repeat_weight=1.0)
+    (tmp_path / "few.bed").write_text("chr1\t0\t900\n")
+    make(files, repeats=tmp_path / "few.bed")
+    assert "repeat_weight" not in caplog.text
+    (tmp_path / "all.bed").write_text("chr1\t0\t4000\n")
+    make(files, repeats=tmp_path / "all.bed")
+    assert f"100 % of the training bases are in {tmp_path / 'all.bed'}" in caplog.text
+
+
+def test_a_genome_that_is_partly_soft_masked_is_not_told(files, caplog):
+    make(files)
+    assert "repeat_weight" not in caplog.text
+
+
+def test_training_data_from_a_pipe_are_refused(files):
+    for name in ("fasta", "intervals", "repeats"):
+        with piped(b"chr1\t0\t2000\ttrain\n") as path, pytest.raises(GenomeError, match="cannot be read twice"):
+            make(files | {name: path})
 
 
 def test_real_soft_mask_and_repeat_file_say_the_same(real_data, tmp_path):

@@ -1,4 +1,4 @@
-"""Two ranks with batch B, two accumulated micro-batches of B, and one batch of 2B are the same training."""
+"""Ranks, accumulated micro-batches and one batch are the same training, also where ranks hold unequal micro-batches."""
 
 import json
 import os
@@ -31,14 +31,18 @@ OPTIONS = {
 }
 
 _WORKER = """
+import os
 import sys
 from pathlib import Path
 from tests.integration.test_ddp import OPTIONS
 from tests.integration.tiny_training import tiny_settings
 from hnet_ntv2.training.run import pretrain
 
-folder, name = Path(sys.argv[1]), sys.argv[2]
-pretrain(tiny_settings(folder, name, **OPTIONS, batch__micro_batch_size=2, trainer__devices=2))
+folder, name, rank = Path(sys.argv[1]), sys.argv[2], int(os.environ["RANK"])
+micro = {"batch__micro_batch_size": 2}
+if name == "unequal":  # as if one device had measured half of what the other holds
+    micro = {"batch__micro_batch_size": None, "batch__cpu_micro_batch_size": 2 - rank}
+pretrain(tiny_settings(folder, name, **OPTIONS, **micro, trainer__devices=2))
 """
 
 
@@ -81,9 +85,8 @@ def run_two_ranks(folder: Path, name: str) -> None:
         for rank in (0, 1)
     ]
     try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=240)
-            assert rank.returncode == 0, errors[-3000:]
+        errors = [rank.communicate(timeout=240)[1][-3000:] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
     finally:
         for rank in ranks:
             rank.kill()
@@ -137,14 +140,16 @@ def test_two_accumulated_micro_batches_equal_one_batch(folder, one_batch):
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_batch(folder, one_batch):
-    run_two_ranks(folder, "ranks")
-    assert_same_training(folder, "ranks", one_batch)
-    validation = read_history(folder / "ranks" / "logs" / "validation.csv")
+@pytest.mark.parametrize(("name", "accumulation"), [("ranks", 1), ("unequal", 2)])
+def test_two_ranks_equal_one_batch(folder, one_batch, name, accumulation):
+    run_two_ranks(folder, name)
+    assert_same_training(folder, name, one_batch)
+    validation = read_history(folder / name / "logs" / "validation.csv")
     assert validation[-1]["targets"] == one_batch.summary.validation["targets"]
     assert validation[-1]["bits"] == pytest.approx(one_batch.summary.validation["bits"], rel=1e-4)
     assert validation[-1]["mask_free/stage1/ratio"] == pytest.approx(
         one_batch.summary.validation["mask_free/stage1/ratio"], rel=1e-3
     )
-    summary = json.loads((folder / "ranks" / "logs" / "summary.json").read_text())
-    assert "2 device(s)" in summary["batch"]
+    for record in ("logs/summary.json", "configs/environment.json"):
+        batch = json.loads((folder / name / record).read_text())["batch"]
+        assert f"2 device(s) x 1 node(s) x {accumulation} accumulation" in batch

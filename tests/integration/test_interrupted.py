@@ -71,7 +71,7 @@ PHASES = {
     "before the export": (run, "export_model", lambda *arguments: True),
     "before the summary": (run, "_write_summary", lambda *arguments: True),
 }
-FAST = ("before the first validation", "between a validation and its link", "after the last checkpoint")
+FAST = ("between a validation and its link", "after the last checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,22 @@ def test_going_back_to_an_older_checkpoint_leaves_nothing_of_the_course_that_was
     assert shorter.summary.best_bits == min(row["bits"] for row in rows)
 
 
+@pytest.mark.slow
+def test_a_finished_run_can_be_given_another_folder(folder, whole):
+    last = folder / "whole" / "checkpoints" / "last.ckpt"
+    moved = pretrain(tiny_settings(folder, "moved", **OPTIONS, resume=str(last)))
+    assert_same_weights(whole, moved)
+    checkpoints = folder / "moved" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == [
+        "best.ckpt",
+        "hf",
+        "last.ckpt",
+        f"step={STEPS:06d}.ckpt",
+    ]
+    assert [row["step"] for row in read_history(moved.history["validation"])] == [STEPS]
+    assert moved.summary.best_bits == moved.summary.validation["bits"]
+
+
 def test_a_second_training_in_the_same_folder_is_refused_at_once(folder, whole):
     with folder_lock(folder / "whole"), pytest.raises(ConfigError, match=r"another process is writing .*whole"):
         pretrain(tiny_settings(folder, "whole", **OPTIONS, resume="last"))
@@ -205,7 +221,8 @@ def test_what_killed_saves_left_is_swept_and_an_old_folder_comes_back(folder, mo
         (checkpoints / leftover).mkdir()
         (checkpoints / leftover / "tensors.safetensors").write_bytes(b"half")
     (checkpoints / "last.ckpt.partial").symlink_to("step=000003.ckpt")
-    (checkpoints / "step=000003.ckpt").rename(checkpoints / "step=000003.ckpt.replaced")
+    (checkpoints / "step=000003.ckpt.partial").mkdir()
+    (checkpoints / "step=000003.ckpt").rename(checkpoints / "step=000003.ckpt.partial" / "step=000003.ckpt.replaced")
     resumed = pretrain(tiny_settings(folder, "swept", **OPTIONS, resume="last"))
     assert_same_run(whole, resumed, folder, "swept")
 
@@ -251,6 +268,7 @@ def test_a_killed_loader_costs_no_finished_step(folder, monkeypatch, whole, micr
     assert_same_run(whole, pretrain(tiny_settings(folder, name, **OPTIONS, resume="last")), folder, name)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_exported_is_told_and_exported_by_a_resume(folder, monkeypatch, whole):
     def full(self, where):
         (Path(where) / "config.json").write_text("{}")

@@ -77,3 +77,4 @@ def test_two_arms_the_source_and_their_report(tmp_path):
     for arm in summary["arms"].values():
         assert 1.5 < arm["views"]["anchors_off"]["all"]["bits"] < 2.3
         assert len(arm["curve"]) == 1 + SIZES["minutes"].curve_points
+        assert 0 < arm["cpu_seconds"] < arm["wall_seconds"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hnet_ntv2.errors import CheckpointError, ConfigError
-from hnet_ntv2.training.checkpoint_io import TENSOR_FILE, read_checkpoint
+from hnet_ntv2.training.checkpoint_io import TENSOR_FILE, read_checkpoint, write_checkpoint
 from hnet_ntv2.training.history import read_history
 from hnet_ntv2.training.module import PretrainingModule
 from hnet_ntv2.training.run import pretrain
@@ -155,3 +155,14 @@ def test_an_earlier_run_can_be_overwritten_and_comes_out_the_same(folder, uninte
     settings = tiny_settings(folder, "whole", **OPTIONS)
     again = pretrain(dataclasses.replace(settings, overwrite=True))
     assert_same_weights(uninterrupted, again)
+
+
+def test_a_checkpoint_with_other_tensors_is_told_in_one_line(folder, uninterrupted, tmp_path):
+    tree = read_checkpoint(folder / "whole" / "checkpoints" / "last.ckpt")
+    del tree["state_dict"]["model.head.residual.output.weight"]
+    write_checkpoint(tree, tmp_path / "other.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"other\.ckpt is of another version.*head\.residual\.output\.weight"
+    ) as told:
+        pretrain(tiny_settings(folder, "other", **OPTIONS, resume=str(tmp_path / "other.ckpt")))
+    assert "\n" not in str(told.value)

@@ -28,8 +28,9 @@ def test_the_micro_batch_is_measured(tmp_path):
     assert "4 per micro-batch" in pretrain(settings).summary.batch
 
 
-def test_fsdp_trains_like_one_device_and_resumes_from_its_checkpoint(tmp_path):
-    options = {**CUDA, "callbacks__router_gradients_every": 0}
+@pytest.mark.parametrize("precision", ["16", "32"])
+def test_fsdp_trains_like_one_device_and_resumes_from_its_checkpoint(tmp_path, precision):
+    options = {**CUDA, "callbacks__router_gradients_every": 0, "trainer__precision": precision}
     one = pretrain(tiny_settings(tmp_path, "one", **options))
     sharded = pretrain(tiny_settings(tmp_path, "sharded", **options, trainer__strategy="fsdp"))
     for left, right in zip(*(read_history(run.history["train"]) for run in (one, sharded)), strict=True):

@@ -12,7 +12,7 @@ from hnet_ntv2.embedding import read_embeddings
 from hnet_ntv2.genome import Interval, decode, open_genome
 from hnet_ntv2.resources import bundled_genome, bundled_model
 from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
-from tests.builders import lively_model
+from tests.builders import lively_model, piped
 
 CONTIG = "GRCh38_chr20_2097152-8388608"
 SMALL = ("--window", "400", "--device", "cpu")
@@ -86,12 +86,43 @@ def test_embed_records_equals_embedding_the_same_regions(model, tmp_path):
     np.testing.assert_allclose(one.embeddings[0], two.embeddings[0], atol=1e-5)
 
 
+def test_embed_tells_a_name_that_comes_twice_before_it_works(model, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "some.fa"
+    path.write_text(">one\nACGT\n>two\nACGT\n>one\nACGT\n")
+    monkeypatch.setattr("hnet_ntv2.inference.model.load_model", lambda *arguments: pytest.fail("it has begun to work"))
+    told = refuse(capsys, "embed", "--fasta", path, "--output", tmp_path / "v.npz", "--model", model, *SMALL)
+    assert "holds the contig 'one' twice" in told
+
+
+def test_pipes_are_read_where_they_are_read_once(model, tmp_path, capsys):
+    own = ("--model", model, *SMALL)
+    with piped(b">one\nACGTACGTAC\n>two\nAACC\n") as fasta:
+        assert "2 sequences" in run("embed", "--fasta", fasta, "--output", tmp_path / "v.npz", *own)
+    with piped(f"{CONTIG}\t1000\t2000\n".encode()) as regions:
+        told = run("segment", "--regions", regions, "--output", tmp_path / "c.bed", *own)
+    assert "1 regions of 1,000 bases" in told
+    with piped(b">one\nACGT\n") as fasta:
+        told = refuse(capsys, "segment", "--genome", fasta, "--output", tmp_path / "c.bed", *own)
+    assert "a pipe cannot be read twice" in told
+
+
+def test_regions_that_do_not_fit_are_skipped_on_demand(model, tmp_path, capsys):
+    regions = tmp_path / "regions.bed"
+    regions.write_text(f"{CONTIG}\t1000\t2000\n{CONTIG}\t7\t7\n{CONTIG}\t9\t99999999\n")
+    for verb, output in (("segment", "c.bed"), ("embed", "v.npz")):
+        command = (verb, "--regions", regions, "--output", tmp_path / output, "--model", model, *SMALL)
+        assert "line 2: " in refuse(capsys, *command)
+        result = CliRunner().invoke(app, [*map(str, command), "--skip-bad-regions"], catch_exceptions=False)
+        assert result.exit_code == 0
+        assert "2 regions skipped, the first because of" in result.stderr
+
+
 def test_segment_a_region(model, tmp_path):
     paths = [tmp_path / name for name in ("chunks.bed", "stage1.bed", "p.bedgraph")]
     options = ("--output", paths[0], "--stage1", paths[1], "--probability", paths[2], "--model", model, *SMALL)
-    told = run("segment", "--region", f"{CONTIG}:1,000,000-1,001,500", *options)
+    told = run("segment", "--region", f"{CONTIG}:1,000,001-1,001,500", *options)
     assert (tmp_path / "chunks.bed.settings.json").is_file()
-    assert run("segment", "--region", f"{CONTIG}:1,000,000-1,001,500", "--resume", *options) == told
+    assert run("segment", "--region", f"{CONTIG}:1,000,001-1,001,500", "--resume", *options) == told
     rows = [line.split("\t") for line in paths[0].read_text().splitlines()]
     bounds = [int(row[1]) for row in rows] + [int(rows[-1][2])]
     assert (bounds[0], bounds[-1]) == (1_000_000, 1_001_500)
@@ -106,7 +137,7 @@ def test_segment_a_region(model, tmp_path):
 
 
 def test_segment_both_strands_to_standard_output(model, tmp_path):
-    command = ("segment", "--region", f"{CONTIG}:1,000,000-1,001,500", "--model", model, *SMALL, "--strands", "both")
+    command = ("segment", "--region", f"{CONTIG}:1,000,001-1,001,500", "--model", model, *SMALL, "--strands", "both")
     result = CliRunner().invoke(app, [*command, "--output", "-"], catch_exceptions=False)
     rows = [line.split("\t") for line in result.stdout.splitlines()]
     assert {len(row) for row in rows} == {6}
@@ -150,7 +181,7 @@ def test_score_variants(model, tmp_path, capsys):
     assert "some.vcf, line 4 (alternative " in (told := refuse(capsys, *command))
     assert f"at {CONTIG}:1000001, but the genome has" in told
     assert "9 alleles in" in (told := run(*command, "--skip-mismatches"))
-    assert "7 skipped, 6 of them because they do not fit the genome" in told
+    assert "7 skipped, 4 of them because they do not fit the genome" in told  # not the <DEL>
 
 
 @pytest.mark.parametrize(
@@ -158,15 +189,19 @@ def test_score_variants(model, tmp_path, capsys):
     [
         (["embed", "--output", "v.npz"], "either --fasta FASTA, or --regions BED"),
         (["embed", "--output", "v.npz", "--fasta", "no.fa", "--model", "MODEL"], "no.fa does not exist"),
+        (["embed", "--output", "v.npz", "--fasta", "/dev/null", "--model", "MODEL"], "/dev/null is empty"),
         (["embed", "--output", "v.txt", "--regions", "no.bed"], ".npz or .safetensors"),
         (["embed", "--output", "v.npz", "--fasta", "a", "--genome", "b"], "--genome is for --regions"),
         (["segment", "--output", "c.bed", "--region", "chr9:5-10", "--model", "MODEL"], "'chr9' is not in"),
-        (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5", "--model", "MODEL"], "contig:start-end"),
+        (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5²", "--model", "MODEL"], "1-based, both ends"),
         (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5-9999999", "--model", "MODEL"], "goes past the end"),
         (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5-9", "--model", "no"], "no is not a folder"),
         (["segment", "--output", "c.bed", "--region", "x", "--regions", "y"], "contradict each other"),
         (["segment", "--output", "c.bed", "--stage1", "c.bed"], "same name: c.bed"),
-        (["segment", "--output", "c.bed", "--probability", "./x/../c.bed"], "same name: c.bed, x/../c.bed"),
+        (
+            ["segment", "--output", "c.bed", "--probability", "./x/../c.bed"],
+            "c.bed (--output) and x/../c.bed (--prob",
+        ),
         (["segment", "--output", "-", "--resume", "--model", "MODEL"], "- is a pipe or device"),
         (["segment", "--output", "c.bed", "--probability", "p", "--strands", "both", "--model", "MODEL"], "no column"),
         (["variants", "--vcf", "no.vcf", "--output", "s.tsv", "--model", "MODEL"], "no.vcf does not exist"),
@@ -185,7 +220,7 @@ def test_the_bundled_model_is_the_default(tmp_path):
     weights = bundled_model() / "model.safetensors"
     assert weights.stat().st_size <= 15_000_000
     chunks, vectors = tmp_path / "chunks.bed", tmp_path / "vectors.npz"
-    assert "regions of 3,000 bases" in run("segment", "--region", f"{CONTIG}:0-3000", "--output", chunks)
+    assert "regions of 3,000 bases" in run("segment", "--region", f"{CONTIG}:1-3000", "--output", chunks)
     run("embed", "--regions", chunks, "--output", vectors)
     assert json.loads((tmp_path / "chunks.bed.settings.json").read_text())["settings"]["window"] == 768
     table = read_embeddings(vectors)

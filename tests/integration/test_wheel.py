@@ -11,7 +11,7 @@ import pytest
 from hnet_ntv2 import __version__
 
 ROOT = Path(__file__).parents[2]
-REGION = "GRCh38_chr20_2097152-8388608:100,000-100,600"
+REGION = "GRCh38_chr20_2097152-8388608:100,001-100,600"
 FROM_WHEEL = """
 import hnet_ntv2
 from hnet_ntv2.cli.experiment import config_folder, load_settings

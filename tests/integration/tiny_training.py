@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
+from hnet_ntv2.backbone import LocalBlock, NTv2Block
+from hnet_ntv2.training import run as training_run
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
+from hnet_ntv2.training.strategy import ShardedStrategy
 
 MODEL = {
     "d_model": 32,
@@ -60,3 +65,25 @@ def tiny_settings(folder: Path, name: str = "run", **changes: Any) -> PretrainSe
             target = target.setdefault(part, {})
         target[last] = value
     return build_settings(PretrainSettings, values, "the test")
+
+
+def shard_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs use FSDP on CPUs, which Lightning does not offer, with autocast in half precision.
+
+    One rank only: with more, torch 2.13 crashes where it gathers the weights of CPUs for a checkpoint.
+    """
+    from lightning.pytorch.plugins.precision import FSDPPrecision
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    start = FullyShardedDataParallel.__init__
+
+    def start_on_cpu(self, *args, device_id=None, **options):
+        start(self, *args, device_id=torch.device("cpu"), **options)
+
+    def autocast(self):
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+    monkeypatch.setattr(FullyShardedDataParallel, "__init__", start_on_cpu)
+    monkeypatch.setattr(FSDPPrecision, "forward_context", autocast)
+    wrapped = {NTv2Block, LocalBlock}
+    monkeypatch.setattr(training_run, "build_strategy", lambda *_: ShardedStrategy(auto_wrap_policy=wrapped))

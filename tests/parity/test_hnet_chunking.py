@@ -9,8 +9,8 @@ import torch
 from hnet_ntv2.chunking import (
     Router,
     pool_chunks,
-    ratio_loss,
 )
+from hnet_ntv2.ratio_control import ratio_loss
 from hnet_ntv2.upsampling import Upsampler, boundary_weights, confidence, smooth, smooth_forward
 from tests.builders import free_level
 

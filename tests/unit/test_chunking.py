@@ -8,7 +8,6 @@ from hnet_ntv2.chunking import (
     Router,
     chunk_holds,
     decide_boundaries,
-    mean_over_counted,
     pool_chunks,
 )
 from hnet_ntv2.levels import BoundaryReason as Why
@@ -155,10 +154,3 @@ def test_beta_moves_the_probability_and_stays_within_bounds(rng):
     after = router.add_offset(router.dissimilarity(hidden), mask)
     assert torch.allclose(after[:, 1:], (before[:, 1:] + 0.3).clamp(max=1))
     assert after[0, 0] == 1
-
-
-def test_mean_over_counted_counts_free_positions_only():
-    probability = torch.tensor([[1.0, 0.2, 0.4], [1.0, 0.3, 0.9]])
-    is_free = torch.tensor([[False, True, True], [False, False, False]])
-    assert torch.allclose(mean_over_counted(probability, is_free, 0.3), torch.tensor([0.3, 0.3]))
-    assert torch.allclose(mean_over_counted(probability, is_free, 0.7), torch.tensor([0.3, 0.7]))

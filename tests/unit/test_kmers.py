@@ -98,3 +98,8 @@ def test_marginals_of_a_certain_kmer_stay_finite(scale):
     logits = torch.zeros(1, 4**K + 11)
     logits[0, 6] = scale
     assert torch.isfinite(kmer_marginals(logits, K)).all()
+
+
+def test_ids_that_are_no_base_stay_what_they_are_on_the_other_strand():
+    others = torch.tensor([[0, 1, 2, 3, 5, 6, 11, 12, 15]])
+    assert torch.equal(reverse_complement(others, torch.ones_like(others, dtype=torch.bool)), others.flip(1))

@@ -96,6 +96,26 @@ def test_a_long_sequence_equals_its_bytes():
     assert BASES(sequence)["input_ids"] == list(encode_bases(sequence))
 
 
+@pytest.mark.parametrize(("tokenizer", "limit"), [(HNetNTV2Tokenizer, 131_072), (NTv2Tokenizer, 2048)])
+def test_the_longest_input_is_a_real_number(tokenizer, limit, tmp_path):
+    assert tokenizer().model_max_length == limit
+    assert tokenizer(model_max_length=512).model_max_length == 512
+    tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 10**30}))  # as saved without a limit
+    again = tokenizer.from_pretrained(tmp_path)
+    assert again.model_max_length == limit
+    longest = again(["ACGT" * 10, "A"], padding="max_length", truncation=True, return_tensors="pt")
+    assert longest["input_ids"].shape == (2, limit)
+
+
+@pytest.mark.parametrize("tokenizer", [HNetNTV2Tokenizer(), NTv2Tokenizer()])
+@pytest.mark.parametrize("pair", [("ACGT", "GG"), (["ACGT", "A"], ["GG", "T"]), ([("ACGT", "GG")],)])
+def test_pairs_of_sequences_are_refused(tokenizer, pair):
+    with pytest.raises(InputError, match="one sequence at a time"):
+        tokenizer(*pair)
+
+
 def test_base_tokenizer_survives_a_folder(tmp_path):
     BASES.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "tokenizer_config.json").read_text())

@@ -170,6 +170,25 @@ def test_times_are_of_the_device_that_did_most_of_the_baseline(work):
     assert row.split(" | ")[-4:-2] == ["", ""]
 
 
+def test_a_time_that_is_not_known_is_an_empty_cell(work):
+    for run in (work / "runs").glob("*/seed*"):
+        curve = json.loads((run / "result.json").read_text())["curve"]
+        unknown = {"cpu_seconds": None, "bases_per_second": None}
+        change_result(
+            work, f"{run.parent.name}/{run.name}", **unknown, curve=[p | {"cpu_seconds": None} for p in curve]
+        )
+    summary = summarise(read_experiment(work), "graft", num_draws=10)
+    assert summary["equal_time_cpu_seconds"] is None
+    assert {arm["equal_time"] for arm in summary["arms"].values()} == {None}
+    assert summary["arms"]["graft"]["curve"][-1]["cpu_seconds"] is None
+    text = render_tables(summary)
+    header, _, row = text.split("## Core arms\n\n")[1].splitlines()[:3]
+    at_equal_time = header.split(" | ").index("curve bits after equal time")
+    assert row.split(" | ")[at_equal_time] == ""
+    row = text.split("## Chunks and cost")[1].split("| graft |")[1].splitlines()[0]
+    assert row.split(" | ")[-4:-2] == ["", ""]
+
+
 def test_another_arm_can_be_the_baseline(work, tmp_path):
     main([str(work), "--output", str(tmp_path), "--reference", "graft_no_anchors", "--baseline", "graft"])
     summary = json.loads((tmp_path / "learning.json").read_text())

@@ -2,13 +2,14 @@
 
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
 import torch
 
 from hnet_ntv2.data.datamodule import HG38DataModule
-from hnet_ntv2.errors import DataError
+from hnet_ntv2.errors import ConfigError, DataError
 from hnet_ntv2.evaluation.chunk_text import chunk_text
 from hnet_ntv2.evaluation.curves import draw_curves, read_history
 from hnet_ntv2.evaluation.demo import baseline_bits, summarise, training_bases
@@ -117,6 +118,22 @@ def test_curves_come_from_the_csv_logs(datamodule, model, tmp_path):
     assert image.startswith(b"\x89PNG")
     assert len(image) > 5000
     assert summary.paths["curves"].endswith("curves.png")
+
+
+@pytest.mark.parametrize(("limit", "name"), [(20_000, "curves.png"), (100, "summary.json")])
+def test_a_full_disk_is_told_with_the_file_and_leaves_none_that_looks_complete(
+    datamodule, model, tmp_path, limit, name
+):
+    (tmp_path / "train.csv").write_text("step,bits\n1,2.01\n")
+    out, history = tmp_path / "out", {"train": tmp_path / "train.csv"} if name == "curves.png" else None
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(ConfigError, match=rf"out/{name} cannot be written: File too large$"):
+            summarise(model, datamodule, out, history)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not out.exists()
 
 
 def test_curves_refuse_another_file(tmp_path):

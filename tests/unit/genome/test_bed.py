@@ -14,6 +14,8 @@ from hnet_ntv2.genome import (
     read_bed,
     read_split_intervals,
 )
+from hnet_ntv2.genome.files import MAX_LINE
+from tests.builders import piped
 
 CONTIGS = {"chr1": 1000, "chr2": 500}
 
@@ -55,6 +57,11 @@ BROKEN = {
     "unknown contig": ("chr7\t0\t10\ttrain\n", ContigNotFound, "line 1: 'chr7' is not in the genome.*chr1, chr2"),
     "truncated gzip": (gzip.compress(b"chr1\t0\t10\ttrain\n" * 99)[:-9], GenomeError, "truncated"),
     "binary": (b"\xff\xfe\x00", GenomeError, "not text"),
+    "underscore": ("chr1\t0\t1_0\ttrain\n", GenomeError, "line 1: start '0' and end '1_0' must be whole"),
+    "other digits": ("chr1\t0\t1²\ttrain\n", GenomeError, "line 1.*whole numbers"),
+    "endless number": (f"chr1\t0\t{'9' * 5000}\ttrain\n", GenomeError, r"line 1.*9'\.\.\. \(5,000 characters\)"),
+    "endless line": (gzip.compress(b"A" * (MAX_LINE + 1)), GenomeError, "line 1 is longer than 16,777,216"),
+    "escape sequence": ("\x1b[2Jx\t0\t10\ttrain\n", ContigNotFound, r"line 1: '\\x1b\[2Jx' is not in"),
 }
 
 
@@ -64,6 +71,42 @@ def test_a_broken_interval_file_is_refused_with_its_line(tmp_path, text, error, 
     with pytest.raises(error, match=problem) as caught:
         read_split_intervals(path, CONTIGS)
     assert str(path) in str(caught.value)
+
+
+def test_header_lines_are_told_from_contigs_of_that_name(tmp_path):
+    lines = ["browser position chr7:1-20", "browser hide all", "track name=x type=bed", "track", "track1\t0\t1",
+             "track\t1\t2", "browser\t2\t3\tname", "browser_4 3 4", "track 4 5"]  # fmt: skip
+    found = read_bed(write(tmp_path, "\n".join(lines)))
+    assert [(item.contig, item.start) for item in found] == [
+        ("track1", 0),
+        ("track", 1),
+        ("browser", 2),
+        ("browser_4", 3),
+        ("track", 4),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfchr1\t0\t5\n", b"chr1\t0\t5\r\n", b"chr1\t0\t5\rchr1\t0\t5\r",
+                                     b"chr1\t0\t5\tna\xefve\n"])  # fmt: skip
+def test_marks_line_ends_and_encodings_do_not_matter(tmp_path, content):
+    assert set(read_bed(write(tmp_path, content), CONTIGS)) == {Interval("chr1", 0, 5)}
+
+
+def test_regions_come_from_a_pipe(tmp_path):
+    with piped(b"chr1\t0\t5\n") as path:
+        assert read_bed(path) == [Interval("chr1", 0, 5)]
+
+
+def test_intervals_that_do_not_fit_are_left_out_on_demand(tmp_path):
+    misfits = []
+    text = "chr1\t0\t5\nchr1\t7\t7\nchr2\t400\t501\nchr9\t0\t1\nchr1\t9\t8\nchr2\t0\t500\n"
+    found = read_bed(write(tmp_path, text), CONTIGS, misfits.append)
+    assert found == [Interval("chr1", 0, 5), Interval("chr2", 0, 500)]
+    assert [str(error).split(": ")[0][-6:] for error in misfits] == ["line 2", "line 3", "line 4", "line 5"]
+    with pytest.raises(GenomeError, match="whole numbers"):
+        read_bed(write(tmp_path, "chr1\t0\tx\n"), CONTIGS, misfits.append)
+    with pytest.raises(GenomeError, match="none of its intervals fits"):
+        read_bed(write(tmp_path, "chr1\t5\t5\n"), CONTIGS, misfits.append)
 
 
 def test_folds_are_taken_when_they_are_assigned(tmp_path):

@@ -4,13 +4,17 @@ import errno
 import json
 import os
 import pickle
+import platform
+import random
 import shutil
+import stat
 
 import numpy as np
 import pytest
 
 from hnet_ntv2.errors import ContigNotFound, GenomeError, IntervalError
 from hnet_ntv2.genome import Interval, cache, decode, default_cache_dir, open_genome
+from tests.builders import piped
 
 FASTA = b">chr1\nNNNNACGT\nacgtNN\n>chr2\nGGGCCC\n"
 
@@ -88,6 +92,135 @@ def test_a_damaged_cache_is_built_again(fasta, tmp_path, caplog):
     genome = open_genome(fasta, folder)
     assert "incomplete" in caplog.text
     assert decode(genome.read(Interval("chr2", 0, 6))) == b"GGGCCC"
+
+
+LONG = np.random.default_rng(0).choice(np.frombuffer(b"ACGTacgtN", dtype=np.uint8), 200_000).tobytes()
+
+
+@pytest.fixture
+def long_fasta(tmp_path):
+    path = tmp_path / "long.fa"
+    path.write_bytes(b">chr1\n" + LONG[:150_000] + b"\n>chr2\n" + LONG[150_000:] + b"\n")
+    return path
+
+
+def read_everything(fasta, folder) -> bytes:
+    genome = open_genome(fasta, folder)
+    is_n = np.frombuffer(LONG, dtype=np.uint8) == ord("N")
+    np.testing.assert_array_equal(genome.n_runs.mask(0, genome.num_bases), is_n)
+    return b"".join(decode(genome.read(Interval(name, 0, size))) for name, size in genome.contigs.items())
+
+
+@pytest.mark.parametrize("name", ["genome.u8", "index.json", "n_runs.npy", "sums.npy", "../digests.json"])
+@pytest.mark.parametrize("damage", ["flip", "set", "cut", "grow", "remove", "empty"])
+def test_damage_of_any_kind_is_noticed_and_built_again(long_fasta, tmp_path, name, damage):
+    folder = tmp_path / "cache"
+    draw = random.Random(f"{name} {damage}")
+    fingerprint = open_genome(long_fasta, folder).fingerprint
+    path = folder / caches(folder)[0] / name
+    for _ in range(1 if damage in ("remove", "empty") else 5):
+        content = bytearray(path.read_bytes())
+        place = draw.randrange(len(content))
+        if damage == "flip":
+            content[place] ^= 1 << draw.randrange(8)
+        elif damage == "set":
+            content[place : place + 4] = draw.randbytes(4)
+        elif damage == "cut":
+            del content[place:]
+        elif damage == "grow":
+            content += b"0"
+        path.write_bytes(b"" if damage == "empty" else content)
+        if damage == "remove":
+            path.unlink()
+        assert read_everything(long_fasta, folder) == LONG
+        assert open_genome(long_fasta, folder).fingerprint == fingerprint
+        assert len(caches(folder)) == 1
+
+
+def test_other_lengths_in_the_index_are_noticed(fasta, tmp_path, caplog):
+    folder = tmp_path / "cache"
+    open_genome(fasta, folder)
+    index = folder / caches(folder)[0] / "index.json"
+    index.write_text(index.read_text().replace('["chr1", 14], ["chr2", 6]', '["chr1", 13], ["chr2", 7]'))
+    assert open_genome(fasta, folder).contigs == {"chr1": 14, "chr2": 6}
+    assert "index.json is not what was written; it is built again" in caplog.text
+
+
+def test_a_cache_of_another_file_is_not_taken(fasta, long_fasta, tmp_path):
+    folder = tmp_path / "cache"
+    open_genome(fasta, folder)
+    (name,) = caches(folder)
+    open_genome(long_fasta, folder)
+    (other,) = set(caches(folder)) - {name}
+    shutil.rmtree(folder / other)
+    (folder / name).rename(folder / other)
+    assert read_everything(long_fasta, folder) == LONG
+
+
+def test_damage_that_comes_while_a_genome_is_open_is_mended(fasta, tmp_path, caplog):
+    folder = tmp_path / "cache"
+    genome = pickle.loads(pickle.dumps(open_genome(fasta, folder)))
+    path = folder / caches(folder)[0] / "genome.u8"
+    content = path.read_bytes()
+    path.write_bytes(content[:5] + b"\x07" + content[6:])  # in place, so that the map sees it
+    assert decode(genome.read(Interval("chr2", 0, 6))) == b"GGGCCC"
+    assert "is damaged: wrong bases from byte 0 on; it is built again" in caplog.text
+    assert path.read_bytes() == content
+
+
+def test_damage_cannot_be_mended_from_a_file_that_has_changed(fasta, tmp_path):
+    folder = tmp_path / "cache"
+    genome = open_genome(fasta, folder)
+    path = folder / caches(folder)[0] / "genome.u8"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    fasta.write_bytes(FASTA + b"A\n")
+    with pytest.raises(GenomeError, match=r"is damaged, and .* has changed since it was built"):
+        genome.read(Interval("chr2", 0, 6))
+
+
+def test_a_cache_of_before_checksums_is_built_again(fasta, tmp_path):
+    folder = tmp_path / "cache"
+    open_genome(fasta, folder)
+    path = folder / caches(folder)[0] / "index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({name: index[name] for name in ("format", "digest", "num_bases", "contigs")}))
+    (path.parent / "sums.npy").unlink()
+    assert decode(open_genome(fasta, folder).read(Interval("chr2", 0, 3))) == b"GGG"
+    assert (path.parent / "sums.npy").exists()
+
+
+def test_other_users_can_read_what_the_umask_lets_them(fasta, tmp_path):
+    before = os.umask(0o022)
+    try:
+        open_genome(fasta, tmp_path / "cache")
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "cache", *(tmp_path / "cache").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_without_file_locks_a_build_leaves_other_builds_alone(fasta, tmp_path, monkeypatch, caplog):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    folder = tmp_path / "cache"
+    open_genome(fasta, folder)
+    finished = folder / caches(folder)[0]
+    others = finished.with_name(f"{finished.name}.partial-{platform.node()}-1234-abcd")
+    finished.rename(others)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.fcntl, "flock", no_locks)
+        assert decode(open_genome(fasta, folder).read(Interval("chr2", 0, 3))) == b"GGG"
+    assert "has no file locks" in caplog.text
+    assert (others / "genome.u8").exists(), "it may belong to a process that lives"
+    shutil.rmtree(finished)
+    open_genome(fasta, folder)
+    assert not others.exists(), "who holds the lock knows that its builder is dead"
+
+
+def test_a_genome_from_a_pipe_is_refused_with_the_reason(tmp_path):
+    with piped(FASTA) as path, pytest.raises(GenomeError, match=r"a pipe cannot be read twice, as a genome"):
+        open_genome(path, tmp_path / "cache")
 
 
 def test_a_genome_survives_pickling_without_its_bases(fasta, tmp_path):

@@ -1,9 +1,12 @@
 """Chromosome names in three styles."""
 
+import time
+
 import pytest
 
 from hnet_ntv2.errors import ContigNotFound
 from hnet_ntv2.genome import HG38_LENGTHS, canonical, resolve
+from hnet_ntv2.genome.contigs import ContigResolver
 
 UCSC = ["chr1", "chr2", "chr22", "chrX", "chrM", "chr1_KI270706v1_random"]
 ENSEMBL = ["1", "2", "22", "X", "MT", "KI270706.1"]
@@ -30,6 +33,14 @@ def test_a_name_that_could_be_two_contigs_is_refused_unless_it_is_exact():
     assert resolve("chr1", known) == "chr1"
     with pytest.raises(ContigNotFound, match="could be any"):
         resolve("1", known)
+
+
+def test_many_names_over_many_contigs_are_found_in_proportion():
+    known = [f"scaffold_{number}" for number in range(10_000)]
+    resolve_name = ContigResolver(known)
+    start = time.process_time()
+    assert [resolve_name(f"chr{name}") for name in known] == known
+    assert time.process_time() - start < 1
 
 
 def test_names_of_other_genomes_only_lose_chr():

@@ -24,6 +24,37 @@ def test_both_strands_are_kept_and_coordinates_become_half_open(tmp_path):
     ]
 
 
+def test_the_table_of_nhmmer_has_bit_scores(tmp_path):
+    source, target = tmp_path / "rm.out", tmp_path / "rm.bed"
+    source.write_text(
+        OUT.replace("   SW   perc", "  bit   perc").replace("  463 ", " 46.7 ").replace(" 3612 ", " 36.1 ")
+    )
+    assert convert_repeatmasker(source, target) == 2
+    assert [line.split("\t")[4] for line in target.read_text().splitlines()] == ["47", "36"]
+
+
+HITS = """#seq_name\tfamily_acc\tfamily_name\tbits\te-value\tbias\thmm-st\thmm-en\tstrand\tali-st\tali-en
+chr1\tDF000000001.4\tMIR\t24.6\t3.2e-07\t3.5\t10\t80\t+\t3\t6
+chr1\tDF000000002.4\tAluY\t304.2\t0\t12.1\t1\t309\t-\t9\t8
+"""
+
+
+def test_hits_of_dfam_keep_both_strands(tmp_path):
+    source, target = tmp_path / "hits", tmp_path / "rm.bed"
+    source.write_text(HITS)
+    assert convert_repeatmasker(source, target) == 2
+    assert target.read_text().splitlines() == [
+        "chr1\t2\t6\tMIR|DF000000001.4\t25\t+",
+        "chr1\t7\t9\tAluY|DF000000002.4\t304\t-",
+    ]
+    source.write_text(HITS.replace("\t-\t", "\t?\t"))
+    with pytest.raises(GenomeError, match="line 3: not a line of Dfam's hits"):
+        convert_repeatmasker(source, target)
+    source.write_text("# target name  acc  query name  bits\n")
+    with pytest.raises(GenomeError, match="line 1: this is HMMER's own table"):
+        convert_repeatmasker(source, target)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -31,6 +62,7 @@ def test_both_strands_are_kept_and_coordinates_become_half_open(tmp_path):
         ("        9        9", "        9        8", "line 5: begin 9 and end 8"),
         ("        9        9", "        0        8", "line 5: begin 0"),
         ("        9        9", "      one        9", "line 5: begin 'one'"),
+        ("        9        9", "        9      1_0", "line 5: begin '9' and end '1_0'"),
         (" 3612  11.4", "  abc  11.4", "line 5: the score 'abc'"),
         (OUT[OUT.index("  463") :], "", "no repeats"),
     ],

@@ -1,5 +1,8 @@
 """Our .2bit reader and writer against py2bit, and broken files."""
 
+import random
+import time
+
 import numpy as np
 import py2bit
 import pytest
@@ -7,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnet_ntv2.errors import GenomeError
-from hnet_ntv2.genome import TwoBitFile, decode, encode, write_twobit
+from hnet_ntv2.genome import Interval, TwoBitFile, decode, encode, open_genome, write_twobit
 
 
 @settings(deadline=None, max_examples=100)
@@ -33,6 +36,32 @@ def test_the_other_byte_order_is_read(tmp_path):
     (tmp_path / "big.2bit").write_bytes(header + name + record)
     file = TwoBitFile(tmp_path / "big.2bit")
     assert decode(next(file.blocks("c1", 100))) == b"ANNGC"
+
+
+def test_runs_are_found_whatever_block_they_lie_in(tmp_path):
+    letters = "".join(random.Random(0).choice("ACGTacgtN") for _ in range(500))
+    write_twobit(tmp_path / "some.2bit", {"c1": encode(letters.encode())})
+    for size in (4, 20, 256, 1000):
+        found = list(TwoBitFile(tmp_path / "some.2bit").blocks("c1", size))
+        assert decode(np.concatenate(found)).decode() == letters
+
+
+def test_many_contigs_take_time_in_proportion(tmp_path):
+    """As in a draft assembly; a search through all names for each took minutes for 40,000."""
+    bases = encode(b"ACGTNNNNacgtACGT")
+    names = [f"scaffold_{number}" for number in range(10_000)]
+    write_twobit(tmp_path / "some.2bit", dict.fromkeys(names, bases))
+    start = time.process_time()
+    genome = open_genome(tmp_path / "some.2bit", tmp_path / "cache")
+    assert [genome.resolve(f"chr{name}") for name in names] == names
+    assert time.process_time() - start < 2
+    assert decode(genome.read(Interval("scaffold_9999", 2, 10))) == b"GTNNNNac"
+
+
+def test_a_name_that_would_break_a_bed_line_is_refused(tmp_path):
+    write_twobit(tmp_path / "some.2bit", {"chr1\t0\t9\nchr2": encode(b"ACGT")})
+    with pytest.raises(GenomeError, match=r"contig name 'chr1\\t0\\t9\\nchr2' is empty or holds a tab"):
+        open_genome(tmp_path / "some.2bit", tmp_path / "cache")
 
 
 @pytest.mark.parametrize("kept", [4, 15, 20, 30, 60, 75])

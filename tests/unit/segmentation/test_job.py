@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, pairwise
 
 import numpy as np
@@ -16,7 +17,7 @@ from hnet_ntv2.storage import partial_path
 from tests.builders import lively_model, random_letters
 
 SMALL = {"window": 100, "flank": 20, "batch_bases": 200}
-REGIONS = [Interval("chr2", 100, 900), Interval("chrX", 0, 7), Interval("chr2", 0, 100), Interval("chrX", 5, 605)]
+REGIONS = [Interval("chr2", 100, 700), Interval("chrX", 0, 7), Interval("chr2", 0, 100), Interval("chrX", 5, 305)]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_tracks_are_bed_and_bedgraph_of_the_regions(model, genome, tmp_path):
     assert all(next(track, None) is None for track in left.values())
     for name in ("chunks.bed", "stage1.bed"):
         assert [row[3] for row in tracks[name]] == [f"chunk{number}" for number in range(1, len(tracks[name]) + 1)]
-    assert (summary.num_chunks, summary.num_bases, summary.num_regions) == (len(lengths), 1507, 4)
+    assert (summary.num_chunks, summary.num_bases, summary.num_regions) == (len(lengths), 1007, 4)
     assert summary.mean_length == pytest.approx(np.mean(lengths))
     assert summary.percentile(1.0) == max(lengths)
     assert summary.percentile(0.5) == sorted(lengths)[(len(lengths) + 1) // 2 - 1]
@@ -128,14 +129,14 @@ def test_both_strands_are_two_sets_in_one_sorted_file(model, genome, tmp_path):
         assert len(regions) == len(REGIONS)
         assert all(region == sorted(region) for region in regions), "by start, the forward strand first"
         assert [row[3] for row in both] == [f"chunk{number}" for number in range(1, len(both) + 1)]
-    assert summary.num_bases == 1507
-    assert summary.mean_length * summary.num_chunks == pytest.approx(2 * 1507)
+    assert summary.num_bases == 1007
+    assert summary.mean_length * summary.num_chunks == pytest.approx(2 * 1007)
 
 
 @pytest.mark.parametrize("strands", ["forward", "both"])
 def test_blocks_of_any_size_write_the_same_bytes(model, genome, tmp_path, strands, monkeypatch):
     # Even lengths: the windows of one are all of the same length, and so batched alike in any block.
-    intervals = [Interval("chr2", 0, 1000)]
+    intervals = [Interval("chr2", 0, 600)]
     write(model, genome, tmp_path / "small", strands=strands, intervals=intervals)
     monkeypatch.setattr(windows, "_BATCHES_PER_BLOCK", 1_000)
     write(model, genome, tmp_path / "large", strands=strands, intervals=intervals)
@@ -147,14 +148,14 @@ def test_blocks_of_any_size_write_the_same_bytes(model, genome, tmp_path, strand
 def test_an_interrupted_job_goes_on_to_the_same_bytes(model, genome, tmp_path, strands, suffix):
     reference = write(model, genome, tmp_path / "whole", suffix, strands=strands)
     folder = tmp_path / "stopped"
-    for num_passes in (0, 1, 4, 5):
+    for num_passes in (0, 1, 3, 2):
         with pytest.raises(StoppedError):
             write(model, genome, folder, suffix, stop_after=num_passes, strands=strands, resume=True)
         names = {path.name for path in folder.iterdir() if path.suffix != ".json"}
         assert names == {f"{name}{suffix}.partial" for name in content(tmp_path / "whole", suffix)}
         for path in folder.glob("*.partial"):  # what a killed process wrote after it last said how far it was
             with path.open("a") as file:
-                file.write("chr2\t1\t")
+                file.write("chr2\t1\t" * 20_000)
     assert write(model, genome, folder, suffix, strands=strands, resume=True) == reference
     assert content(folder, suffix) == content(tmp_path / "whole", suffix)
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".json") == [
@@ -166,7 +167,7 @@ def test_what_was_done_is_not_done_again(model, genome, tmp_path):
     passes = []
     write_all = {"chunks": tmp_path / "a.bed", "settings": SegmentSettings(**SMALL)}
     segment_regions(model, genome, REGIONS, **write_all, progress=passes.append)
-    assert passes[-1] == 1507
+    assert passes[-1] == 1007
     assert passes == sorted(set(passes))
     with pytest.raises(StoppedError):
         write(model, genome, tmp_path / "b", stop_after=5)
@@ -176,7 +177,7 @@ def test_what_was_done_is_not_done_again(model, genome, tmp_path):
     segment_regions(*again, resume=True, progress=left.append)
     assert left == passes[5:]
     left.clear()
-    assert segment_regions(*again, resume=True, progress=left.append).num_bases == 1507
+    assert segment_regions(*again, resume=True, progress=left.append).num_bases == 1007
     assert left == [], "a complete job is not done again"
 
 
@@ -239,6 +240,13 @@ def test_a_pipe_is_written_to_and_cannot_be_resumed(model, genome, tmp_path, cap
     segment_regions(model, genome, REGIONS, "-", tmp_path / "s.bed", settings=settings)
     assert capfdbinary.readouterr().out.decode() == content(tmp_path / "whole")["chunks.bed"]
     assert (tmp_path / "s.bed").read_text() == content(tmp_path / "whole")["stage1.bed"]
+    pipe = tmp_path / "pipe.bed.gz"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(pipe.read_bytes)
+        segment_regions(model, genome, REGIONS, pipe, settings=settings)
+    assert gzip.decompress(reader.result()).decode() == content(tmp_path / "whole")["chunks.bed"]
+    pipe.unlink()
     with pytest.raises(ConfigError, match=r"^- is a pipe or device: .* cannot be resumed"):
         segment_regions(model, genome, REGIONS, tmp_path / "c.bed", "-", settings=settings, resume=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.bed", "whole"]

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all, have one writer, and never replace what is no regular file."""
 
+import errno
 import gzip
 import os
 import signal
@@ -10,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.storage import appearing_file, appearing_folder, folder_lock, growing_file, open_text, sweep
 
+# The command's name keeps the package from importing torch, which takes seconds.
 _HOLD = """
 import sys
+sys.argv[0] = "hnet-ntv2"
 from hnet_ntv2.storage import {name}
 with {name}({arguments}) as where:
     print("ready", flush=True)
@@ -136,7 +140,8 @@ def test_a_folder_has_one_holder(tmp_path):
 def test_forked_children_of_a_killed_holder_do_not_keep_its_lock(tmp_path):
     """Loader processes see only after seconds that their parent was killed; until then nobody could resume."""
     code = f"""
-import os, pathlib, time
+import os, pathlib, sys, time
+sys.argv[0] = "hnet-ntv2"
 from hnet_ntv2.storage import folder_lock
 with folder_lock(pathlib.Path({str(tmp_path)!r})):
     child = os.fork()
@@ -162,8 +167,9 @@ with folder_lock(pathlib.Path({str(tmp_path)!r})):
 
 
 def test_what_killed_writers_left_is_swept(tmp_path):
-    for name in ("a.partial", "b.partial/file", "new/file", "new.replaced/old", "gone.replaced/old"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    left = ["a.partial", "a.partial.compressing", "b.partial/file", "new.partial/new.replaced/old"]
+    for name in (*left, "new/file", "gone.partial/gone.replaced/old"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "link.partial").symlink_to("new")
     sweep(tmp_path)
@@ -190,7 +196,8 @@ def test_a_folder_killed_between_its_two_renames_comes_back(tmp_path):
     path = tmp_path / "hf"
     with appearing_folder(path) as folder:
         (folder / "a").write_text("old")
-    path.rename(tmp_path / "hf.replaced")
+    (tmp_path / "hf.partial" / "hf").mkdir(parents=True)
+    path.rename(tmp_path / "hf.partial" / "hf.replaced")
     with pytest.raises(ZeroDivisionError), appearing_folder(path):
         raise ZeroDivisionError
     assert (path / "a").read_text() == "old"
@@ -248,7 +255,8 @@ def test_errors_name_the_place(tmp_path):
 def test_a_full_disk_is_told_in_one_line(tmp_path):
     """A limit on the size of files stands for the full disk."""
     code = f"""
-import resource, signal
+import resource, signal, sys
+sys.argv[0] = "hnet-ntv2"
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from hnet_ntv2.storage import open_text
@@ -263,3 +271,102 @@ except ConfigError as error:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == f"{tmp_path / 'out'} cannot be written: File too large\n"
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_writer_of_another_kind_left_is_taken_over(tmp_path):
+    path = tmp_path / "out.bed"
+    with pytest.raises(ZeroDivisionError), growing_file(path, resume=False) as binary:
+        _fail_after(lambda: binary.write(b"half"))
+    assert (tmp_path / "out.bed.partial").is_file()
+    with open_text(path) as file:
+        file.write("whole\n")
+    assert path.read_text() == "whole\n"
+    (tmp_path / "out.bed.partial").mkdir()
+    (tmp_path / "out.bed.partial" / "out.bed").write_text("half")
+    with growing_file(path, resume=True) as binary:
+        assert binary.read() == b""
+        binary.write(b"new\n")
+    assert path.read_text() == "new\n"
+    assert os.listdir(tmp_path) == ["out.bed"]
+
+
+def test_a_job_stopped_while_it_compresses_has_lost_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "out.tsv.gz"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfileobj", lambda source, sink: _fail_after(lambda: sink.write(b"o")))
+        with pytest.raises(ZeroDivisionError), growing_file(path, resume=False) as binary:
+            binary.write(b"one\n")
+    assert os.listdir(tmp_path) == ["out.tsv.gz.partial"]
+    with growing_file(path, resume=True) as binary:
+        assert binary.read() == b"one\n"
+    assert gzip.decompress(path.read_bytes()) == b"one\n"
+    assert os.listdir(tmp_path) == ["out.tsv.gz"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_others_may_read_what_the_umask_lets_them(tmp_path, mask):
+    """safetensors keeps its files from other users."""
+    before = os.umask(mask)
+    try:
+        with appearing_file(tmp_path / "file") as path:
+            path.touch(0o600)
+        with appearing_folder(tmp_path / "folder") as folder:
+            (folder / "within").mkdir()
+            (folder / "within" / "file").touch(0o600)
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "file", tmp_path / "folder" / "within" / "file"):
+        assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_a_full_disk_under_safetensors_is_told_in_one_line(tmp_path):
+    def fail(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28) at path x")
+
+    with (
+        pytest.raises(ConfigError, match=f"^{tmp_path}/out cannot be written: No space left on device$"),
+        appearing_file(tmp_path / "out"),
+    ):
+        fail()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_another_file_is_not_told_as_one_of_the_output(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"out\.fa"), open_text(tmp_path / "out"):
+        (tmp_path / "out.fa").read_text()
+
+
+def test_a_write_protected_file_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("precious")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+    with pytest.raises(ConfigError, match="write-protected"), open_text(tmp_path / "out"):
+        pass
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with open_text(tmp_path / "out") as file:
+        file.write("x")
+    assert (tmp_path / "out").read_text() == "x"
+    assert f"{tmp_path / 'out'} cannot be locked (No locks available)" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["text", "growing"])
+def test_a_pipe_whose_name_ends_in_gz_gets_compressed_bytes(tmp_path, kind):
+    pipe = tmp_path / "pipe.bed.gz"
+    os.mkfifo(pipe)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    if kind == "text":
+        with open_text(pipe) as file:
+            file.write("all")
+    else:
+        with growing_file(pipe, resume=False) as binary:
+            binary.write(b"all")
+    reader.join(10)
+    assert gzip.decompress(got[0]) == b"all"

@@ -1,10 +1,11 @@
 """The global batch is split exactly, or refused with the nearest ones that can be."""
 
+import lightning as L
 import pytest
 import torch
 
 from hnet_ntv2.errors import ConfigError
-from hnet_ntv2.training.batching import largest_that_fits, plan_batch, plan_batch_up_to
+from hnet_ntv2.training.batching import PlanAgreement, largest_that_fits, plan_batch, plan_batch_up_to
 
 
 @pytest.mark.parametrize(
@@ -65,3 +66,18 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
 
     with pytest.raises(RuntimeError, match="something else"):
         largest_that_fits(attempt, 4)
+
+
+@pytest.mark.parametrize(("least", "accumulation"), [(16, 2), (4, 8)])
+def test_a_rank_that_holds_more_takes_the_plan_of_the_one_that_holds_least(monkeypatch, least, accumulation):
+    def reduce(own, reduce_op):
+        assert reduce_op == "min"
+        return own.clamp(max=least)
+
+    trainer, taken = L.Trainer(accelerator="cpu", accumulate_grad_batches=2, barebones=True), []
+    monkeypatch.setattr(trainer.strategy, "reduce", reduce)
+    agreement = PlanAgreement(plan_batch(64, 16, devices=2), taken.append)
+    agreement.setup(trainer, L.LightningModule(), "fit")
+    assert trainer.accumulate_grad_batches == agreement.plan.accumulation == accumulation
+    assert agreement.plan == plan_batch(64, least, devices=2)
+    assert taken == ([] if least == 16 else [agreement.plan])

@@ -116,6 +116,16 @@ def test_an_altered_checkpoint_is_refused(tree, tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    path = tmp_path / "step=000010.ckpt"
+    write_checkpoint({"state_dict": {"model.w": torch.tensor([0.0, value])}}, path)
+    with pytest.raises(CheckpointError, match=r"tensors\.safetensors: 1 values of 'state_dict\.model\.w' are NaN"):
+        read_checkpoint(path)
+    write_checkpoint({"state_dict": {"steps": torch.tensor([3])}, "other": torch.tensor([value])}, path)
+    assert read_checkpoint(path)["state_dict"]["steps"] == 3
+
+
 def test_a_foreign_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint at"):
         read_checkpoint(tmp_path / "none.ckpt")
@@ -141,7 +151,8 @@ def test_saving_over_a_checkpoint_replaces_it(tmp_path):
 
 def test_a_save_killed_between_its_two_renames_loses_nothing(tmp_path):
     write_checkpoint({"value": 1}, tmp_path / "a.ckpt")
-    (tmp_path / "a.ckpt").rename(tmp_path / "a.ckpt.replaced")
+    (tmp_path / "a.ckpt.partial").mkdir()
+    (tmp_path / "a.ckpt").rename(tmp_path / "a.ckpt.partial" / "a.ckpt.replaced")
     assert read_checkpoint(tmp_path / "a.ckpt") == {"value": 1}
 
 
@@ -164,7 +175,7 @@ def test_a_full_disk_at_the_last_moment(tmp_path, monkeypatch):
     write_checkpoint({"value": 1}, path)
 
     def full(self, target):
-        if self.name.endswith(".partial"):
+        if self.parent.name.endswith(".partial") and not self.name.endswith(".replaced"):
             raise OSError(errno.ENOSPC, "No space left on device")
         return rename(self, target)
 

@@ -1,6 +1,7 @@
 """Every YAML in configs/ composes; a user's own YAML works from anywhere and its mistakes are named with the file."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,10 @@ def test_the_demo_leaves_the_grid_before_it_ends():
     assert settings.warm_start.align.steps + settings.warm_start.release.steps <= settings.trainer.max_steps // 2
 
 
+def test_loader_processes_are_counted_on_the_machine_that_runs():
+    assert load_settings().data.num_workers is None
+
+
 def test_the_default_is_the_specification():
     settings, fallback = load_settings(), PretrainSettings()
     assert settings.trainer == fallback.trainer
@@ -130,7 +135,11 @@ def test_options_beat_the_yaml_and_overrides_beat_options(tmp_path):
         ("trainer:\n  max_stepz: 7\n", r"unknown setting 'trainer\.max_stepz' in .*my own experiment\.yaml"),
         ("lerning_rate: 1\n", r"unknown setting 'lerning_rate' in .*my own experiment\.yaml"),
         ("model:\n  d_modl: 7\n", r"unknown setting 'model\.d_modl' in .*my own experiment\.yaml"),
-        ('trainer:\n  compile: "true,"\n', r"trainer\.compile='true,' in .*my own experiment\.yaml must be bool"),
+        (
+            'trainer:\n  deterministic: "no,"\n',
+            r"trainer\.deterministic='no,' in .*my own experiment\.yaml must be bool",
+        ),
+        ("trainer:\n  compile: false\n", r"'trainer\.compile' in .*my own experiment\.yaml: .*leave the line out"),
         ('model:\n  bidirectional: "true,"\n', r"bidirectional='true,' must be bool .*my own experiment\.yaml"),
         ("defaults:\n  - override /model: nothing\n", r"my own experiment\.yaml: .*'model/nothing'"),
         ("trainer: [1\n", r"my own experiment\.yaml is not a readable YAML file"),
@@ -145,6 +154,11 @@ def test_mistakes_in_a_users_yaml_name_the_file(tmp_path, text, message):
 
 def test_an_override_may_set_what_the_models_yaml_does_not_list():
     assert load_settings(overrides=["model.initializer_range=0.5"]).model["initializer_range"] == 0.5
+
+
+def test_an_override_of_a_removed_setting_says_so():
+    with pytest.raises(ConfigError, match=r"'trainer\.compile' in the composed settings: .*leave the line out"):
+        load_settings(overrides=["trainer.compile=true"])
 
 
 def test_any_setting_of_a_phase_can_be_overridden():
@@ -177,6 +191,44 @@ def test_any_setting_of_a_phase_can_be_overridden():
 def test_mistakes_in_overrides_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_settings(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{group}={value}" for group in ("model", "data", "experiment") for value in ("-1", "[1,2]", "null", "1.5")),
+        *(
+            "model={a:1}",
+            "model=${seed}",
+            "model=''",
+            "~model",
+            "data=../../x",
+            "trainer=[1]",
+            "optimizer.multipliers=3",
+        ),
+        *("hydra=null", "hydra.searchpath=3", "model@x=hnet_ntv2", "=", "--help", "a/b=c", "seed=${seed}", "init=3"),
+        *("data.mask=[1]", "warm_start.align=3", "trainer.max_steps=1e400", "trainer.max_steps=choice(1,2)"),
+        *("optimizer.learning_rate=nan", "optimizer.eps=inf", "data.mask.rate=-inf", "scheduler.final_divisor=nan"),
+        *("model.d_model=1000000000", "model.n_main_layer=10000000", "model.rope_theta=nan"),
+    ],
+)
+def test_an_override_of_any_form_that_cannot_be_is_told_on_one_line(override):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["model=-1", "model=[1,2]", "model=null"])
+def test_an_override_at_which_hydra_itself_stumbles_is_named(override):
+    with pytest.raises(ConfigError, match="Hydra cannot use .*" + re.escape(override)):
+        load_settings(overrides=[override])
+
+
+@pytest.mark.parametrize("override", ["~model", "~batch"])
+def test_a_group_that_overrides_take_away_is_named(override):
+    options = {"init": "folder", "batch.global_size": 8, "trainer.max_steps": 3}
+    with pytest.raises(ConfigError, match=rf"the overrides leave {override[1:]}=None"):
+        load_settings(overrides=[override], options=options)
 
 
 def test_a_missing_file_is_named(tmp_path):

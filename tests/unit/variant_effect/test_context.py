@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from hnet_ntv2.genome import Interval, decode, encode, open_genome
+from hnet_ntv2.genome import Change, decode, encode, open_genome
 from hnet_ntv2.variant_effect.context import AlleleWindow, masked_rows, variant_context
 
 CONTIG = "AAAACCCCGGGGTTTTNN"
+
+
+def change(start: int, end: int, alt: str, slack: int = 0) -> Change:
+    return Change("c", start, encode(CONTIG[start:end].encode()), encode(alt.encode()), slack)
 
 
 @pytest.fixture
@@ -24,10 +28,13 @@ def genome(tmp_path):
         (7, 10, "C", 9, "CCCCGGGGT", "CCCCGGT", (3, 6)),
         (1, 2, "G", 9, "AAAACC", "AGAACC", (1, 2)),
         (17, 18, "A", 9, "TTTNN", "TTTNA", (4, 5)),
+        (8, 8, "AAA", 9, "CCCGGG", "CCCAAAGGG", (3, 3)),
+        (7, 10, "", 9, "CCCCGGGGT", "CCCGGT", (3, 6)),
+        (0, 0, "G", 9, "AAAA", "GAAAA", (0, 0)),
     ],
 )
 def test_both_windows_have_the_same_flanks(genome, start, end, alt, window, ref_window, alt_window, span):
-    context = variant_context(genome, Interval("c", start, end), encode(alt.encode()), window)
+    context = variant_context(genome, change(start, end, alt), window)
     assert context is not None
     assert decode(context.ref.ids).decode() == ref_window
     assert decode(context.alt.ids).decode() == alt_window
@@ -35,16 +42,32 @@ def test_both_windows_have_the_same_flanks(genome, start, end, alt, window, ref_
     assert (context.alt.start, context.alt.end) == (span[0], span[0] + len(alt))
 
 
+@pytest.mark.parametrize(
+    ("indel", "window", "alt_window", "alt_end"),
+    [(change(4, 5, "", 3), 8, "AACCCGG", 5), (change(4, 4, "C", 4), 9, "AACCCCCGG", 7)],
+    ids=["deletion", "insertion"],
+)
+def test_an_indel_in_a_repeat_covers_all_places_where_it_could_be(genome, indel, window, alt_window, alt_end):
+    """One C of CCCC less, or one more: which one is nothing that a window may depend on."""
+    context = variant_context(genome, indel, window + 1)
+    assert context is not None
+    assert decode(context.ref.ids).decode() == "AACCCCGG"
+    assert decode(context.alt.ids).decode() == alt_window
+    assert (context.ref.start, context.ref.end) == (2, 6)
+    assert (context.alt.start, context.alt.end) == (2, alt_end)
+
+
 def test_long_alleles_have_no_context(genome):
-    assert variant_context(genome, Interval("c", 4, 9), encode(b"C"), 9) is None
-    assert variant_context(genome, Interval("c", 4, 5), encode(b"CAAAA"), 9) is None
+    assert variant_context(genome, change(4, 9, "C"), 9) is None
+    assert variant_context(genome, change(4, 5, "CAAAA"), 9) is None
+    assert variant_context(genome, change(4, 4, "C", slack=4), 9) is None
 
 
 @pytest.mark.parametrize(
     ("ref", "alt", "offset"), [("C", "A", 0), ("CCG", "CAG", 1), ("CC", "AA", None), ("C", "CA", None)]
 )
 def test_a_substitution_is_found_however_it_is_written(genome, ref, alt, offset):
-    context = variant_context(genome, Interval("c", 6, 6 + len(ref)), encode(alt.encode()), 12)
+    context = variant_context(genome, change(6, 6 + len(ref), alt), 12)
     assert context is not None
     assert context.substituted == (None if offset is None else context.ref.start + offset)
 
@@ -70,3 +93,6 @@ def test_near_bases_are_letters_around_the_allele():
     assert np.flatnonzero(window.near(3)).tolist() == [3, 4, 5, 6, 7, 9]
     assert np.flatnonzero(window.near(0)).tolist() == [6]
     assert window.near(100).sum() == 15
+    deletion = AlleleWindow(encode(b"AAAACCCCGGGG"), 6, 6)
+    assert np.flatnonzero(deletion.near(2)).tolist() == [4, 5, 6, 7]
+    assert np.flatnonzero(deletion.near(0)).tolist() == [5, 6]

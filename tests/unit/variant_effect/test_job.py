@@ -1,6 +1,11 @@
 """A file of variants: one line per allele in order, mismatches told, and interruptions that leave no trace."""
 
 import csv
+import gzip
+import json
+import os
+import re
+import subprocess
 
 import pytest
 
@@ -106,15 +111,143 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(model, genome, tmp_path, k
     with pytest.raises(_InterruptedError):
         score_file(model, genome, listed, output, SETTINGS, progress=interrupt)
     written = max(keep, 4)
-    assert len(output.read_text().splitlines()) == 1 + written
-    with output.open("a") as file:
+    partial = tmp_path / "scores.tsv.partial"
+    assert not output.exists()  # what has this name is complete
+    assert len(partial.read_text().splitlines()) == 1 + written
+    with partial.open("a") as file:
         file.write(torn)
+    with pytest.raises(ConfigError, match="interrupted job left: --resume"):
+        score_file(model, genome, listed, output, SETTINGS)
     result = score_file(model, genome, listed, output, SETTINGS, resume=True)
     assert output.read_bytes() == whole.read_bytes()
     assert (result.num_alleles, result.num_scored, result.num_kept) == (10, 10, written)
     again = score_file(model, genome, listed, output, SETTINGS, resume=True)
     assert output.read_bytes() == whole.read_bytes()
     assert again.num_kept == 8
+
+
+DAMAGES = {
+    "lost": (lambda lines: lines[:5] + lines[6:], "line 6 of .* is not that of allele 5"),
+    "doubled": (lambda lines: lines[:6] + lines[5:], "line 7 of .* is not that of allele 6"),
+    "reordered": (lambda lines: [*lines[:7], lines[8], lines[7], *lines[9:]], "line 8 of .* is not that of allele 7"),
+    "no UTF-8": (lambda lines: [*lines[:5], b"\xff" + lines[5], *lines[6:]], "line 6"),
+    "other number": (lambda lines: [*lines[:5], lines[5].replace(b"\t.\n", b"x\t.\n"), *lines[6:]], "line 6"),
+    "other columns": (lambda lines: [*lines[:5], lines[5].replace(b"\t.\n", b"\n"), *lines[6:]], "line 6"),
+    "more than there are": (lambda lines: lines + lines[10:], "line 12"),
+    "cut": (lambda lines: lines[:6], None),
+}
+
+
+@pytest.mark.parametrize("place", ["scores.tsv", "scores.tsv.partial"])
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_kept_lines_are_those_of_the_input(model, genome, tmp_path, damage, message, place):
+    """Also of a table that an older version left under its final name."""
+    listed = write(tmp_path / "v.vcf", *[snv(position) for position in range(20, 130, 11)])
+    output = tmp_path / "scores.tsv"
+    score_file(model, genome, listed, output, SETTINGS)
+    whole = output.read_bytes()
+    output.unlink()
+    (tmp_path / place).write_bytes(b"".join(damage(whole.splitlines(keepends=True))))
+    result = score_file(model, genome, listed, output, SETTINGS, resume=True)
+    assert output.read_bytes() == whole
+    assert result.num_kept == (8 if damage is DAMAGES["more than there are"][0] else 4)
+    if message is None:
+        assert result.damage is None
+    else:
+        assert re.search(message, result.damage)
+    assert sorted(path.name for path in tmp_path.glob("scores*")) == ["scores.tsv", "scores.tsv.settings.json"]
+
+
+def test_two_jobs_on_one_table_are_one_too_many(model, genome, tmp_path):
+    listed, output = write(tmp_path / "v.vcf", snv(10), snv(20)), tmp_path / "scores.tsv"
+    refused = []
+
+    def start_another(done: int, total: int) -> None:
+        for resume in (False, True):
+            with pytest.raises(ConfigError, match="another process is writing") as caught:
+                score_file(model, genome, listed, output, SETTINGS, resume=resume)
+            refused.append(caught.value)
+
+    score_file(model, genome, listed, output, SETTINGS, progress=start_another)
+    assert len(refused) == 2
+    assert len(rows_of(output)) == 2
+
+
+def test_the_output_may_be_compressed_or_a_pipe(model, genome, tmp_path):
+    listed = write(tmp_path / "v.vcf", *[snv(position) for position in range(20, 80, 11)])
+    plain, packed, pipe = tmp_path / "scores.tsv", tmp_path / "scores.tsv.gz", tmp_path / "pipe"
+    score_file(model, genome, listed, plain, SETTINGS)
+    score_file(model, genome, listed, packed, SETTINGS)
+    assert packed.read_bytes()[12:14] == b"BC"  # bgzip
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    again = score_file(model, genome, listed, packed, SETTINGS, resume=True)
+    assert again.num_kept == 4
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        score_file(model, genome, listed, pipe, SETTINGS)
+        assert reader.communicate()[0] == plain.read_bytes()
+    assert pipe.is_fifo()
+    assert not (tmp_path / "pipe.settings.json").exists()
+    with pytest.raises(ConfigError, match="cannot be resumed"):
+        score_file(model, genome, listed, pipe, SETTINGS, resume=True)
+
+
+def test_a_file_without_variants_gives_an_empty_table(model, genome, tmp_path):
+    output = tmp_path / "scores.tsv"
+    result = score_file(model, genome, write(tmp_path / "v.vcf"), output, SETTINGS)
+    assert (result.num_alleles, result.num_scored) == (0, 0)
+    assert output.read_text() == "\t".join(job.COLUMNS) + "\n"
+
+
+def test_structural_variants_and_telomeres_are_skipped_without_being_asked_for(model, genome, tmp_path):
+    listed = write(
+        tmp_path / "v.vcf",
+        "chr20\t50\t.\tN\t<DEL>",
+        "chr20\t60\t.\tN\tN[chr2:200[",
+        "chr20\t0\t.\tN\t]chr2:100]N",
+        "chr20\t301\t.\tN\tN[chr2:100[",
+        f"chr20\t61\t.\t{CONTIG[60]}\t*",
+        snv(200),
+    )
+    output = tmp_path / "scores.tsv"
+    result = score_file(model, genome, listed, output, SETTINGS)
+    assert (result.num_scored, result.num_mismatches) == (1, 0)
+    reasons = [row["skipped"] for row in rows_of(output)]
+    assert reasons == ["symbolic allele <DEL>", *["breakend"] * 3, "allele * (spanned by another deletion)", "."]
+
+
+def test_one_change_has_one_score_and_keeps_its_spelling(model, tmp_path):
+    contig = f"{random_letters(60, 3)}CAAAAAAG{random_letters(60, 4)}"
+    (tmp_path / "genome.fa").write_text(f">c\n{contig}\n")
+    genome = open_genome(tmp_path / "genome.fa", tmp_path / "cache")
+    spellings = [
+        [(64, "A", "G"), (61, "AAAAA", "AAAGA"), (60, contig[60:70], contig[60:64] + "G" + contig[65:70])],
+        [(60, "CA", "C"), (65, "AA", "A"), (60, "CAAAAAA", "CAAAAA"), (66, "AG", "G")],
+        [(60, "C", "CAA"), (66, "A", "AAA"), (67, "G", "AAG"), (58, contig[58:62], contig[58:62] + "AA")],
+    ]
+    for group in spellings:
+        rows = [f"c\t{position + 1}\t.\t{ref}\t{alt}" for position, ref, alt in group]
+        listed, output = write(tmp_path / "v.vcf", *rows), tmp_path / f"{group[0][0]}{group[0][2]}.tsv"
+        score_file(model, genome, listed, output, SETTINGS)
+        found = rows_of(output)
+        assert [(int(row["pos"]) - 1, row["ref"], row["alt"]) for row in found] == group
+        scores = {tuple(row[name] for name in job.COLUMNS[5:]) for row in found}
+        assert len(scores) == 1
+        assert scores.pop()[-1] == "."
+
+
+@pytest.mark.parametrize(("trained", "expected"), [(None, 1024), (64, 64)])
+def test_windows_are_as_long_as_in_training_where_the_model_tells(
+    model, genome, tmp_path, monkeypatch, trained, expected
+):
+    monkeypatch.setattr(model.config, "training_length", trained)
+    output = tmp_path / "scores.tsv"
+    score_file(model, genome, write(tmp_path / "v.vcf", snv(150)), output, ScoreSettings(near=5))
+    assert json.loads((tmp_path / "scores.tsv.settings.json").read_text())["window"] == expected
+    explicit = tmp_path / "explicit.tsv"
+    score_file(model, genome, tmp_path / "v.vcf", explicit, ScoreSettings(window=expected, near=5))
+    assert output.read_bytes() == explicit.read_bytes()
 
 
 def test_other_work_is_neither_overwritten_nor_continued(model, genome, tmp_path):
@@ -132,6 +265,10 @@ def test_other_work_is_neither_overwritten_nor_continued(model, genome, tmp_path
     write(listed, snv(10))
     (tmp_path / "scores.tsv").write_text("chrom\tpos\n")
     with pytest.raises(ConfigError, match="does not begin with the columns"):
+        score_file(model, genome, listed, output, SETTINGS, resume=True)
+    assert not (tmp_path / "scores.tsv.partial").exists()  # what was refused has changed nothing
+    (tmp_path / "scores.tsv.settings.json").write_text("[]")
+    with pytest.raises(ConfigError, match="no JSON object"):
         score_file(model, genome, listed, output, SETTINGS, resume=True)
     (tmp_path / "scores.tsv.settings.json").unlink()
     with pytest.raises(ConfigError, match=r"needs .*scores\.tsv\.settings\.json"):

@@ -76,10 +76,11 @@ def test_log_odds_are_what_the_model_says_of_a_masked_base(model, genome_of):
 
 
 def test_delta_and_distances_are_what_the_model_says_of_both_windows(model, genome_of):
-    each = variant(150, 1, CONTIG[150] + "ACGTT")  # flanks (80 - 6) / 2 = 37
+    assert (CONTIG[150], CONTIG[151]) == ("A", "C")  # the insertion has no other place
+    each = variant(150, 1, CONTIG[150] + "ACGTT")  # five bases in front of base 151; flanks (80 - 5) / 2 = 37
     sums, means = [], []
-    for allele in (each.ref, each.alt):
-        row = CONTIG[113:150] + allele + CONTIG[151:188]
+    for allele in ("", "ACGTT"):
+        row = CONTIG[114:151] + allele + CONTIG[151:188]
         with torch.no_grad():
             log_probs = model(ids(row), strands="both").logits[0, :, 7:11].log_softmax(-1)
             vectors = model.model(ids(row), strands="both").last_hidden_state[0]

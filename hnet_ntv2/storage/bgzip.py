@@ -1,0 +1,59 @@
+"""Compress as bgzip does: gzip members of at most 64 KiB, so that readers can begin at any of them.
+
+pysam's writer is not used: where the disk is full it loses the reason, or ends the process.
+"""
+
+import struct
+import zlib
+from types import TracebackType
+from typing import BinaryIO, Self
+
+# Uncompressed bytes of a block; even incompressible ones then fit the format's 16-bit block size.
+BLOCK_BYTES = 0xFF00
+_HEADER = struct.Struct("<4BI2BH2B2H")
+_FOOTER = struct.Struct("<2I")
+
+
+class BgzipWriter:
+    """Writes compressed blocks to a binary file, and the empty block that marks the end when it is left without error.
+
+    The file is not closed.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._waiting = bytearray()
+
+    def write(self, data: bytes) -> int:
+        """Take bytes; whole blocks are written."""
+        self._waiting += data
+        while len(self._waiting) >= BLOCK_BYTES:
+            self._file.write(_block(bytes(self._waiting[:BLOCK_BYTES])))
+            del self._waiting[:BLOCK_BYTES]
+        return len(data)
+
+    def flush(self) -> None:
+        """Write what is waiting as a block of its own."""
+        if self._waiting:
+            self._file.write(_block(bytes(self._waiting)))
+            self._waiting.clear()
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.flush()
+            self._file.write(_block(b""))
+
+
+def _block(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    body = compressor.compress(data) + compressor.flush()
+    size = _HEADER.size + len(body) + _FOOTER.size
+    # gzip's magic, deflate, "has an extra field"; no time, no flags, unknown system; the extra field holds size - 1.
+    header = _HEADER.pack(31, 139, 8, 4, 0, 0, 255, 6, ord("B"), ord("C"), 2, size - 1)
+    return header + body + _FOOTER.pack(zlib.crc32(data), len(data))
