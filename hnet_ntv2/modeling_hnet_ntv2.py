@@ -53,8 +53,9 @@ _FORMER_BUFFER = "boundary_shares"
 # refused by the tokenizer, and the loss does not depend on the number of micro-batches.
 _WITHOUT_EFFECT = frozenset(["encoder_attention_mask", "token_type_ids", "use_cache", "num_items_in_batch"])
 
-# In training, chunks of sequence without masks are counted on about so many bases of a batch.
-_COUNTED_BASES = 4096
+# In training, chunks of sequence without masks are counted on so many first bases of each row: of every row, so that
+# the count does not depend on how a batch is split, and not on all bases, since encoders and routers run twice there.
+_COUNTED_BASES = 512
 
 _FIRST_BASE, _LAST_BASE = BASE_IDS[0], BASE_IDS[-1]
 
@@ -426,7 +427,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
             loss = task_loss + self.config.ratio_loss_weight * losses.sum()
             if self.training and self.moves_offsets and torch.is_grad_enabled():
-                self.move_offsets(counts)
+                self.move_offsets(counts.sum(0))
         output = HNetNTV2MaskedLMOutput(
             loss=loss,
             logits=self._widen_logits(letters),
@@ -468,15 +469,15 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
 
     def _count_boundaries(
         self, run: StrandRun, input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None
-    ) -> Float[Tensor, "stages 2"]:
-        """See ``ratio_control.count_boundaries``: in training of some bases as they were before they were masked."""
+    ) -> Float[Tensor, "rows stages 2"]:
+        """See ``ratio_control.count_boundaries``: in training of each row's first bases as they were before masking."""
         if labels is None or not (self.training and torch.is_grad_enabled()):
             return count_boundaries(run.stages)
         bases = torch.where(labels == -100, input_ids, labels)[:, :_COUNTED_BASES]
-        rows = max(1, _COUNTED_BASES // bases.shape[1])
-        is_valid = None if attention_mask is None else attention_mask[:rows, :_COUNTED_BASES]
+        is_valid = None if attention_mask is None else attention_mask[:, :_COUNTED_BASES]
         with torch.no_grad():
-            return count_boundaries(self.model.chunk(bases[:rows], is_valid))
+            counts = count_boundaries(self.model.chunk(bases, is_valid))
+        return counts.repeat(run.num_strands, 1, 1)
 
     def move_offsets(self, counts: Float[Tensor, "stages 2"]) -> None:
         """Move the routers' offsets by ``config.router_offset_rate``. See ``ratio_control.move_offsets``.

@@ -77,7 +77,7 @@ class HNetNTV2MaskedLMOutput(_Output):
         task_loss: Weighted cross-entropy in nats over A, C, G, T.
         ratio_loss: Sum over stages of the mean ratio loss per row; 1 per stage at its target.
         ratio_losses: [stages] the addends of ``ratio_loss``.
-        boundary_counts: [stages, 2] boundaries and positions behind F of the ratio loss (``ratio_control``).
+        boundary_counts: [rows, stages, 2] boundaries and positions behind F of the ratio loss (``ratio_control``).
         stages: See ``HNetNTV2ModelOutput``.
         reverse_stages: See ``HNetNTV2ModelOutput``.
     """

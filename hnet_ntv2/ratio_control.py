@@ -14,8 +14,8 @@ from .shapes import Bool, Float, Tensor
 
 
 @torch.no_grad()
-def count_boundaries(chunkings: Sequence[Chunking]) -> Float[Tensor, "stages 2"]:
-    """Per stage: boundaries, and positions, where the router decides and no mask has a part; float64.
+def count_boundaries(chunkings: Sequence[Chunking]) -> Float[Tensor, "batch stages 2"]:
+    """Per row and stage: boundaries, and positions, where the router decides and no mask has a part.
 
     The cap's boundaries are counted: they are chunks like the others. Guard flips are not: behind them nobody would see
     how far a router has drifted.
@@ -23,37 +23,39 @@ def count_boundaries(chunkings: Sequence[Chunking]) -> Float[Tensor, "stages 2"]
     counts = []
     for chunking in chunkings:
         is_boundary = (chunking.probability > 0.5) | (chunking.reason == BoundaryReason.CAP.value)
-        counts.append(torch.stack([(is_boundary & chunking.is_counted).sum(), chunking.is_counted.sum()]))
-    return torch.stack(counts).double()
+        flags = torch.stack([is_boundary & chunking.is_counted, chunking.is_counted], dim=-1)
+        counts.append(flags.sum(1))
+    return torch.stack(counts, dim=1).float()
 
 
-def boundary_shares(counts: Float[Tensor, "stages 2"], targets: Sequence[float]) -> list[Float[Tensor, ""]]:
+def boundary_shares(counts: Float[Tensor, "*rows stages 2"], targets: Sequence[float]) -> Float[Tensor, "*rows stages"]:
     """Boundaries per position of each stage; its target where there was no position to count."""
-    return [
-        torch.where(positions > 0, boundaries / positions.clamp(min=1), target)
-        for (boundaries, positions), target in zip(counts, targets, strict=True)
-    ]
+    boundaries, positions = counts.unbind(-1)
+    target = torch.stack([torch.full_like(positions[..., 0], each) for each in targets], dim=-1)
+    return torch.where(positions > 0, boundaries / positions.clamp(min=1), target)
 
 
 def ratio_losses(
-    chunkings: Sequence[Chunking], counts: Float[Tensor, "stages 2"], targets: Sequence[float]
+    chunkings: Sequence[Chunking], counts: Float[Tensor, "batch stages 2"], targets: Sequence[float]
 ) -> Float[Tensor, " stages"]:
-    """Each stage's ratio loss, the mean over windows.
+    """Each stage's ratio loss, the mean over rows.
+
+    F and G are those of the row itself, so that the mean over micro-batches and ranks is the loss of the whole batch.
 
     Args:
         chunkings: Of a batch, whose p gets the gradient.
         counts: What ``count_boundaries`` gave: F has no gradient, because decisions have none.
         targets: Wanted chunks per position.
     """
-    losses = []
-    for chunking, share, target in zip(chunkings, boundary_shares(counts, targets), targets, strict=True):
+    shares, losses = boundary_shares(counts, targets), []
+    for stage, (chunking, target) in enumerate(zip(chunkings, targets, strict=True)):
         mean = mean_over_counted(chunking.probability, chunking.is_counted, when_none=target)
-        losses.append(ratio_loss(share.to(mean.dtype), mean, target).mean())
+        losses.append(ratio_loss(shares[:, stage].to(mean.dtype), mean, target).mean())
     return torch.stack(losses)
 
 
 def ratio_loss(
-    share: Float[Tensor, ""], mean_probability: Float[Tensor, "*shape"], target: float
+    share: Float[Tensor, "*shape"], mean_probability: Float[Tensor, "*shape"], target: float
 ) -> Float[Tensor, "*shape"]:
     """H-Net's ratio loss F G / a + (1 - F)(1 - G) / (1 - a): 1 at F = G = a.
 
@@ -85,10 +87,11 @@ def move_offsets(
 
     Args:
         routers: Outermost first.
-        counts: What ``count_boundaries`` gave, of all ranks.
+        counts: What ``count_boundaries`` gave, summed over rows (and micro-batches and ranks).
         targets: Wanted chunks per position.
         rate: Move of beta, in units of p, per unit of the share's gap.
     """
-    for router, share, target in zip(routers, boundary_shares(counts, targets), targets, strict=True):
+    shares = boundary_shares(counts, targets)
+    for router, share, target in zip(routers, shares, targets, strict=True):
         if router.query.weight.requires_grad:
             router.beta.add_(rate * (target - share)).clamp_(-1, 1)

@@ -235,7 +235,7 @@ class PretrainingModule(L.LightningModule):
             **target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
             **target_sums(output.logits, labels, is_shown_masked, "masked"),
             **chunk_sums(output),
-            **dict(zip(sum(self._count_names(), ()), output.boundary_counts.flatten(), strict=True)),
+            **dict(zip(sum(self._count_names(), ()), output.boundary_counts.double().sum(0).flatten(), strict=True)),
         }
 
     # ---- one optimiser step
