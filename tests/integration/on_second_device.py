@@ -29,13 +29,11 @@ from hnet_ntv2.training.fitting import measure_micro_batch
 from hnet_ntv2.training.history import read_history
 from hnet_ntv2.training.precision import Precision
 from hnet_ntv2.training.run import pretrain
-from hnet_ntv2.training.share_control import ShareControl
 from hnet_ntv2.variant_effect import score_variants
 from tests import second_device
 from tests.builders import ids, random_dna, random_letters, tiny_config, tiny_model
 from tests.integration.tiny_training import tiny_settings
 from tests.unit.conversion.sources import any_sequence, write_random_source
-from tests.unit.training.test_share_control import masked_batch
 
 DEVICE = torch.device(second_device.NAME, 0)
 
@@ -161,22 +159,15 @@ def test_the_micro_batch_is_measured_and_the_model_trains_on():
     assert model.device == DEVICE
 
 
-def test_the_control_of_shares():
+def test_the_offsets_move_as_on_the_cpu():
     moved = []
     for device in ("cpu", DEVICE):
-        model = tiny_model(2, spread=0.05, router_offset_rate=0.25).to(device)
-        given = {
-            name: tensor.to(device)
-            for name, tensor in masked_batch(random_dna(200, torch.Generator().manual_seed(0), 4)).items()
-        }
-        control = ShareControl(model)
-        control.look(given, model.model.chunk)
-        with torch.no_grad():
-            model.model.routers[0].query.weight[0] += 0.05
-        found = control.settle(model.model.chunk, lambda tensor: tensor)
-        moved.append((found, [float(router.beta) for router in model.model.routers]))
-    assert moved[1][0] == pytest.approx(moved[0][0])
-    assert moved[1][1] == pytest.approx(moved[0][1])
+        model = tiny_model(2, spread=0.05, router_offset_rate=0.25).train().to(device)
+        shown, labels = batch()
+        model(shown.to(device), labels=labels.to(device))
+        moved.append([float(router.beta) for router in model.model.routers])
+    assert moved[1] == pytest.approx(moved[0])
+    assert all(moved[0])
 
 
 @pytest.fixture(scope="module")

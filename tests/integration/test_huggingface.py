@@ -28,7 +28,7 @@ from hnet_ntv2 import (
     HNetNTV2Tokenizer,
 )
 from hnet_ntv2.errors import ConfigError, InputError, WeightsError
-from hnet_ntv2.training.share_control import ShareControl
+from hnet_ntv2.levels import BoundaryReason
 from tests.builders import ids, lively_model, random_dna, tiny_config, tiny_model
 
 CLASS_OF = {
@@ -289,14 +289,16 @@ def masked(input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def test_the_ratio_loss_counts_each_window_by_itself(rng):
-    model = lively_model().train()
-    output = model(**masked(random_dna(200, rng, batch=3)))
+    """F of a window is its share of boundaries without masks, G the mean p of what the router was given."""
+    model, input_ids = lively_model().train(), random_dna(200, rng, batch=3)
+    clean = model.model.chunk(input_ids)
+    output = model(**masked(input_ids))
     for number, target in enumerate((0.3, 0.5)):
         stage, losses = output.stages[number], []
+        assert not (clean[number].reason == BoundaryReason.GUARD).any()
         for row in range(3):
-            counted = stage.is_counted[row]
-            share = stage.is_boundary[row][counted].float().mean()
-            mean = stage.probability[row][counted].mean()
+            share = clean[number].is_boundary[row][clean[number].is_counted[row]].float().mean()
+            mean = stage.probability[row][stage.is_counted[row]].mean()
             losses.append(share * mean / target + (1 - share) * (1 - mean) / (1 - target))
         assert torch.allclose(output.ratio_losses[number], torch.stack(losses).mean(), atol=1e-5)
 
@@ -336,7 +338,7 @@ def test_the_offsets_stay_unless_the_model_is_trained_by_others(case, rng):
     if case == "no labels":
         del batch["labels"]
     if case == "our own loop":
-        ShareControl(model)
+        model.moves_offsets = False
     before = [float(router.beta) for router in model.model.routers]
     with torch.set_grad_enabled(case != "no gradient"):
         model(**batch)
