@@ -62,7 +62,7 @@ def test_demo_ends_in_a_summary(tmp_path):
         (["--demo", "--", "trainer.max_steps=many"], "trainer.max_steps='many'"),
         (["--demo", "--", "trainer.max_step=3"], "max_step"),
         (["--demo", "--batch-size", "7", "--", "batch.micro_batch_size=2"], "7"),
-        (["--config-path", "mine.yaml"], "mine.yaml: there is no such file"),
+        (["--config-path", "mine.yaml"], "mine.yaml cannot be read: there is no such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
