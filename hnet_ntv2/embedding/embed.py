@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
-from ..genome.alphabet import BASE_BITS, A, T
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
     Progress,
@@ -24,6 +23,7 @@ from ..levels import Chunking, final_chunk_of
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 from ..strands import Strands
+from ..vocabulary import BASE_BITS, A, T
 from .sequences import NamedSequence
 
 LAST_LAYER = "last"

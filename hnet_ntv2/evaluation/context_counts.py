@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from ..genome.alphabet import A, N, T
+from ..vocabulary import A, N, T
 from .flanks import Flanks, flanks_of_targets
 
 CONCENTRATIONS = tuple(2.0**power for power in range(-4, 13))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..genome.alphabet import A, T
+from ..vocabulary import A, T
 
 MASK = 3
 

@@ -23,10 +23,10 @@ from ..configuration_ntv2 import NTv2Config
 from ..conversion.calibrate import calibrate_routers
 from ..conversion.graft import build_model
 from ..errors import ConfigError
-from ..kmers import NUM_SOURCE_SPECIALS, SOURCE_CLS
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..shapes import Int, Tensor
+from ..vocabulary import NUM_SOURCE_SPECIALS, SOURCE_CLS
 
 KINDS = ("forward", "step")
 _CALIBRATION_BASES = 2048

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..genome import Change, Genome, Interval
-from ..genome.alphabet import BASE_BITS, A, T
-from ..kmers import MASK_ID
+from ..vocabulary import BASE_BITS, MASK_ID, A, T
 
 
 @dataclass(frozen=True)

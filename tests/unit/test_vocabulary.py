@@ -5,7 +5,7 @@ import pytest
 
 from hnet_ntv2.errors import GenomeError
 from hnet_ntv2.genome import decode, encode, reverse_complement
-from hnet_ntv2.genome.alphabet import BASE_BITS, COMPLEMENT, SOFT_MASK
+from hnet_ntv2.vocabulary import BASE_BITS, COMPLEMENT, SOFT_MASK
 
 
 @pytest.mark.parametrize(
