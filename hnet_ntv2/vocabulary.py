@@ -31,6 +31,11 @@ KMER_DIGITS = tuple(map(KMER_LETTERS.index, "ACGT"))
 """Digit of A, C, G and T in NTv2's k-mers."""
 
 
+def source_vocab_size(k: int) -> int:
+    """Number of NTv2's tokens with k-mers of k bases."""
+    return NUM_SOURCE_SPECIALS + 4**k + len("ATCGN")
+
+
 def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """Letter -> byte (0: no nucleotide code), byte -> letter (0: no base), byte -> byte of its complement."""
     encode, decode = np.zeros((2, 256), dtype=np.uint8)
