@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
+from ..kmers import grid_cells
 from ..shapes import Bool, Int, UInt8
 from ..vocabulary import FIRST_BASE, MASK_ID, is_clean_base
 from .random import Stream, below, draw_bits, unit_interval, window_keys
@@ -190,10 +192,7 @@ def _grid_spans(input_ids: NDArray[np.uint8], keys: MaskKeys, config: MaskConfig
 
 
 def grid_token_starts(input_ids: UInt8[np.ndarray, "batch length"], k: int) -> Bool[np.ndarray, "batch length"]:
-    """First base of each whole k-mer token: pieces without N or special ids are cut from their left end."""
-    length = input_ids.shape[1]
-    position = np.arange(length, dtype=np.int32)
-    is_break = ~is_clean_base(input_ids)
-    piece_start = np.maximum.accumulate(np.where(is_break, position + 1, np.int32(0)), axis=1)
-    piece_end = np.minimum.accumulate(np.where(is_break, position, np.int32(length))[:, ::-1], axis=1)[:, ::-1]
-    return ~is_break & ((position - piece_start) % k == 0) & (position + k <= piece_end)
+    """First base of each whole k-mer token of NTv2's grid."""
+    ids = torch.from_numpy(input_ids).long()
+    cells = grid_cells(ids, torch.ones_like(ids, dtype=torch.bool), k)
+    return (cells.is_start & cells.is_whole).numpy()
