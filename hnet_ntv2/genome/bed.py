@@ -143,51 +143,39 @@ def read_split_intervals(
         IntervalError: if an interval is reversed, empty, or goes past its contig's end.
     """
     check = RowChecker(contigs)
-    split_of = _FoldTable(path, folds) if folds else _split_of
-    intervals = [SplitInterval(*check(row), split=split_of(row)) for row in bed_rows(path, 4)]
-    if isinstance(split_of, _FoldTable):
-        split_of.require_all_seen()
+    for fold, split in (folds or {}).items():
+        if split not in SPLITS:
+            raise GenomeError(f"folds: {fold!r} is assigned to {split!r}; use train, valid or test")
+    intervals, seen = [], set()
+    for row in bed_rows(path, 4):
+        place = check(row)
+        value = row.fields[3].strip()
+        split = _split_of_fold(row.place, value, folds) if folds else _split_of(row.place, value)
+        intervals.append(SplitInterval(*place, split=split))
+        seen.add(value)
+    # A misspelt fold would leave the split that it was meant for empty, or train on what should be held out.
+    if missing := sorted(set(folds or ()) - seen):
+        raise GenomeError(f"{path} has no {', '.join(missing)}; its folds are {', '.join(sorted(seen))}")
     return intervals
 
 
-def _split_of(row: _Row) -> str:
-    value = row.fields[3].strip()
+def _split_of(place: str, value: str) -> str:
     split = _SPLIT_NAMES.get(value.lower())
     if split is None and _FOLD.fullmatch(value):
         raise GenomeError(
-            f"{row.place}: {shown(value)} in the fourth column is a cross-validation fold (as in Borzoi's file), not a "
+            f"{place}: {shown(value)} in the fourth column is a cross-validation fold (as in Borzoi's file), not a "
             'split; say which folds are held out, as in folds={"fold3": "valid", "fold4": "test"}, or use a file with '
             "train, valid, test"
         )
     if split is None:
-        raise GenomeError(f"{row.place}: {shown(value)} in the fourth column is no split; use train, valid or test")
+        raise GenomeError(f"{place}: {shown(value)} in the fourth column is no split; use train, valid or test")
     return split
 
 
-class _FoldTable:
-    """The split of a row by its fold: the folds named are held out, the others train."""
-
-    def __init__(self, path: str | os.PathLike[str], folds: Mapping[str, str]) -> None:
-        for fold, split in folds.items():
-            if split not in SPLITS:
-                raise GenomeError(f"folds: {fold!r} is assigned to {split!r}; use train, valid or test")
-        self._path = path
-        self._folds = folds
-        self._seen: set[str] = set()
-
-    def __call__(self, row: _Row) -> str:
-        fold = row.fields[3].strip()
-        if not _FOLD.fullmatch(fold):
-            raise GenomeError(f"{row.place}: {shown(fold)} in the fourth column is no fold, but folds were given")
-        self._seen.add(fold)
-        return self._folds.get(fold, "train")
-
-    def require_all_seen(self) -> None:
-        """Raise GenomeError if a fold that was assigned is not in the file."""
-        if missing := sorted(set(self._folds) - self._seen):
-            raise GenomeError(
-                f"{self._path} has no {', '.join(missing)}; its folds are {', '.join(sorted(self._seen))}"
-            )
+def _split_of_fold(place: str, fold: str, folds: Mapping[str, str]) -> str:
+    if not _FOLD.fullmatch(fold):
+        raise GenomeError(f"{place}: {shown(fold)} in the fourth column is no fold, but folds were given")
+    return folds.get(fold, "train")
 
 
 def default_split(contigs: Mapping[str, int]) -> list[SplitInterval]:
