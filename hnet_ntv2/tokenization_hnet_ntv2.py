@@ -9,28 +9,20 @@ from typing import Any, ClassVar
 from transformers import BatchEncoding, PreTrainedTokenizer
 
 from .errors import InputError
-
-BASE_VOCABULARY = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N")
-
-_KMER_SPECIAL_TOKENS = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>")
-_KMER_LETTERS = "ATCG"  # in the order of NTv2's vocabulary
-
-_AMBIGUITY_CODES = "RYSWKMBDHVN"
+from .vocabulary import (
+    AMBIGUITY_CODES,
+    BASE_BITS,
+    BASE_VOCABULARY,
+    DECODE,
+    ENCODE,
+    KMER_LETTERS,
+    NUM_SOURCE_SPECIALS,
+    SOURCE_SPECIALS,
+)
 
 _NO_LIMIT = 10**20  # transformers writes 1e30 where a tokenizer has no limit
-
-
-def _base_table() -> bytes:
-    """Letter -> id for every byte; 0, the id of [CLS], marks letters that are no base."""
-    table = bytearray(256)
-    spelled = {"A": "A", "C": "C", "G": "G", "T": "T", "U": "T"} | dict.fromkeys(_AMBIGUITY_CODES, "N")
-    for letter, base in spelled.items():
-        table[ord(letter)] = table[ord(letter.lower())] = BASE_VOCABULARY.index(base)
-    return bytes(table)
-
-
-_ID_OF_LETTER = _base_table()
-_BASE_OF_ID = bytes(ord(token) if len(token) == 1 else 0 for token in BASE_VOCABULARY).ljust(256, b"\0")
+_ID_OF_LETTER = (ENCODE & BASE_BITS).tobytes()  # 0, the id of [CLS], marks letters that are no base
+_BASE_OF_ID = DECODE.tobytes()
 
 
 def encode_bases(sequence: str, first_position: int = 0) -> bytes:
@@ -50,19 +42,20 @@ def encode_bases(sequence: str, first_position: int = 0) -> bytes:
     if wrong >= 0:
         raise InputError(
             f"{sequence[wrong]!r} at position {first_position + wrong} (from 0) is not a base; accepted are "
-            f"A, C, G, T, U, the IUPAC codes {_AMBIGUITY_CODES} (read as N) in either case, and tokens such as [MASK]"
+            f"A, C, G, T, U, the IUPAC codes {AMBIGUITY_CODES} (read as N) in either case, and tokens such as [MASK]"
         )
     return ids
 
 
 class _SequenceTokenizer(PreTrainedTokenizer):
-    """A fixed vocabulary, special tokens recognised where they are written, the rest cut by ``_cut``."""
+    """A fixed vocabulary. Special tokens written in a sequence are kept whole, ``_cut`` cuts the rest."""
 
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
     padding_side = "right"
     longest_input: ClassVar[int]  # ``model_max_length`` unless it is given
 
     def __init__(self, vocabulary: tuple[str, ...], **kwargs: Any):
+        # Only a real limit: files saved without one hold transformers' 1e30.
         if (kwargs.get("model_max_length") or _NO_LIMIT) >= _NO_LIMIT:
             kwargs["model_max_length"] = self.longest_input
         self._tokens = vocabulary
@@ -80,6 +73,7 @@ class _SequenceTokenizer(PreTrainedTokenizer):
         """Cut a sequence into tokens; special tokens written in it are kept whole."""
         if kwargs.pop("split_special_tokens", self.split_special_tokens):
             return self._cut(text, 0)
+        # Longest first, so that no token is cut by another that is its beginning.
         longest_first = sorted(self._added_tokens_encoder, key=len, reverse=True)
         pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
         tokens, position = [], 0
@@ -125,7 +119,7 @@ class _SequenceTokenizer(PreTrainedTokenizer):
         return "".join(tokens)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        return ()
+        return ()  # the vocabulary is this file's own
 
 
 class HNetNTV2Tokenizer(_SequenceTokenizer):
@@ -212,15 +206,15 @@ class NTv2Tokenizer(_SequenceTokenizer):
 
 def kmer_vocabulary(k: int) -> tuple[str, ...]:
     """NTv2's tokens in the order of their ids: six specials, 4^k k-mers, then A T C G N."""
-    kmers = ("".join(letters) for letters in itertools.product(_KMER_LETTERS, repeat=k))
-    return (*_KMER_SPECIAL_TOKENS, *kmers, *_KMER_LETTERS, "N")
+    kmers = ("".join(letters) for letters in itertools.product(KMER_LETTERS, repeat=k))
+    return (*SOURCE_SPECIALS, *kmers, *KMER_LETTERS, "N")
 
 
 def _kmer_size_of_file(path: Path, k: int | None) -> int:
     """k of a vocabulary file, which must be exactly the vocabulary of that k."""
     tokens = tuple(path.read_text(encoding="utf-8").split("\n"))
     tokens = tokens[:-1] if tokens[-1] == "" else tokens
-    first_kmer = tokens[len(_KMER_SPECIAL_TOKENS)] if len(tokens) > len(_KMER_SPECIAL_TOKENS) else ""
+    first_kmer = tokens[NUM_SOURCE_SPECIALS] if len(tokens) > NUM_SOURCE_SPECIALS else ""
     size = len(first_kmer)
     if not 1 < size <= 8 or tokens != kmer_vocabulary(size):
         raise InputError(f"{path} is not a vocabulary of NTv2: six special tokens, all k-mers in ATCG order, A T C G N")

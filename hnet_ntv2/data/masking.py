@@ -1,21 +1,22 @@
-"""Choose masked spans and corrupt windows: vectorised over a batch, drawn by counters, blind to the letters.
+"""Choose masked spans and replace their letters: vectorised over a batch, drawn by counters.
 
-Where spans lie and what is shown there never depends on which of A, C, G, T stands in the sequence (only on where
-something else stands), so nothing about a hidden base leaks into the model's input.
+Where spans lie and what is shown there does not depend on which of A, C, G, T a base is, only on where N and special
+ids are. So nothing about a hidden base leaks into the model's input.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from ..genome import alphabet
+from ..kmers import grid_cells
 from ..shapes import Bool, Int, UInt8
+from ..vocabulary import FIRST_BASE, MASK_ID, is_clean_base
 from .random import Stream, below, draw_bits, unit_interval, window_keys
 
-MASK_ID = 3
 NO_TARGET = -100
 
 
@@ -24,7 +25,7 @@ class MaskConfig:
     """How much is masked, in what pieces, and how it is shown.
 
     Attributes:
-        rate: Share of a window's bases in masked spans, met up to rounding to whole spans (at least one span).
+        rate: Share of a window's bases in masked spans, rounded to whole spans (at least one).
         span: Bases per span, 1 for single bases.
         mask_share: Share of the spans shown as [MASK].
         random_share: Share of the spans shown as random letters; the rest stays as it is.
@@ -73,7 +74,7 @@ class MaskKeys(NamedTuple):
 
 
 class MaskedWindows(NamedTuple):
-    """A batch as the model sees it, and what it has to find.
+    """A batch as the model sees it, and its targets.
 
     Attributes:
         input_ids: Character ids with spans hidden.
@@ -112,11 +113,13 @@ def mask_windows(
         DataError: if a window is shorter than one span.
     """
     spans = _grid_spans(input_ids, keys, config) if config.grid_aligned else _free_spans(input_ids.shape, keys, config)
-    kind = np.zeros(len(spans.row)) if shown_as_mask_only else _span_kinds(spans, keys)
+    # One draw in [0, 1) per span; 0 is shown as [MASK].
+    kind = unit_interval(draw_bits(keys.kind[spans.row], spans.number))
+    kind = np.zeros_like(kind) if shown_as_mask_only else kind
     rows = np.repeat(spans.row, spans.length)
     columns = (spans.start[:, None] + np.arange(spans.length)).reshape(-1)
     original = input_ids[rows, columns]
-    is_target = is_base(original)
+    is_target = is_clean_base(original)
     rows, columns, original = rows[is_target], columns[is_target], original[is_target]
     kind = np.repeat(kind, spans.length)[is_target]
 
@@ -125,16 +128,6 @@ def mask_windows(
     shown = input_ids.copy()
     shown[rows, columns] = _shown(original, kind, keys.letter[rows], columns, config)
     return MaskedWindows(shown, labels)
-
-
-def is_base(input_ids: UInt8[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-    """Which ids are A, C, G or T."""
-    return (input_ids >= alphabet.A) & (input_ids <= alphabet.T)
-
-
-def _span_kinds(spans: _Spans, keys: MaskKeys) -> NDArray[np.float64]:
-    """One draw in [0, 1) per span."""
-    return unit_interval(draw_bits(keys.kind[spans.row], spans.number))
 
 
 def _shown(
@@ -148,7 +141,7 @@ def _shown(
     shown = np.where(kind < config.mask_share, np.uint8(MASK_ID), original)
     is_random = (kind >= config.mask_share) & (kind < config.mask_share + config.random_share)
     letters = below(draw_bits(letter_keys[is_random], columns[is_random]), 4)
-    shown[is_random] = (alphabet.A + letters).astype(np.uint8)
+    shown[is_random] = (FIRST_BASE + letters).astype(np.uint8)
     return shown
 
 
@@ -170,12 +163,13 @@ def _distinct_sorted(keys: NDArray[np.uint64], count: int, bound: int) -> NDArra
 
     It is the first ``count`` different values of the key's sequence of draws, so drawing more never changes it.
     """
+    # Enough for a full set nearly always: about count^2 / (2 bound) draws repeat an earlier value.
     num_draws = count + 8 + 2 * count * count // bound
     while True:
         value = below(draw_bits(keys[:, None], np.arange(num_draws)), bound)
         packed = np.sort(value * num_draws + np.arange(num_draws), axis=1)
         value, order = packed // num_draws, packed % num_draws
-        # Repeats of a value go last, so that they are never among the chosen.
+        # Repeated values go last, so that none is chosen twice.
         order[:, 1:][value[:, 1:] == value[:, :-1]] = num_draws
         limit = np.partition(order, count - 1, axis=1)[:, count - 1 : count]
         if (limit < num_draws).all():
@@ -184,22 +178,20 @@ def _distinct_sorted(keys: NDArray[np.uint64], count: int, bound: int) -> NDArra
 
 
 def _grid_spans(input_ids: NDArray[np.uint8], keys: MaskKeys, config: MaskConfig) -> _Spans:
-    """Whole k-mer tokens, the same share of each window's whole tokens."""
+    """Whole k-mer tokens of NTv2's grid: the share ``rate`` of those of each window, at random."""
     row, start = np.nonzero(grid_token_starts(input_ids, config.grid_k))
     num_tokens = np.bincount(row, minlength=len(input_ids))
     first_of_row = np.cumsum(num_tokens) - num_tokens
     number = np.arange(len(row)) - first_of_row[row]
     by_draw = np.lexsort((draw_bits(keys.place[row], number), row))
+    # At least one where there is any, as for free spans.
     wanted = np.maximum(np.rint(config.rate * num_tokens), num_tokens > 0)
     chosen = np.sort(by_draw[number < wanted[row]])
     return _Spans(row[chosen], start[chosen], number[chosen], config.grid_k)
 
 
 def grid_token_starts(input_ids: UInt8[np.ndarray, "batch length"], k: int) -> Bool[np.ndarray, "batch length"]:
-    """First base of each whole k-mer token: pieces without N or special ids are cut from their left end."""
-    length = input_ids.shape[1]
-    position = np.arange(length, dtype=np.int32)
-    is_break = ~is_base(input_ids)
-    piece_start = np.maximum.accumulate(np.where(is_break, position + 1, np.int32(0)), axis=1)
-    piece_end = np.minimum.accumulate(np.where(is_break, position, np.int32(length))[:, ::-1], axis=1)[:, ::-1]
-    return ~is_break & ((position - piece_start) % k == 0) & (position + k <= piece_end)
+    """First base of each whole k-mer token of NTv2's grid."""
+    ids = torch.from_numpy(input_ids).long()
+    cells = grid_cells(ids, torch.ones_like(ids, dtype=torch.bool), k)
+    return (cells.is_start & cells.is_whole).numpy()
