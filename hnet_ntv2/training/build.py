@@ -155,7 +155,7 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
         ProgressDisplay(settings.trainer.max_steps, log, options.progress_bar, options.plain_log_every),
         watch,
         stop,
-        CollapseGuard(model.config.target_ratios, options.collapse_patience, options.collapse_factor, keeper),
+        CollapseGuard(model.config.target_ratios, options.collapse_patience, keeper=keeper),
         keeper,
         MissedValidation(log),  # last: those before it take the validation's outcome
     ]
@@ -190,7 +190,6 @@ def _build_trainer(
         logger=False,  # set by pretrain, once the folder is clear
         callbacks=list(callbacks),
         default_root_dir=settings.folder,
-        deterministic=trainer.deterministic,
         enable_checkpointing=False,  # CheckpointKeeper does it
         enable_progress_bar=False,  # ProgressDisplay does it
         enable_model_summary=False,

@@ -53,7 +53,6 @@ MAY_DIFFER: dict[str, str | None] = {
     "callbacks.progress_bar": _SILENTLY,
     "callbacks.plain_log_every": _SILENTLY,
     "callbacks.collapse_patience": _SILENTLY,
-    "callbacks.collapse_factor": _SILENTLY,
     "logger.wandb_project": _SILENTLY,
     "logger.wandb_entity": _SILENTLY,
     "logger.wandb_mode": _SILENTLY,
@@ -65,7 +64,6 @@ MAY_DIFFER: dict[str, str | None] = {
     "trainer.num_nodes": _ROUNDING,
     "trainer.strategy": _ROUNDING,
     "trainer.gradient_checkpointing": _ROUNDING,
-    "trainer.deterministic": _ROUNDING,
     # The weights are fp32 in each; which half precision there is depends on the machine.
     "trainer.precision": _NUMBERS,
     "validation.windows": _VALIDATIONS,

@@ -177,7 +177,7 @@ class CollapseGuard(StepCallback):
         keeper: Saves the last state.
     """
 
-    def __init__(self, targets: Sequence[float], patience: int, factor: float, keeper: CheckpointKeeper):
+    def __init__(self, targets: Sequence[float], patience: int, factor: float = 3.0, *, keeper: CheckpointKeeper):
         self.targets = tuple(targets)
         self.patience = patience
         self.factor = factor
