@@ -43,7 +43,7 @@ def device_type(settings: TrainerSettings) -> str:
 
 
 def build_strategy(settings: TrainerSettings, kind: str) -> Strategy | str:
-    """The strategy for a number of devices.
+    """Lightning's strategy for the number of devices.
 
     Raises:
         ConfigError: FSDP without CUDA.
@@ -54,11 +54,11 @@ def build_strategy(settings: TrainerSettings, kind: str) -> Strategy | str:
         return ShardedStrategy(auto_wrap_policy={NTv2Block, LocalBlock, StateSpaceBlock})
     if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
         return DDPStrategy(find_unused_parameters=False)  # every parameter gets a gradient in every step
-    return "auto"
+    return "auto"  # one device
 
 
 def build_plugins() -> list[Any]:
-    """Our checkpoints, and SLURM without Lightning's own requeueing, which would save in the middle of a step."""
+    """Checkpoints in our format; SLURM without Lightning's requeueing, which would save in the middle of a step."""
     plugins: list[Any] = [SafetensorsCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -126,7 +126,7 @@ class ShardedStrategy(FSDPStrategy):
 
 
 class Precision(NamedTuple):
-    """What runs: Lightning's name for it, and a sentence for the user."""
+    """The arithmetic of a run: Lightning's name for it, and a sentence for the user."""
 
     lightning: str
     explanation: str
@@ -164,10 +164,10 @@ def resolve_precision(requested: str | int, device_type: str) -> Precision:
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16, AMX, or the Arm extension)."""
     for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        supported = getattr(torch.cpu, probe, None)
+        supported = getattr(torch.cpu, probe, None)  # private names, which a torch version may lack
         if supported is not None and supported():
             return True
-    return "bf16" in _cpu_flags() or "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
+    return not _cpu_flags().isdisjoint({"bf16", "avx512_bf16", "amx_bf16"})
 
 
 def _on_cuda(wanted: str) -> Precision:
@@ -181,7 +181,7 @@ def _on_cuda(wanted: str) -> Precision:
 
 
 def _cpu_flags() -> frozenset[str]:
-    """Feature words of the first CPU on Linux; nothing elsewhere (Apple's CPUs run in float32)."""
+    """Feature flags of the first CPU on Linux; empty elsewhere (Apple's CPUs run in float32)."""
     path = Path("/proc/cpuinfo")
     if platform.system() != "Linux" or not path.is_file():
         return frozenset()
@@ -253,15 +253,15 @@ def plan_batch_up_to(global_batch_size: int, most: int, devices: int = 1, num_no
 
 
 class PlanAgreement(L.Callback):
-    """Gives every rank the least micro-batch that any of them planned, before the first batch is drawn.
+    """Sets every rank's micro-batch to the least that any rank planned, before the first batch is drawn.
 
-    Ranks measure their devices each for itself. With different micro-batches they would run different numbers of
-    forward passes per step, and wait for each other for ever. This is a callback because ranks can talk to each other
-    only once the trainer has started them all.
+    Each rank measures its own device. Ranks with different micro-batches would run different numbers of forward passes
+    per step and wait for each other for ever. A callback, since ranks can communicate only once the trainer has started
+    them.
 
     Args:
-        plan: What this rank would do.
-        change: Takes the plan of all ranks where it is another one.
+        plan: This rank's plan.
+        change: Called with the common plan where it differs.
     """
 
     def __init__(self, plan: BatchPlan, change: Callable[[BatchPlan], None]):
@@ -269,9 +269,9 @@ class PlanAgreement(L.Callback):
         self.change = change
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Agree, and let data and accumulation follow."""
+        """Find the least micro-batch; adapt accumulation and data to it."""
         own = torch.tensor(self.plan.micro_batch_size, device=trainer.strategy.root_device)
-        # It divides the batch evenly, since it is some rank's plan.
+        # The least divides the batch evenly: it is the plan of some rank.
         least = int(trainer.strategy.reduce(own, reduce_op="min"))
         if least == self.plan.micro_batch_size:
             return
@@ -304,7 +304,7 @@ def largest_that_fits(attempt: Callable[[int], None], start: int) -> int:
             logger.info("micro-batch %d fits in the device's memory at the guard's greatest chunk count", size)
             return size
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # else the fragments of this attempt count against the next
         size //= 2
     raise ConfigError(f"not even one window fits in the device's memory: {OUT_OF_MEMORY_ADVICE}")
 
@@ -349,7 +349,7 @@ def measure_micro_batch(
     nn.Module.to(model, device)
     model.train()
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    # Stands for the optimizer's state, which comes after the first step only.
+    # Stands for the optimizer's state, which is allocated after the first step only.
     ballast = torch.empty(_OPTIMIZER_COPIES * num_parameters, dtype=torch.float32, device=device)
 
     def attempt(size: int) -> None:
@@ -360,7 +360,7 @@ def measure_micro_batch(
 
     size = largest_that_fits(attempt, start)
     del ballast
-    torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # the run allocates blocks of other sizes
     return size
 
 
@@ -376,7 +376,7 @@ def train_once(
         autocast_dtype: Type of mixed precision; None for float32.
         device: Where it runs.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)  # its own: the run's random numbers must not depend on a measurement
     labels = torch.randint(_FIRST_BASE, _FIRST_BASE + 4, (size, seq_length), generator=generator).to(device)
     input_ids = labels.clone()
     input_ids[:, ::7] = model.config.mask_token_id
@@ -390,11 +390,11 @@ def train_once(
 
 @contextmanager
 def open_routers(model: nn.Module) -> Iterator[None]:
-    """Let every router want a boundary everywhere, so that the guard's upper limits decide the chunk counts."""
+    """Raise all offsets, so that the guard's upper limits decide the chunk counts: the most memory a step can need."""
     offsets = [cast(torch.Tensor, module.beta) for module in model.modules() if isinstance(module, Router)]
     before = [offset.clone() for offset in offsets]
     for offset in offsets:
-        offset.fill_(2.0)
+        offset.fill_(2.0)  # more than a probability can lack to its threshold
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class MetricLog(StepCallback):
-    """Sends each step's metrics, throughput and memory to the loggers, and each validation's report.
+    """Logs metrics, bases per second and MiB of memory of each step, and the report of each validation.
 
     Args:
         every: Optimiser steps between rows.
@@ -67,12 +67,13 @@ class MetricLog(StepCallback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """No validation inside an accumulation."""
+        """Lightning validates between micro-batches; off until the step is complete."""
         trainer.val_check_batch = NEVER
 
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
-        """Log the step, and let Lightning validate after it if it is time to."""
+        """Log the step; start a validation after it if one is due."""
         now = time.monotonic()
+        # max: a clock of low resolution can stand still
         self.bases_per_second = report.metrics["bases"] / max(now - self._clock, 1e-9)
         self._clock = now
         step, is_last = trainer.global_step, trainer.global_step == module.max_steps
@@ -83,12 +84,12 @@ class MetricLog(StepCallback):
             trainer.val_check_batch = 1
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the report; the time that validation took is not training time."""
+        """Log the report."""
         assert isinstance(pl_module, PretrainingModule)
         self.last_validation = dict(pl_module.validation_report)
         self.validated_step = trainer.global_step
         self._log(trainer, "validation", self.last_validation)
-        self._clock = time.monotonic()
+        self._clock = time.monotonic()  # validation does not count as training time
 
     def _log(self, trainer: L.Trainer, part: str, metrics: dict[str, float]) -> None:
         named = {f"{part}/{name}": value for name, value in metrics.items()}
@@ -96,7 +97,7 @@ class MetricLog(StepCallback):
             each.log_metrics(named, trainer.global_step)
 
 
-# Stands for "no validation" where Lightning wants the number of micro-batches between validations.
+# "No validation", where Lightning wants a number of micro-batches between validations.
 NEVER = 2**62
 
 
@@ -129,7 +130,7 @@ class ProgressDisplay(StepCallback):
             self._task = self._progress.add_task("starting", total=self.max_steps, completed=trainer.global_step)
 
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
-        """Move on by one step."""
+        """Advance the bar, or log a line."""
         if not trainer.is_global_zero:
             return
         step, line = trainer.global_step, progress_line(report, self.metric_log.bases_per_second)
@@ -139,17 +140,17 @@ class ProgressDisplay(StepCallback):
             logger.info("step %d of %d: %s", step, self.max_steps, line)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what validation found."""
+        """Log the most important numbers of the report."""
         assert isinstance(pl_module, PretrainingModule)
         if trainer.is_global_zero and not trainer.sanity_checking:
             logger.info("step %d: %s", trainer.global_step, validation_line(pl_module.validation_report))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Stop drawing; the bar stays on the screen."""
         self._stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Give the terminal back before the error is told."""
+        """Stop drawing before the error is printed."""
         self._stop()
 
     def _stop(self) -> None:
@@ -246,6 +247,7 @@ class HistoryLogger(Logger):
 
     def _append(self, part: str, row: dict[str, float]) -> None:
         rows = self.rows[part]
+        # A later row with known columns is appended; all else rewrites the file.
         is_later = not rows or rows[-1]["step"] < row["step"]
         if not is_later:
             rows[:] = [earlier for earlier in rows if earlier["step"] < row["step"]]
@@ -263,7 +265,7 @@ class HistoryLogger(Logger):
     def _rewrite(self, part: str) -> None:
         self._columns[part] = list(dict.fromkeys(name for row in self.rows[part] for name in row))
         with open_text(self.path(part)) as file:
-            if self._columns[part]:
+            if self._columns[part]:  # csv would write an empty header line
                 writer = csv.DictWriter(file, self._columns[part], restval="")
                 writer.writeheader()
                 writer.writerows(map(_written, self.rows[part]))
@@ -287,7 +289,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 
 
 class CarefulLogger(Logger):
-    """Wraps a logger that a run can do without: the first failure is told and switches it off, the run goes on.
+    """Wraps a logger that a run can do without. Its first failure is logged and switches it off; the run goes on.
 
     Args:
         build: Makes the wrapped logger; a failure to make it counts too.
@@ -316,28 +318,27 @@ class CarefulLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log, as long as it works."""
-        inner = self._inner
-        if inner is not None:
-            self._carefully(lambda: inner.log_metrics(dict(metrics), step))
+        self._call("log_metrics", dict(metrics), step)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Log, as long as it works."""
-        inner = self._inner
-        if inner is not None:
-            self._carefully(lambda: inner.log_hyperparams(params, *args, **kwargs))
+        self._call("log_hyperparams", params, *args, **kwargs)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Close, as long as it works."""
-        inner = self._inner
-        if inner is not None:
-            self._carefully(lambda: inner.finalize(status))
+        self._call("finalize", status)
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
+        if self._inner is not None:
+            call = getattr(self._inner, method)
+            self._carefully(lambda: call(*args, **kwargs))
 
     def _carefully(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Exception as error:  # whatever a logging service does, training goes on, and the user is told
+        except Exception as error:  # any: a logging service must not end a training of days
             self._inner = None
             cause = error.__cause__ or error  # TensorBoard's logger calls every failure a wrong type of value
             logger.warning(
@@ -395,7 +396,7 @@ def _wandb_logger(folder: Path, settings: LoggerSettings, name: str) -> Logger |
     inner = WandbLogger(
         project=settings.wandb_project, entity=settings.wandb_entity, name=name, save_dir=folder, offline=offline
     )
-    _ = inner.experiment  # starts the run now, where a failure is caught
+    _ = inner.experiment  # starts the run now: later a failure would not be caught
     return inner
 
 

@@ -28,8 +28,8 @@ _ROUNDING = "the same training up to rounding, not to the last digit"
 _NUMBERS = "training goes on from the same weights in another arithmetic"
 _VALIDATIONS = "validations before and after cannot be compared, nor can the best checkpoint"
 
-# Settings that may differ from the checkpoint's, and what is told then. All others must agree: a new one as well, until
-# somebody decides that it belongs here.
+# Settings that may differ from the checkpoint's, with the warning that is logged then. All others must agree, new ones
+# included, until somebody adds them here.
 MAY_DIFFER: dict[str, str | None] = {
     # Names, places, and what only the start of a run looks at.
     "experiment_name": _SILENTLY,
@@ -97,8 +97,8 @@ def run_identity(
 ) -> dict[str, Any]:
     """Every setting that is compared on resume, by its dotted name, as plain values.
 
-    What a setting comes to on this machine stands in its place: digests for files, the precision in use, "cpu" or
-    "cuda", the micro-batch, the model's settings with their defaults, the source of a graft for ``init``.
+    A setting that depends on the machine has its outcome as its value: digests for files, the precision in use, "cpu"
+    or "cuda", the micro-batch, the model's settings with their defaults, the source of a graft for ``init``.
 
     Args:
         settings: The whole run.
@@ -130,7 +130,7 @@ def setting_values(settings: PretrainSettings) -> dict[str, Any]:
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path, allow_changed_max_steps: bool) -> None:
-    """Refuse to resume from a checkpoint of a run that was set up differently; warn of what may differ.
+    """Refuse to resume from a checkpoint of a run with other settings; warn of those that may differ.
 
     Names that only one of the two has cannot be compared (a setting that is new, or gone).
 
@@ -215,7 +215,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any]:
     folder = folder or Path(__file__).resolve().parents[2]
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != folder.resolve():
-        return {"commit": None, "modified": None}  # installed as a package, perhaps inside someone else's checkout
+        return {"commit": None, "modified": None}  # installed, perhaps inside someone else's checkout
     return {"commit": _git(folder, "rev-parse", "HEAD"), "modified": bool(_git(folder, "status", "--porcelain"))}
 
 
@@ -265,7 +265,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return result.stdout.strip()
 
 
-# The ledger of the weights that a trained model started from.
+# Ledger of the weights that a trained model started from.
 ORIGIN_FILE = "ntv2_origin.json"
 
 
@@ -288,12 +288,12 @@ def graft_source(folder: str | None) -> str | None:
 
 
 def _source_of(ledger: Path) -> dict[str, Any] | None:
-    """A random trunk has a ledger too, but no source."""
+    """Name and revision of a graft's source; None for a random trunk, which has a ledger too."""
     return Ledger.from_file(ledger).source if ledger.is_file() else None
 
 
 def copy_ledger(start: Path, folder: Path) -> None:
-    """Copy the ledger of a graft beside a model trained from it, under a name that claims nothing about its tensors.
+    """Copy the ledger of a graft beside a model trained from it, as ``ntv2_origin.json``: its hashes hold no longer.
 
     Args:
         start: Folder of the weights that training started from.
@@ -306,5 +306,5 @@ def copy_ledger(start: Path, folder: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A value as it comes back from a file: lists for tuples."""
+    """A value as JSON returns it: a list for a tuple."""
     return list(value) if isinstance(value, tuple) else value

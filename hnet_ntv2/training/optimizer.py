@@ -47,7 +47,7 @@ def parameter_groups(
         name = wrapped_name.replace(_FSDP_PART, "")
         sorted_out.setdefault((group_of(name), name not in without_decay), []).append(parameter)
     _require_known({group for group, _ in sorted_out}, multipliers)
-    order = list(multipliers)
+    order = list(multipliers)  # a fixed order: a checkpoint's optimizer state goes by position
     return [
         {
             "params": sorted_out[group, decays],
@@ -68,6 +68,7 @@ def undecayed_names(model: nn.Module) -> frozenset[str]:
         if isinstance(module, nn.Embedding)
         for name, _ in module.named_parameters(recurse=False)
     }
+    # By size, not by ndim: a single token has the shape [1, dim].
     vectors = {
         name for name, parameter in model.named_parameters() if max(parameter.shape, default=1) == parameter.numel()
     }
@@ -123,9 +124,10 @@ def warmup_cosine(max_steps: int, warmup_fraction: float, final_divisor: float) 
     warmup_steps = round(warmup_fraction * max_steps)
 
     def factor(finished_steps: int) -> float:
-        step = finished_steps + 1
+        step = finished_steps + 1  # a factor of 0 in the first step would waste it
         if step <= warmup_steps:
             return step / warmup_steps
+        # min: the scheduler is stepped once past the last step
         progress = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
         lowest = 1 / final_divisor
         return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -167,7 +169,9 @@ def squared_gradient_norms(groups: Groups) -> dict[str, torch.Tensor]:
     """Sum of the squared gradient entries that this process holds, per group, in float64."""
     squares = {}
     for name, parameters in groups.items():
+        # numel: a rank of FSDP can hold none of a parameter
         held = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.grad.numel()]
+        # float32 inside a norm is exact enough; the squares of many are summed in float64
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2 for gradient in held]
         device = parameters[0].device
         squares[name] = torch.stack(norms).sum() if norms else torch.zeros((), dtype=torch.float64, device=device)
@@ -178,7 +182,7 @@ def gradient_norms(
     squares: Mapping[str, torch.Tensor], sum_over_shards: Callable[[torch.Tensor], torch.Tensor]
 ) -> dict[str, float]:
     """Gradient norm per group and in "total", from squared norms that may lie on several processes."""
-    summed = sum_over_shards(torch.stack(list(squares.values()))).tolist()
+    summed = sum_over_shards(torch.stack(list(squares.values()))).tolist()  # one transfer for all groups
     return {
         **{name: math.sqrt(value) for name, value in zip(squares, summed, strict=True)},
         "total": math.sqrt(sum(summed)),
@@ -194,7 +198,8 @@ def scale_gradients(groups: Groups, factor: float) -> None:
 
 
 def gradient_norm_of_loss(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """Norm of the gradient of one loss at some parameters, without touching their ``grad``; the graph stays."""
+    """Norm of the gradient of one loss at some parameters. Their ``grad`` is unchanged, the graph is kept."""
+    # allow_unused: a loss need not depend on every router
     found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     norms_found = [torch.linalg.vector_norm(gradient.float()) for gradient in found if gradient is not None]
     return torch.linalg.vector_norm(torch.stack(norms_found)) if norms_found else loss.new_zeros(())

@@ -32,12 +32,12 @@ from .identity import copy_ledger
 from .settings import PretrainSettings
 
 FINISHED = "finished"
-# What a run's folder holds, and the files there (besides the checkpoints) that tell how an earlier run ended.
+# Folders inside a run's folder.
 FOLDERS = ("checkpoints", "logs", "configs")
 # Results of an earlier run in the same folder, besides its checkpoints.
 _RESULTS = ("checkpoints/hf", "logs/summary.json", "logs/tensorboard", "summary.json", "curves.png")
 
-# Lightning's remarks about things that are so on purpose here, or that a user can do nothing about.
+# Lightning's warnings about what is intended here, or what a user cannot change.
 _EXPECTED_WARNINGS = (
     r".*does not have many workers.*",
     r".*isinstance\(treespec, LeafSpec\).*",
@@ -142,7 +142,7 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
 
 
 def check_ready(settings: PretrainSettings) -> None:
-    """Everything that can be known to be wrong before anything heavy begins.
+    """Check all that can be checked before the model and the genome are read.
 
     Raises:
         ConfigError: The output folder cannot be written.
@@ -169,10 +169,10 @@ def check_ready(settings: PretrainSettings) -> None:
 
 
 def check_earlier_run(settings: PretrainSettings) -> None:
-    """Refuse to begin in a folder that holds another run, unless that may be deleted.
+    """Refuse to begin in a folder that holds another run, unless ``overwrite`` lets it be deleted.
 
     Raises:
-        ConfigError: It may not be, or this run starts from its model.
+        ConfigError: ``overwrite`` is off, or this run starts from the other's model.
     """
     folder = settings.folder / "checkpoints"
     if not holds_run(folder):
@@ -189,7 +189,7 @@ def check_earlier_run(settings: PretrainSettings) -> None:
 
 
 def clear_earlier_run(folder: Path) -> None:
-    """Delete what an earlier run wrote, so that nothing of it is taken for the new one's.
+    """Delete what an earlier run wrote: nothing of it may be taken for the new run's.
 
     Raises:
         ConfigError: Something cannot be deleted.

@@ -63,7 +63,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Windows per optimiser step.
+    """Windows per optimiser step and per forward pass.
 
     Attributes:
         global_size: Over all devices and accumulation steps.
@@ -176,7 +176,7 @@ class TrainerSettings:
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """What validation looks at, on targets shown as [MASK] only.
+    """What validation measures, on targets shown as [MASK] only.
 
     Attributes:
         every: Optimiser steps between validations; None validates at the end only.
@@ -301,7 +301,7 @@ class PretrainSettings:
                 raise ConfigError(f"{name}={value} must be positive")
         if len(self.optimizer.betas) != 2:
             raise ConfigError(f"optimizer.betas={list(self.optimizer.betas)} must be two numbers")
-        if self.data.seq_length > 131_072:
+        if self.data.seq_length > 131_072:  # bases of an interval of the usual split
             raise ConfigError(f"data.seq_length={self.data.seq_length} is over the longest window, 131072 bases")
 
     @property
@@ -361,7 +361,7 @@ def check_keys(cls: type, values: Mapping[str, Any], source: str, prefix: str = 
 
 
 def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
-    """A YAML value as the annotated type; only int to float, number to precision string and list to tuple convert."""
+    """A YAML value in the annotated type. Only int becomes float, a number a precision string, a list a tuple."""
     if dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         return build_settings(typing.cast(type, annotation), value, source, f"{name}.")
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
@@ -376,11 +376,12 @@ def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
         return {str(key): _convert(item, inner[1], source, f"{name}.{key}") for key, item in value.items()}
     if annotation is Any:
         return value
+    # bool is an int for Python: `gradient_clip: true` must not mean 1.0
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not abs(value) < math.inf:  # YAML has words for NaN and infinity
+        if not abs(value) < math.inf:  # YAML has words for NaN and infinity; "not <" catches both
             raise ConfigError(f"setting {name}={value!r} in {source} must be a finite number")
         return float(value)
-    if name == "trainer.precision" and type(value) is int:
+    if name == "trainer.precision" and type(value) is int:  # `precision: 16` is an int for YAML
         return str(value)
     if isinstance(annotation, type) and type(value) is annotation:
         return value
