@@ -122,11 +122,16 @@ def run_identity(
     return {name: value for name, value in found.items() if MAY_DIFFER.get(name, _ROUNDING) is not _SILENTLY}
 
 
-def setting_values(settings: PretrainSettings) -> dict[str, Any]:
-    """Every setting but the model's by its dotted name; dicts (of learning-rate multipliers) are one value."""
-    values = _leaves(settings)
-    del values["model"]  # only what was given; the model's configuration has them all
-    return values
+def setting_values(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting but the model's by its dotted name; a dict (of learning-rate multipliers) is one value."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        name, value = prefix + field.name, getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= setting_values(value, f"{name}.")
+        elif name != "model":  # it has only what was given; run_identity takes the model's whole configuration
+            found[name] = plain(value)
+    return found
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path, allow_changed_max_steps: bool) -> None:
@@ -182,32 +187,8 @@ def _saved_value(saved: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if dataclasses.is_dataclass(value):
-            found.update(_leaves(value, f"{prefix}{field.name}."))
-        else:
-            found[prefix + field.name] = plain(value)
-    return found
-
-
-PACKAGES = (
-    "hnet-ntv2",
-    "torch",
-    "lightning",
-    "transformers",
-    "safetensors",
-    "numpy",
-    "hydra-core",
-    "omegaconf",
-)
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run computes."""
-    return {name: _version(name) for name in PACKAGES}
+# Packages that decide what a run computes.
+PACKAGES = ("hnet-ntv2", "torch", "lightning", "transformers", "safetensors", "numpy", "hydra-core", "omegaconf")
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any]:
@@ -226,7 +207,7 @@ def describe_environment(data: dict[str, Any]) -> dict[str, Any]:
         data: The data module's description, digests included.
     """
     return {
-        "packages": package_versions(),
+        "packages": {name: _version(name) for name in PACKAGES},
         "git": git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),

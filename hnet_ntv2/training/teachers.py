@@ -102,7 +102,8 @@ class SourceReader:
             return self._last[1]
         if self.model.device != input_ids.device:  # Lightning does not move it: it is no part of the module
             torch.nn.Module.to(self.model, input_ids.device)
-        tokens = cut_tokens(input_ids, _is_valid(batch), self.k)
+        mask = batch.get("attention_mask", torch.ones_like(input_ids))  # windows of the data module have no padding
+        tokens = cut_tokens(input_ids, mask.bool(), self.k)
         front = tokens.ids.new_full((len(tokens.ids), 1), SOURCE_CLS)
         encoding = self.model.encode(
             torch.cat([front, tokens.ids], 1),
@@ -243,9 +244,3 @@ def load_teachers(
         "marginals": lambda: MarginalsTeacher(reader),
     }
     return {name: makers[name]() for name in names}
-
-
-def _is_valid(batch: Batch) -> Bool[Tensor, "batch length"]:
-    if "attention_mask" in batch:
-        return batch["attention_mask"].bool()
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool)
