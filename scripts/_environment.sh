@@ -114,9 +114,11 @@ hnet_install() {
   mv -f -- "$venv/hnet_ntv2.stamp.tmp" "$venv/hnet_ntv2.stamp"
 }
 
-# hnet_prepare run|dev: afterwards HNET_PYTHON is a Python with this package and its pinned dependencies.
+# hnet_prepare run|dev [COMMAND...]: afterwards HNET_PYTHON is a Python with this package and its pinned dependencies.
+# COMMAND runs before anything is made or installed, and only then.
 hnet_prepare() {
   local extras="$1" venv was_locked_before=no
+  shift
   if [ -n "${HNET_NTV2_PYTHON:-}" ]; then
     hnet_check_given_python "$extras"
     return 0
@@ -127,6 +129,7 @@ hnet_prepare() {
   if hnet_is_ready "$venv" "$extras"; then
     return 0
   fi
+  [ $# -eq 0 ] || "$@"
   mkdir -p -- "$(dirname -- "$venv")" || hnet_fail "cannot write $(dirname -- "$venv"); set HNET_NTV2_VENV to another place"
   [ ! -e "$venv.lock" ] || was_locked_before=yes
   { exec 9>"$venv.lock"; } 2>/dev/null || hnet_fail "cannot write $venv.lock; set HNET_NTV2_VENV to another place"

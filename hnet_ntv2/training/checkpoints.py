@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: numbered ones, and links to the last and to the best."""
+"""Which checkpoints a run keeps: numbered ones, links to the last and the best; how a resumed run goes on from one."""
 
 import logging
 import math
@@ -11,21 +11,22 @@ import lightning as L
 
 from ..errors import CheckpointError
 from ..storage import remove, sweep
-from .checkpoint_io import explained
-from .module import PretrainingModule, StepReport
-from .step_callback import StepCallback
+from .checkpoint_format import explained
+from .display import MetricLog
+from .module import PretrainingModule, StepCallback, StepReport
 
 logger = logging.getLogger(__name__)
+
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 _NUMBERED = re.compile(r"step=(\d+)\.ckpt")
 _WAY_OUT = "Free disk space, then --resume"
-# What killed writers of earlier versions of this package left.
+# Leftovers of killed writers of earlier versions of this package.
 _OLD_LEFTOVERS = (".step=*.tmp", ".last.ckpt.*.tmp", ".best.ckpt.*.tmp", ".hf.*.tmp", ".writable.*")
 
 
 class CheckpointKeeper(StepCallback):
-    """Saves every so many steps, at the end, and wherever validation is the best so far.
+    """Saves every ``every`` steps, at the end, and after each validation that is the best so far.
 
     ``step=000010.ckpt`` is a folder; ``last.ckpt`` and ``best.ckpt`` are links to such folders. A link moves only after
     the folder it will point to is complete, so that the last good checkpoint outlives a failing save.
@@ -59,9 +60,10 @@ class CheckpointKeeper(StepCallback):
         self.resumed_from = resumed_from
         self.best_value = math.inf
         self.best_step: int | None = None
-        # A folder of the right name is not enough: it can be of the course that a resume from an older step gave up.
+        # The last step that this process saved. A folder of the right name is not enough: a run that resumed from an
+        # older step leaves folders of its former course.
         self._saved_step: int | None = None
-        # Lightning's counters after the last finished step; between steps they count micro-batches that are lost.
+        # Lightning's counters after the last finished step; inside a step they count micro-batches that are lost.
         self._counters: dict[str, Any] | None = None
         self._saves_between_steps = False
 
@@ -72,16 +74,16 @@ class CheckpointKeeper(StepCallback):
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the counters after the step that the run goes on from."""
+        """Keep the counters of the checkpoint that the run goes on from."""
         self._counters = checkpoint["loops"]["fit_loop"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Between steps, save the counters as they were after the last one."""
+        """Inside a step, save the counters of the last finished one."""
         if self._saves_between_steps:
             checkpoint["loops"]["fit_loop"] = self._counters
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take up the checkpoints of a resumed run."""
+        """Link and save what a resumed run needs before its first step."""
         assert isinstance(pl_module, PretrainingModule)
         if self.resumed_from is None:
             return
@@ -100,11 +102,11 @@ class CheckpointKeeper(StepCallback):
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the best model so far."""
+        """Save and link the model if it is the best so far."""
         assert isinstance(pl_module, PretrainingModule)
         value = pl_module.validation_report.get(self.monitor, math.nan)
         if trainer.sanity_checking or trainer.state.fn != "fit" or not value < self.best_value:
-            return
+            return  # "not <": NaN is never the best
         self.best_value, self.best_step = value, trainer.global_step
         self.save_between_steps(trainer, link=None)
         self._link(trainer, BEST, self.path_of(trainer.global_step))
@@ -119,6 +121,7 @@ class CheckpointKeeper(StepCallback):
         path = self.path_of(trainer.global_step)
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is not None:
+            # The loader is batches ahead of the training: note where the next step begins.
             datamodule.set_position(trainer.global_step * self.samples_per_step)
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_step = trainer.global_step
@@ -150,7 +153,7 @@ class CheckpointKeeper(StepCallback):
         return self.folder / f"step={step:06d}.ckpt"
 
     def _take_up_best(self, trainer: L.Trainer) -> None:
-        """Let the best checkpoint be the one that was best at the step that the run goes on from."""
+        """Link the checkpoint that was the best at the step that the run goes on from."""
         has_best = self.best_step is not None and self.path_of(self.best_step).is_dir()
         if trainer.strategy.broadcast(has_best):  # all ranks save together, so they must know the same best
             assert self.best_step is not None
@@ -169,20 +172,20 @@ class CheckpointKeeper(StepCallback):
 
     def _link(self, trainer: L.Trainer, name: str, path: Path) -> None:
         if trainer.is_global_zero:
-            temporary = self.folder / f"{name}.partial"  # a name that storage.sweep knows
+            temporary = self.folder / f"{name}.partial"  # storage.sweep deletes such names
             with explained(f"{self.folder / name} could not be moved to {path.name}", _WAY_OUT):
                 temporary.unlink(missing_ok=True)
                 temporary.symlink_to(path.name)
-                temporary.replace(self.folder / name)
+                temporary.replace(self.folder / name)  # in one system call: there is always a link
         trainer.strategy.barrier("checkpoint link")
 
     def _prune(self, trainer: L.Trainer) -> None:
-        """Delete the numbered checkpoints that nothing asks for."""
+        """Delete the numbered checkpoints that are neither linked nor among the ``keep`` last."""
         if not trainer.is_global_zero:
             return
         linked = {os.readlink(self.folder / name) for name in (LAST, BEST) if (self.folder / name).is_symlink()}
         others = [path for path in numbered_checkpoints(self.folder) if path.name not in linked]
-        # Later ones are of a course that this run left when it resumed from an older checkpoint.
+        # Later ones: this run resumed from an older checkpoint, they are of its former course.
         later = [path for path in others if step_of(path) > trainer.global_step]
         earlier = others[: len(others) - len(later)]
         for path in [*earlier[: max(0, len(earlier) - self.keep)], *later]:
@@ -216,7 +219,7 @@ def find_checkpoint(resume: str, folder: Path) -> Path:
         path = Path(resume)
         if not path.exists():
             raise CheckpointError(f"--resume {path}: there is no checkpoint of that name")
-        # The name of a whole output or checkpoint folder is good enough.
+        # The folder of a run or of its checkpoints will do, too.
         inside = [path / LAST, path / "checkpoints" / LAST]
         return next((candidate for candidate in inside if candidate.exists()), path)
     if (folder / LAST).exists():
@@ -231,12 +234,12 @@ def find_checkpoint(resume: str, folder: Path) -> Path:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder of checkpoints has any, those of a run that was killed before it could link one included."""
+    """Whether a folder holds any checkpoint, linked or not."""
     return (folder / LAST).is_symlink() or bool(numbered_checkpoints(folder))
 
 
 def sweep_checkpoints(folder: Path) -> None:
-    """Clear up after writers that were killed; the caller holds the lock of the run's folder."""
+    """Delete what killed writers left; the caller holds the lock of the run's folder."""
     for old in folder.glob(".step=*.ckpt.old"):  # of earlier versions, killed between two renames
         path = folder / old.name.removeprefix(".").removesuffix(".old")
         if path.exists():
@@ -253,3 +256,30 @@ def clear_checkpoints(folder: Path) -> None:
     """Delete the checkpoints of an earlier run."""
     for path in [folder / LAST, folder / BEST, *numbered_checkpoints(folder)]:
         remove(path)
+
+
+class MissedValidation(StepCallback):
+    """Validates before the first step where the step of the resumed checkpoint asks for a validation.
+
+    A checkpoint is saved before the validation of its step. It lacks the row of the log, the best value and the link to
+    the best checkpoint; validating again makes all three. A run that had finished its last step ends after that.
+
+    Args:
+        log: Knows which steps are validated.
+    """
+
+    def __init__(self, log: MetricLog):
+        self.metric_log = log
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate as Lightning does between steps."""
+        assert isinstance(pl_module, PretrainingModule)
+        step = trainer.global_step
+        if step and self.metric_log.is_due(step, pl_module.max_steps):
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # from its first batch, whatever the checkpoint says of an earlier validation
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
+        if step == pl_module.max_steps:
+            trainer.should_stop = True

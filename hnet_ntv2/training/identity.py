@@ -1,29 +1,35 @@
-"""What a resumed run must have in common with its checkpoint: every setting, but those in the table below."""
+"""What a run is: settings that a resume compares, the source of its weights, its code, data and machine."""
 
 import dataclasses
+import json
 import logging
+import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..errors import CheckpointError
-from .batching import BatchPlan
-from .parts import graft_source, is_graft, plain
-from .precision import Precision
+from ..storage import open_text
+from .devices import BatchPlan, Precision
 from .settings import PretrainSettings
 
 logger = logging.getLogger(__name__)
+
 
 _SILENTLY = None
 _ROUNDING = "the same training up to rounding, not to the last digit"
 _NUMBERS = "training goes on from the same weights in another arithmetic"
 _VALIDATIONS = "validations before and after cannot be compared, nor can the best checkpoint"
 
-# Settings that may differ from the checkpoint's, and what is told then. All others must agree: a new one as well, until
-# somebody decides that it belongs here.
+# Settings that may differ from the checkpoint's, with the warning that is logged then. All others must agree, new ones
+# included, until somebody adds them here.
 MAY_DIFFER: dict[str, str | None] = {
     # Names, places, and what only the start of a run looks at.
     "experiment_name": _SILENTLY,
@@ -47,7 +53,6 @@ MAY_DIFFER: dict[str, str | None] = {
     "callbacks.progress_bar": _SILENTLY,
     "callbacks.plain_log_every": _SILENTLY,
     "callbacks.collapse_patience": _SILENTLY,
-    "callbacks.collapse_factor": _SILENTLY,
     "logger.wandb_project": _SILENTLY,
     "logger.wandb_entity": _SILENTLY,
     "logger.wandb_mode": _SILENTLY,
@@ -59,7 +64,6 @@ MAY_DIFFER: dict[str, str | None] = {
     "trainer.num_nodes": _ROUNDING,
     "trainer.strategy": _ROUNDING,
     "trainer.gradient_checkpointing": _ROUNDING,
-    "trainer.deterministic": _ROUNDING,
     # The weights are fp32 in each; which half precision there is depends on the machine.
     "trainer.precision": _NUMBERS,
     "validation.windows": _VALIDATIONS,
@@ -93,8 +97,8 @@ def run_identity(
 ) -> dict[str, Any]:
     """Every setting that is compared on resume, by its dotted name, as plain values.
 
-    What a setting comes to on this machine stands in its place: digests for files, the precision in use, "cpu" or
-    "cuda", the micro-batch, the model's settings with their defaults, the source of a graft for ``init``.
+    A setting that depends on the machine has its outcome as its value: digests for files, the precision in use, "cpu"
+    or "cuda", the micro-batch, the model's settings with their defaults, the source of a graft for ``init``.
 
     Args:
         settings: The whole run.
@@ -118,15 +122,20 @@ def run_identity(
     return {name: value for name, value in found.items() if MAY_DIFFER.get(name, _ROUNDING) is not _SILENTLY}
 
 
-def setting_values(settings: PretrainSettings) -> dict[str, Any]:
-    """Every setting but the model's by its dotted name; dicts (of learning-rate multipliers) are one value."""
-    values = _leaves(settings)
-    del values["model"]  # only what was given; the model's configuration has them all
-    return values
+def setting_values(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting but the model's by its dotted name; a dict (of learning-rate multipliers) is one value."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        name, value = prefix + field.name, getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= setting_values(value, f"{name}.")
+        elif name != "model":  # it has only what was given; run_identity takes the model's whole configuration
+            found[name] = plain(value)
+    return found
 
 
 def check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path, allow_changed_max_steps: bool) -> None:
-    """Refuse to resume from a checkpoint of a run that was set up differently; warn of what may differ.
+    """Refuse to resume from a checkpoint of a run with other settings; warn of those that may differ.
 
     Names that only one of the two has cannot be compared (a setting that is new, or gone).
 
@@ -178,12 +187,105 @@ def _saved_value(saved: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if dataclasses.is_dataclass(value):
-            found.update(_leaves(value, f"{prefix}{field.name}."))
-        else:
-            found[prefix + field.name] = plain(value)
-    return found
+# Packages that decide what a run computes.
+PACKAGES = ("hnet-ntv2", "torch", "lightning", "transformers", "safetensors", "numpy", "hydra-core", "omegaconf")
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any]:
+    """Commit of the checkout that this package runs from, and whether files differ from it; None without a checkout."""
+    folder = folder or Path(__file__).resolve().parents[2]
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.resolve():
+        return {"commit": None, "modified": None}  # installed, perhaps inside someone else's checkout
+    return {"commit": _git(folder, "rev-parse", "HEAD"), "modified": bool(_git(folder, "status", "--porcelain"))}
+
+
+def describe_environment(data: dict[str, Any]) -> dict[str, Any]:
+    """Everything besides the settings that a run can depend on, as plain values.
+
+    Args:
+        data: The data module's description, digests included.
+    """
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "data": data,
+    }
+
+
+def write_environment(folder: Path, environment: dict[str, Any]) -> Path:
+    """Write ``environment.json`` into ``folder``.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    path = folder / "environment.json"
+    with open_text(path) as file:
+        file.write(json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+# Ledger of the weights that a trained model started from.
+ORIGIN_FILE = "ntv2_origin.json"
+
+
+def is_graft(folder: str | None) -> bool:
+    """Whether a folder of a saved model holds the ledger of a graft (``init`` with a source writes one).
+
+    Raises:
+        WeightsError: The ledger cannot be read.
+    """
+    return folder is not None and _source_of(Path(folder) / LEDGER_FILE) is not None
+
+
+def graft_source(folder: str | None) -> str | None:
+    """Name and revision of the model that a folder's weights descend from; None without one."""
+    for name in (LEDGER_FILE, ORIGIN_FILE):
+        source = None if folder is None else _source_of(Path(folder) / name)
+        if source is not None:
+            return f"{source['name']} {source['revision'] or ''}".rstrip()
+    return None
+
+
+def _source_of(ledger: Path) -> dict[str, Any] | None:
+    """Name and revision of a graft's source; None for a random trunk, which has a ledger too."""
+    return Ledger.from_file(ledger).source if ledger.is_file() else None
+
+
+def copy_ledger(start: Path, folder: Path) -> None:
+    """Copy the ledger of a graft beside a model trained from it, as ``ntv2_origin.json``: its hashes hold no longer.
+
+    Args:
+        start: Folder of the weights that training started from.
+        folder: Folder of the trained model.
+    """
+    for name in (LEDGER_FILE, ORIGIN_FILE):
+        if (start / name).is_file():
+            shutil.copyfile(start / name, folder / ORIGIN_FILE)
+            return
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON returns it: a list for a tuple."""
+    return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""The LightningModule: an exactly additive loss, the global shares of boundaries, gradients clipped on any strategy."""
+"""One optimiser step: the loss of each micro-batch, its sums over micro-batches and ranks, clipping, the report."""
 
 import logging
 import math
@@ -15,17 +15,25 @@ from ..errors import ConfigError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
-from . import gradients
-from .batching import OUT_OF_MEMORY_ADVICE
+from .devices import OUT_OF_MEMORY_ADVICE
 from .metrics import Sums, add_sums, chunk_sums, reduced, stage_metrics, target_metrics, target_sums
-from .optimizer import build_optimizer, describe_groups, parameter_groups, undecayed_names
+from .optimizer import (
+    build_optimizer,
+    build_scheduler,
+    gradient_norm_of_loss,
+    gradient_norms,
+    parameter_groups,
+    scale_gradients,
+    squared_gradient_norms,
+    undecayed_names,
+)
 from .phases import PhasePlan
-from .schedule import build_scheduler
 from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
 from .teachers import Teacher
 from .validation import ValidationRun
 
 logger = logging.getLogger(__name__)
+
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -73,7 +81,7 @@ class PretrainingModule(L.LightningModule):
         model: The model.
         optimizer: Learning rate, groups, decay.
         scheduler: Warm-up and cosine.
-        validation: What validation looks at.
+        validation: What validation measures.
         max_steps: Optimiser steps of the whole run.
         seq_length: Bases per window.
         mask_rate: Share of bases that become targets.
@@ -109,14 +117,16 @@ class PretrainingModule(L.LightningModule):
         self.targets_per_window = mask_rate * seq_length
         self.gradient_clip = gradient_clip
         self.router_gradients_every = router_gradients_every
-        self.model.moves_offsets = False  # once per optimiser step instead of once per forward pass
+        self.model.moves_offsets = (
+            False  # forward passes must not: optimizer_step moves them once, by the global counts
+        )
         self.phases = phases or PhasePlan.single(max_steps)
         self.teachers = dict(teachers or {})
         self.identity = identity or {}
         self.report: StepReport | None = None
         self.validation_report: dict[str, float] = {}
         self.stop_signal = 0
-        self._without_decay = undecayed_names(model)  # shards of FSDP have lost their shapes
+        self._without_decay = undecayed_names(model)  # now: FSDP flattens parameters, which decay is chosen by
         self._step = _Step()
         self._phase: str | None = None
         self._validation: ValidationRun | None = None
@@ -151,10 +161,6 @@ class PretrainingModule(L.LightningModule):
             self._without_decay,
         )
 
-    def group_table(self) -> str:
-        """The parameter groups as a table for the user."""
-        return describe_groups(self.optimizer_groups())
-
     # ---- one micro-batch
 
     def forward_batch(self, batch: Batch, **options: Any) -> HNetNTV2MaskedLMOutput:
@@ -164,9 +170,9 @@ class PretrainingModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Loss of one micro-batch; its sums are added to the step's."""
-        self.report = None
+        self.report = None  # callbacks take a report for the end of a step
         self._step.number = self._finished_steps
-        self._tell_phase()
+        self._log_phase()
         batch = widened(batch)
         try:
             output = self.forward_batch(
@@ -180,12 +186,14 @@ class PretrainingModule(L.LightningModule):
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"out of memory: {OUT_OF_MEMORY_ADVICE}") from error
         output.loss, parts = self._total_loss(output, batch)
-        if self._step.sums is None and self._measures_routers():
+        if (
+            self._step.sums is None and self._measures_routers()
+        ):  # first micro-batch only: it costs a backward pass per loss and stage
             self._step.router_norms = self._router_gradient_norms(output)
         self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
         return output.loss
 
-    def _tell_phase(self) -> None:
+    def _log_phase(self) -> None:
         name = self.phases.at(self._step.number).name
         if self.phases.is_warm_start and name != self._phase:
             logger.info("step %d: phase %s begins", self._step.number + 1, name)
@@ -213,7 +221,11 @@ class PretrainingModule(L.LightningModule):
         return loss, parts
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        """Backpropagate; say which knob to turn if memory runs out."""
+        """Backpropagate.
+
+        Raises:
+            ConfigError: Memory runs out; it names the settings that need less.
+        """
         try:
             super().backward(loss, *args, **kwargs)
         except torch.OutOfMemoryError as error:
@@ -226,6 +238,7 @@ class PretrainingModule(L.LightningModule):
         assert output.ratio_losses is not None
         assert output.boundary_counts is not None
         assert output.stages is not None
+        # float64: many micro-batches and ranks are added up
         labels, is_shown_masked = batch["labels"], batch["input_ids"] == self.model.config.mask_token_id
         return {
             "micro_batches": torch.ones((), dtype=torch.float64, device=output.loss.device),
@@ -242,8 +255,8 @@ class PretrainingModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradients (unscaled, before clipping) per learning-rate group."""
-        squares = gradients.squared_norms(self._groups_of(optimizer))
-        self._step.gradient_norms = gradients.norms(squares, self._sum_over_shards)
+        squares = squared_gradient_norms(self._groups_of(optimizer))
+        self._step.gradient_norms = gradient_norms(squares, self._sum_over_shards)
 
     def configure_gradient_clipping(
         self,
@@ -261,7 +274,7 @@ class PretrainingModule(L.LightningModule):
             self._step.problem = f"the gradient's norm became {total}"
             optimizer.zero_grad(set_to_none=True)
         elif self.gradient_clip is not None and total > self.gradient_clip:
-            gradients.scale(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
+            scale_gradients(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
 
     def optimizer_step(
         self,
@@ -270,10 +283,10 @@ class PretrainingModule(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step, settle the routers for the new weights, and agree over all ranks on what the step measured."""
+        """Update the weights, sum the step's measurements over all ranks, and move the routers' offsets by them."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
-        # Filled in on the device: a number that is sent there makes a GPU wait.
+        # Made on the device: copying a number there makes the GPU wait.
         stop_signal = torch.full((), float(self.stop_signal), dtype=torch.float64, device=self.device)
         sums = reduced({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
         self.model.move_offsets(torch.tensor([[sums[name] for name in row] for row in self._count_names()]))
@@ -281,7 +294,7 @@ class PretrainingModule(L.LightningModule):
         self._step = _Step()
 
     def _count_names(self) -> list[tuple[str, str]]:
-        """Names of the sums behind F of the ratio loss, per stage: boundaries, positions."""
+        """Names of the counts that offsets move by, per stage: boundaries and positions, both outside masks."""
         stages = range(1, self.num_stages + 1)
         return [(f"stage{i}_mask_free_boundaries", f"stage{i}_mask_free_positions") for i in stages]
 
@@ -336,7 +349,7 @@ class PretrainingModule(L.LightningModule):
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a resumed run must agree with."""
+        """Add the settings that a resumed run is compared with."""
         checkpoint["run"] = self.identity
 
     # ---- helpers
@@ -367,7 +380,7 @@ class PretrainingModule(L.LightningModule):
         weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
         losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
         return {
-            f"stage{stage}/router_gradient_{name}": gradients.norm_of_loss(loss, list(router.parameters()))
+            f"stage{stage}/router_gradient_{name}": gradient_norm_of_loss(loss, list(router.parameters()))
             for stage, router in enumerate(routers, start=1)
             for name, loss in losses.items()
         }
@@ -382,5 +395,20 @@ class PretrainingModule(L.LightningModule):
 
 
 def widened(batch: Batch) -> dict[str, torch.Tensor]:
-    """Ids and labels, which travel to the device in bytes, as the model wants them."""
+    """A batch with ids and labels in int64. The loader sends them as bytes, an eighth of the transfer."""
     return {name: value.long() if name.endswith(("input_ids", "labels")) else value for name, value in batch.items()}
+
+
+class StepCallback(L.Callback):
+    """Calls ``on_step_end`` once per optimiser step, with the step's report; Lightning itself counts micro-batches."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Call ``on_step_end`` after the last micro-batch of a step; the others have no report."""
+        assert isinstance(pl_module, PretrainingModule)
+        if pl_module.report is not None:
+            self.on_step_end(trainer, pl_module, pl_module.report)
+
+    def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
+        """Called after a step; ``trainer.global_step`` includes it."""

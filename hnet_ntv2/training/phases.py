@@ -19,7 +19,7 @@ _WEIGHTS = ("ratio_weight", *(f"{name}_weight" for name in TEACHERS))
 
 
 class PhaseState(NamedTuple):
-    """What holds at one optimiser step.
+    """The values of one optimiser step.
 
     Attributes:
         name: Of the phase.
@@ -45,7 +45,7 @@ class PhaseState(NamedTuple):
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """The phases of a run. A function of the step alone, so that a run resumed inside any of them goes on exactly.
+    """The phases of a run. All values are functions of the step, so a run resumed inside a phase goes on exactly.
 
     Attributes:
         steps: Optimiser steps of each phase.
@@ -66,7 +66,7 @@ class PhasePlan:
 
     @classmethod
     def of(cls, settings: WarmStartSettings, max_steps: int, multipliers: Mapping[str, float]) -> "PhasePlan":
-        """The phases that the settings describe; the last one gets the steps that the others leave.
+        """The phases of a warm start; the last one gets the steps that the others leave.
 
         A run that is shorter than the first two, such as a trial of a few steps, ends inside them, with a warning.
 
@@ -83,7 +83,7 @@ class PhasePlan:
             _check(name, phase, multipliers)
         if settings.joint.steps:
             raise ConfigError(f"warm_start.joint.steps={settings.joint.steps}: leave it 0, joint takes what is left")
-        left = max_steps - settings.align.steps - settings.release.steps
+        left = max_steps - settings.align.steps - settings.release.steps  # a warning, not an error: trials are short
         if left <= 0:
             logger.warning(
                 "warm_start.align.steps=%d and release.steps=%d fill trainer.max_steps=%d: the run ends before its "
@@ -98,19 +98,20 @@ class PhasePlan:
         return 0 if step < self.steps[0] else 1 if step < self.steps[0] + self.steps[1] else 2
 
     def at(self, step: int) -> PhaseState:
-        """Everything that holds at a step (from 0)."""
+        """The values of a step (from 0)."""
         number = self.number_at(step)
         values = {name: float(ramp(step)) for name, ramp in self.ramps.items()}
         weights = {name.removesuffix("_weight"): values[name] for name in _WEIGHTS}
         return PhaseState(PHASES[number], number, values["grid_share"], values["anchor_share"], weights)
 
     def rate_factor(self, step: int, group: str, multipliers: Mapping[str, float]) -> float:
-        """Factor on the learning rate of a group, which already holds its own multiplier."""
+        """Factor on the learning rate of a group, on top of the optimizer's multiplier for it."""
         own = self.multipliers[self.number_at(step)].get(group)
+        # Equal ones first: 0 / 0 for a group that is frozen throughout
         return 1.0 if own is None or multipliers[group] == own else own / multipliers[group]
 
     def cell_shares(self, samples_per_step: int) -> CellShares | None:
-        """What the data module needs to know; None where no cell is ever forced and no flank anchored."""
+        """Shares of forced cells and anchors for the data module; None for a run without a warm start."""
         if not self.is_warm_start:
             return None
         return CellShares(self.ramps["grid_share"], self.ramps["anchor_share"], samples_per_step)
@@ -119,6 +120,7 @@ class PhasePlan:
         """Teachers with a weight above 0 somewhere."""
 
         def is_used(ramp: Ramp) -> bool:
+            # A skipped phase does not count: its weight would load the source for nothing
             return any(piece.steps and max(piece.start, piece.end) > 0 for piece in ramp.pieces)
 
         return tuple(name for name in TEACHERS if is_used(self.ramps[f"{name}_weight"]))
@@ -160,6 +162,7 @@ def _check(name: str, phase: PhaseSettings, multipliers: Mapping[str, float]) ->
     for group, value in phase.multipliers.items():
         if group not in multipliers:
             raise ConfigError(f"{where}.multipliers.{group}: no such group; there are {', '.join(multipliers)}")
+        # rate_factor divides by the optimizer's multiplier
         if value < 0 or (multipliers[group] == 0 and value > 0):
             raise ConfigError(
                 f"{where}.multipliers.{group}={value}: it must not be negative, nor above 0 where "

@@ -63,7 +63,7 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Windows per optimiser step.
+    """Windows per optimiser step and per forward pass.
 
     Attributes:
         global_size: Over all devices and accumulation steps.
@@ -162,7 +162,6 @@ class TrainerSettings:
         precision: "16", "bf16" or "32".
         gradient_clip: Largest norm of the whole gradient; None for no clipping.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        deterministic: Ask torch for deterministic kernels.
     """
 
     max_steps: int = 50_000
@@ -173,12 +172,11 @@ class TrainerSettings:
     precision: str = "16"
     gradient_clip: float | None = 0.5
     gradient_checkpointing: bool = False
-    deterministic: bool = False
 
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """What validation looks at, on targets shown as [MASK] only.
+    """What validation measures, on targets shown as [MASK] only.
 
     Attributes:
         every: Optimiser steps between validations; None validates at the end only.
@@ -208,8 +206,8 @@ class CallbackSettings:
         router_gradients_every: Optimiser steps between measurements of the routers' gradients; 0 for never.
         progress_bar: Draw a bar on a terminal; else plain lines.
         plain_log_every: Optimiser steps between plain lines.
-        collapse_patience: Consecutive steps that a chunk ratio may stay collapsed; 0 never stops the run for it.
-        collapse_factor: A ratio under target / factor or over target x factor is collapsed.
+        collapse_patience: Consecutive steps that a chunk ratio may stay under a third of its target or over three times
+            it; 0 never stops the run for it.
     """
 
     checkpoint_every: int = 1000
@@ -219,7 +217,6 @@ class CallbackSettings:
     progress_bar: bool = True
     plain_log_every: int = 50
     collapse_patience: int = 200
-    collapse_factor: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -304,7 +301,7 @@ class PretrainSettings:
                 raise ConfigError(f"{name}={value} must be positive")
         if len(self.optimizer.betas) != 2:
             raise ConfigError(f"optimizer.betas={list(self.optimizer.betas)} must be two numbers")
-        if self.data.seq_length > 131_072:
+        if self.data.seq_length > 131_072:  # bases of an interval of the usual split
             raise ConfigError(f"data.seq_length={self.data.seq_length} is over the longest window, 131072 bases")
 
     @property
@@ -313,8 +310,16 @@ class PretrainSettings:
         return Path(self.output_dir)
 
 
-REMOVED = {"trainer.compile": "there is no such choice any more (docs/decisions/0015); leave the line out"}
-"""Settings of earlier versions, and what to do about them."""
+_REFUSED = object()
+_GONE = (
+    "there is no such choice any more (docs/decisions/{}), version 0.1.0 was the last to have it; leave the line out"
+)
+REMOVED: dict[str, tuple[Any, str]] = {
+    "trainer.compile": (_REFUSED, _GONE.format("0015")),
+    "trainer.deterministic": (False, _GONE.format("0017")),
+    "callbacks.collapse_factor": (3.0, _GONE.format("0017")),
+}
+"""Settings of earlier versions: the default, at which a saved config may still name them, and what to tell else."""
 
 
 def build_settings(cls: type[T], values: Mapping[str, Any], source: str, prefix: str = "") -> T:
@@ -331,26 +336,32 @@ def build_settings(cls: type[T], values: Mapping[str, Any], source: str, prefix:
     """
     check_keys(cls, values, source, prefix)
     hints = typing.get_type_hints(cls)
-    built = {name: _convert(value, hints[name], source, prefix + name) for name, value in values.items()}
+    built = {
+        name: _convert(value, hints[name], source, prefix + name)
+        for name, value in values.items()
+        if prefix + name not in REMOVED  # at its default, as check_keys saw
+    }
     return cls(**built)
 
 
 def check_keys(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    """Refuse keys that ``cls`` and the classes inside it do not have. Values are not looked at."""
+    """Refuse keys that ``cls`` and the classes inside it do not have; of values, only those of removed settings."""
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
-        if prefix + str(name) in REMOVED:
-            raise ConfigError(f"setting {prefix + str(name)!r} in {source}: {REMOVED[prefix + str(name)]}")
+        path = f"{prefix}{name}"
+        if path in REMOVED:
+            default, reason = REMOVED[path]
+            if type(value) is not type(default) or value != default:  # False equals 0
+                raise ConfigError(f"setting {path!r} in {source}: {reason}")
+            continue
         if name not in hints:
-            raise ConfigError(
-                f"unknown setting {prefix + str(name)!r} in {source}; known here: {', '.join(sorted(hints))}"
-            )
+            raise ConfigError(f"unknown setting {path!r} in {source}; known here: {', '.join(sorted(hints))}")
         if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
-            check_keys(hints[name], value, source, f"{prefix}{name}.")
+            check_keys(hints[name], value, source, f"{path}.")
 
 
 def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
-    """A YAML value as the annotated type; only int to float, number to precision string and list to tuple convert."""
+    """A YAML value in the annotated type. Only int becomes float, a number a precision string, a list a tuple."""
     if dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         return build_settings(typing.cast(type, annotation), value, source, f"{name}.")
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
@@ -365,11 +376,12 @@ def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
         return {str(key): _convert(item, inner[1], source, f"{name}.{key}") for key, item in value.items()}
     if annotation is Any:
         return value
+    # bool is an int for Python: `gradient_clip: true` must not mean 1.0
     if annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not abs(value) < math.inf:  # YAML has words for NaN and infinity
+        if not abs(value) < math.inf:  # YAML has words for NaN and infinity; "not <" catches both
             raise ConfigError(f"setting {name}={value!r} in {source} must be a finite number")
         return float(value)
-    if name == "trainer.precision" and type(value) is int:
+    if name == "trainer.precision" and type(value) is int:  # `precision: 16` is an int for YAML
         return str(value)
     if isinstance(annotation, type) and type(value) is annotation:
         return value

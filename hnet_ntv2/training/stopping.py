@@ -15,23 +15,22 @@ import torch
 
 from ..errors import HNetNTV2Error, TrainingStopped
 from .checkpoints import CheckpointKeeper
-from .module import PretrainingModule, StepReport
-from .step_callback import StepCallback
+from .module import PretrainingModule, StepCallback, StepReport
 
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Stands for a lost loader in the sum of the ranks' signals; no sum of signal numbers comes near.
+# A lost loader, in the sum of the ranks' signals; larger than any sum of signal numbers.
 _LOST_LOADER = 1_000_000
-# How torch tells it: from its signal handler, or when it waits for a batch in vain.
+# Start of torch's message, raised in its signal handler or where it waits for a batch.
 _TORCH_LOST_LOADER = re.compile(r"DataLoader worker \(pid")
 
 
 class SignalStop(StepCallback):
     """SIGTERM and SIGINT (Ctrl-C) finish the optimiser step, save and end the run; a second one ends it at once.
 
-    The signal is only noted when it comes. The step in progress, an accumulation included, is finished; all ranks learn
-    in its reduction whether any of them was told to stop, so that they stop after the same step.
+    The handler only notes the signal. The step in progress is finished with all its micro-batches. Its reduction tells
+    all ranks whether any of them got a signal, so they stop after the same step.
     """
 
     def __init__(self) -> None:
@@ -55,19 +54,19 @@ class SignalStop(StepCallback):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        if self.received:  # the user cannot wait for the step: die of the signal
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.received = number
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning has put its own handler in front by now, which would end the run inside an accumulation."""
+        """Take the signals over again: Lightning's handler, installed by now, would end the run inside a step."""
         self.install()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Hand the signal to the module, which shares it with the other ranks."""
+        """Give the signal to the module, whose reduction passes it to the other ranks."""
         assert isinstance(pl_module, PretrainingModule)
         pl_module.stop_signal = self.received
 
@@ -81,12 +80,12 @@ class SignalStop(StepCallback):
 
 
 class LoaderWatch(StepCallback):
-    """Ends a run whose loader process was killed (by the system, out of memory), after a checkpoint.
+    """Saves and ends a run whose loader process was killed, most often since memory ran out.
 
-    torch raises in its handler of SIGCHLD, wherever the main process is: between two tensors of an update too, after
-    which there is nothing to save. Here the loss is only noted; the step in progress is finished if its batches are
-    there, and all ranks save together. If they are not, torch raises where it waits for one: a single process saves
-    what its last finished step left.
+    torch's handler of SIGCHLD raises wherever the main process is, even between two tensors of an update: such a state
+    is worth nothing. This handler only notes the loss. If the batches of the step are there, the step is finished and
+    all ranks save together. If not, torch raises where it waits for one, and a single process saves the state after
+    its last finished step.
 
     Args:
         keeper: Saves the last state.
@@ -100,7 +99,7 @@ class LoaderWatch(StepCallback):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Tell of a lost loader in one line.
+        """Turn torch's error of a lost loader into one line.
 
         Raises:
             TrainingStopped: With the reason and the checkpoint.
@@ -116,9 +115,9 @@ class LoaderWatch(StepCallback):
                 signal.signal(signal.SIGCHLD, self._before)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put a handler in front of torch's, which it installs with its first loader."""
+        """Wrap torch's handler, which was installed with the first loader."""
         before = signal.getsignal(signal.SIGCHLD)
-        if callable(before):
+        if callable(before):  # no handler without loader processes (data.num_workers=0)
             self._before = before
             signal.signal(signal.SIGCHLD, self._note)
 
@@ -133,7 +132,7 @@ class LoaderWatch(StepCallback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Hand the loss to the module, which shares it with the other ranks."""
+        """Give the loss to the module, whose reduction passes it to the other ranks."""
         assert isinstance(pl_module, PretrainingModule)
         if self.loss is not None:
             pl_module.stop_signal = _LOST_LOADER
@@ -149,7 +148,7 @@ class LoaderWatch(StepCallback):
             raise self._stopped(self.loss or "another rank lost a DataLoader worker")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save where no batch came any more. Other ranks are inside a step, so that they could not take part."""
+        """Save where no batch came any more, on one rank only: others are inside a step, and saving needs all."""
         if self._is_loss(exception) and trainer.world_size == 1:
             self.saved = self.keeper.save_between_steps(trainer)
 
@@ -178,7 +177,7 @@ class CollapseGuard(StepCallback):
         keeper: Saves the last state.
     """
 
-    def __init__(self, targets: Sequence[float], patience: int, factor: float, keeper: CheckpointKeeper):
+    def __init__(self, targets: Sequence[float], patience: int, factor: float = 3.0, *, keeper: CheckpointKeeper):
         self.targets = tuple(targets)
         self.patience = patience
         self.factor = factor
@@ -192,7 +191,7 @@ class CollapseGuard(StepCallback):
         self.steps_off = list(state_dict["steps_off"])
 
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
-        """Look at the step; save and raise if the run cannot go on.
+        """Save and raise if the run cannot go on.
 
         Raises:
             TrainingStopped: With the reason and the checkpoint.

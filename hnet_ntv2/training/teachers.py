@@ -34,7 +34,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Float[Tensor, ""]:
-        """What the student is off, for one micro-batch: a mean, so that micro-batches weigh alike."""
+        """Distance between student and source on one micro-batch; a mean, so that micro-batches weigh alike."""
 
 
 class SourceTokens(NamedTuple):
@@ -58,7 +58,8 @@ class SourceTokens(NamedTuple):
 def cut_tokens(input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], k: int) -> SourceTokens:
     """Cut rows as the source's own tokenizer does."""
     cells = grid_cells(input_ids, is_valid, k)
-    longest = max(int(cells.is_start.sum(1).max()), 1)
+    longest = max(int(cells.is_start.sum(1).max()), 1)  # at least one column, for a batch without bases
+    # A stable sort of "is no start" puts the starts first, in order.
     first = (~cells.is_start).to(torch.int8).argsort(dim=1, stable=True)[:, :longest]
     has_token = cells.is_start.gather(1, first)
     ids = source_token_ids(input_ids, is_valid, k).gather(1, first)
@@ -68,7 +69,7 @@ def cut_tokens(input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "b
 
 
 class SourceReading(NamedTuple):
-    """What the source makes of a batch; states and vectors without ``<cls>``.
+    """Output of the source for a batch, without ``<cls>``.
 
     Attributes:
         tokens: Its tokens.
@@ -98,11 +99,12 @@ class SourceReader:
     def read(self, batch: Batch) -> SourceReading:
         """The source's states for the masked input of a batch."""
         input_ids = batch["input_ids"]
-        if self._last is not None and self._last[0] is input_ids:
+        if self._last is not None and self._last[0] is input_ids:  # the second teacher asks for the same batch
             return self._last[1]
-        if self.model.device != input_ids.device:
+        if self.model.device != input_ids.device:  # Lightning does not move it: it is no part of the module
             torch.nn.Module.to(self.model, input_ids.device)
-        tokens = cut_tokens(input_ids, _is_valid(batch), self.k)
+        mask = batch.get("attention_mask", torch.ones_like(input_ids))  # windows of the data module have no padding
+        tokens = cut_tokens(input_ids, mask.bool(), self.k)
         front = tokens.ids.new_full((len(tokens.ids), 1), SOURCE_CLS)
         encoding = self.model.encode(
             torch.cat([front, tokens.ids], 1),
@@ -117,7 +119,7 @@ class SourceReader:
 
 
 class HiddenStateTeacher(Teacher):
-    """The trunk's state a few layers in is to be the source's, wherever a chunk is one of the source's tokens.
+    """Loss that pulls the trunk's states towards the source's, where a chunk is exactly one of the source's tokens.
 
     The idea is Bolmo's (Ai2, 2025): new inputs are learned fastest when they must reproduce what the old ones made of
     the first layers. The loss is ``mean |student - source|^2 / mean |source|^2`` over the chunks that begin and end
@@ -136,7 +138,7 @@ class HiddenStateTeacher(Teacher):
             raise ConfigError(f"warm_start.teacher_layer={layer}: the trunk has layers 1..{len(kept)}")
         self.reader = reader
         self.layer = layer
-        self.source_state = kept[layer - 1] + 1
+        self.source_state = kept[layer - 1] + 1  # state 0 is the embedding
 
     def loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Float[Tensor, ""]:
         """The relative squared error; 0 where no chunk is a token."""
@@ -145,9 +147,10 @@ class HiddenStateTeacher(Teacher):
         reading = self.reader.read(batch)
         chunk_of_token, is_same = tokens_that_are_chunks(final_boundaries(output.stages), reading.tokens)
         states = output.hidden_states[f"trunk_{self.layer}"]
-        chunk = (1 + chunk_of_token).masked_fill(~is_same, 0)
+        chunk = (1 + chunk_of_token).masked_fill(~is_same, 0)  # position 0 of the trunk is <cls>
         student = states.gather(1, chunk[..., None].expand(-1, -1, states.shape[-1]))[is_same].float()
         source = reading.states[self.source_state][is_same].float()
+        # clamp: where no chunk is a token both sums are 0
         return (student - source).square().sum() / source.square().sum().clamp(min=1e-12)
 
 
@@ -161,7 +164,7 @@ def tokens_that_are_chunks(
         tokens: The source's tokens of the same rows.
     """
     length = is_boundary.shape[1]
-    # Past the row's end a boundary counts as given.
+    # A boundary past the row's end: the last token ends there.
     started = torch.nn.functional.pad(is_boundary.long().cumsum(1), (1, 1))
     started[:, -1] = started[:, -2] + 1
     row_end = tokens.end.masked_fill(~tokens.is_valid, 0).amax(1, keepdim=True)
@@ -173,7 +176,7 @@ def tokens_that_are_chunks(
 
 
 class MarginalsTeacher(Teacher):
-    """The per-base distribution at masked bases is to be that of the full source, all of its layers.
+    """Loss that pulls the distribution at masked bases towards that of the source with all its layers.
 
     Compared are the bases of whole k-mers of which every base is shown as [MASK] and is a target: there both models
     know the same. The loss is the mean of KL(source || student) over these bases, in nats.
@@ -198,7 +201,7 @@ class MarginalsTeacher(Teacher):
             source = kmer_marginals(self.reader.model.lm_head(reading.last[is_compared]), k)
         student = output.logits[rows[is_compared], inside[is_compared]][..., BASE_IDS[0] : BASE_IDS[-1] + 1].float()
         divergence = (source.exp() * (source - student.log_softmax(-1))).sum(-1)
-        return divergence.sum() / max(divergence.numel(), 1)
+        return divergence.sum() / max(divergence.numel(), 1)  # not mean(): NaN for an empty selection
 
 
 def load_teachers(
@@ -226,10 +229,12 @@ def load_teachers(
     ledger = Ledger.from_file(path)
     described = ledger.source or {"name": "no source", "revision": None}
     grafted_from = described["name"]
+    # A Hub name can move on: without a revision it means the commit of the graft.
     if revision is None and source == grafted_from and not Path(source).expanduser().is_dir():
         revision = described["revision"]
     opened = open_source(source, revision)
     digests = {entry.name: entry.sha256 for entry in ledger.source_tensors}
+    # One tensor tells sources apart; hashing all would read gigabytes.
     if digests.get(_EMBEDDING) != sha256_of(opened.get(_EMBEDDING)):
         raise ConfigError(f"warm_start.teacher={source} is not what {init} was grafted from ({grafted_from})")
     assert ledger.layers is not None
@@ -240,9 +245,3 @@ def load_teachers(
         "marginals": lambda: MarginalsTeacher(reader),
     }
     return {name: makers[name]() for name in names}
-
-
-def _is_valid(batch: Batch) -> Bool[Tensor, "batch length"]:
-    if "attention_mask" in batch:
-        return batch["attention_mask"].bool()
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool)

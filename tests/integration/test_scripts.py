@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hnet_ntv2.cli.pretrain_options import OPTIONS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = REPOSITORY / "scripts" / "run_pretrain_hnet_ntv2.sh"
 INIT = REPOSITORY / "scripts" / "init_hnet_ntv2_weights.py"
@@ -45,6 +47,13 @@ def bare_path(tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def lone_python(bare_path) -> Path:
+    """A PATH that has a few tools and a Python without any package."""
+    executable(bare_path / "python3", f'exec "{sys.executable}" -S "$@"\n')
+    return bare_path
+
+
 def executable(path: Path, text: str) -> Path:
     path.write_text("#!/bin/bash\n" + text)
     path.chmod(0o755)
@@ -76,8 +85,8 @@ def executable(path: Path, text: str) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_named_before_an_environment_is_made(arguments, message, tmp_path, bare_path):
-    result = run([RUN, *arguments], cwd=tmp_path, PATH=str(bare_path), HNET_NTV2_VENV=str(tmp_path / "venv"))
+def test_mistakes_are_named_before_an_environment_is_made(arguments, message, tmp_path, lone_python):
+    result = run([RUN, *arguments], cwd=tmp_path, PATH=str(lone_python), HNET_NTV2_VENV=str(tmp_path / "venv"))
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "--help" in result.stderr
@@ -85,9 +94,9 @@ def test_mistakes_are_named_before_an_environment_is_made(arguments, message, tm
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_needs_no_environment(flag, tmp_path, bare_path):
+def test_help_needs_no_environment(flag, tmp_path, lone_python):
     started = time.monotonic()
-    result = run([RUN, "--demo", flag], cwd=tmp_path, PATH=str(bare_path), HNET_NTV2_VENV=str(tmp_path / "venv"))
+    result = run([RUN, "--demo", flag], cwd=tmp_path, PATH=str(lone_python), HNET_NTV2_VENV=str(tmp_path / "venv"))
     assert result.returncode == 0, result.stderr
     for option in table_of_options():
         assert f"  {option} " in result.stdout
@@ -96,20 +105,17 @@ def test_help_needs_no_environment(flag, tmp_path, bare_path):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--max-steps", "3"], ["--seq-length", "2048", "--", "model.n_head=4"]])
-def test_without_data_it_says_what_is_needed(arguments, tmp_path, bare_path):
-    result = run([RUN, *arguments], cwd=tmp_path, PATH=str(bare_path), HNET_NTV2_VENV=str(tmp_path / "venv"))
+def test_without_data_it_says_what_is_needed(arguments, tmp_path, lone_python):
+    result = run([RUN, *arguments], cwd=tmp_path, PATH=str(lone_python), HNET_NTV2_VENV=str(tmp_path / "venv"))
     assert result.returncode == 2
     for wanted in ("--data FASTA", "hg38", "GB", "human-sequences.bed", "nucleotide-transformer-v2-500m", "--demo"):
         assert wanted in result.stderr
     assert not (tmp_path / "venv").exists()
 
 
-def table_of_options() -> dict[str, str]:
-    """Option -> kind, from the script's own table."""
-    table = re.search(r"^options='\n(.*?)^'$", RUN.read_text(), re.MULTILINE | re.DOTALL)
-    assert table is not None
-    rows = [[cell.strip() for cell in line.split("|")] for line in table.group(1).splitlines()]
-    return {row[0]: row[2] for row in rows}
+def table_of_options() -> set[str]:
+    """The options of the script and of the command."""
+    return set(OPTIONS)
 
 
 # Environment
@@ -282,14 +288,12 @@ def test_given_python_must_run_and_know_this_clone(tmp_path):
 # The other scripts and the command
 
 
-def test_command_and_script_have_the_same_options():
-    import typer.main
-
-    from hnet_ntv2.cli.main import app
-
-    command = typer.main.get_command(app).commands["pretrain"]
-    flags = {name: parameter for parameter in command.params for name in parameter.opts if name.startswith("--")}
-    assert set(flags) | {"--help"} == set(table_of_options())
+def test_command_and_script_have_the_same_options(tmp_path, lone_python):
+    of_script = run([RUN, "--help"], PATH=str(lone_python), HNET_NTV2_VENV=str(tmp_path / "venv"))
+    of_command = run([*COMMAND, "pretrain", "--help"], PYTHONPATH=str(REPOSITORY))
+    assert of_command.returncode == 0, of_command.stderr
+    assert of_script.stdout == of_command.stdout
+    assert set(re.findall(r"^  (--[a-z-]+) ", of_command.stdout, re.MULTILINE)) == table_of_options()
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ def test_options_beat_the_yaml_and_overrides_beat_options(tmp_path):
         ("lerning_rate: 1\n", r"unknown setting 'lerning_rate' in .*my own experiment\.yaml"),
         ("model:\n  d_modl: 7\n", r"unknown setting 'model\.d_modl' in .*my own experiment\.yaml"),
         (
-            'trainer:\n  deterministic: "no,"\n',
-            r"trainer\.deterministic='no,' in .*my own experiment\.yaml must be bool",
+            'trainer:\n  gradient_checkpointing: "no,"\n',
+            r"trainer\.gradient_checkpointing='no,' in .*my own experiment\.yaml must be bool",
         ),
         ("trainer:\n  compile: false\n", r"'trainer\.compile' in .*my own experiment\.yaml: .*leave the line out"),
         ('model:\n  bidirectional: "true,"\n', r"bidirectional='true,' must be bool .*my own experiment\.yaml"),

@@ -27,8 +27,12 @@ def test_the_defaults_are_those_of_the_specification():
         ({"data": {"mask": {"rat": 0.1}}}, r"'data\.mask\.rat'"),
         ({"trainer": {"max_steps": "true,"}}, r"trainer\.max_steps='true,' in my\.yaml must be int, not str"),
         ({"trainer": {"max_steps": 2.5}}, r"trainer\.max_steps=2\.5"),
-        ({"trainer": {"deterministic": "true,"}}, r"trainer\.deterministic='true,'"),
+        ({"trainer": {"gradient_checkpointing": "true,"}}, r"trainer\.gradient_checkpointing='true,'"),
         ({"trainer": {"compile": False}}, r"setting 'trainer\.compile' in my\.yaml: .*any more.*leave the line out"),
+        (
+            {"trainer": {"deterministic": True}},
+            r"setting 'trainer\.deterministic' in my\.yaml: .*version 0\.1\.0 was the last",
+        ),
         ({"trainer": {"devices": True}}, r"trainer\.devices=True"),
         ({"trainer": 3}, r"trainer=3"),
         ({"optimizer": {"betas": "0.9"}}, r"optimizer\.betas='0\.9'"),
@@ -43,6 +47,10 @@ def test_the_defaults_are_those_of_the_specification():
 def test_mistakes_are_named(values, message):
     with pytest.raises(ConfigError, match=message):
         build(values)
+
+
+def test_a_saved_config_may_name_a_removed_setting_at_its_old_default():
+    assert build({"trainer": {"deterministic": False}, "callbacks": {"collapse_factor": 3.0}}) == build({})
 
 
 def test_what_converts_without_loss():

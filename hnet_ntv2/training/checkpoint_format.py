@@ -2,9 +2,10 @@
 
 import json
 import logging
+import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from ..errors import CheckpointError, ConfigError, WeightsError
 from ..model_files import require_finite
 from ..storage import appearing_folder, remove, restore
-from .checkpoint_tree import TreeEncoder, decode
+
+logger = logging.getLogger(__name__)
+
 
 FORMAT = "hnet-ntv2-checkpoint"
 VERSION = 1
@@ -26,11 +29,9 @@ TENSOR_FILE = "tensors.safetensors"
 _BLOCK = 1 << 24
 _WAY_OUT = "Checkpoints saved before are untouched; free disk space or choose another --output-dir, then --resume"
 
-logger = logging.getLogger(__name__)
-
 
 class SafetensorsCheckpointIO(CheckpointIO):
-    """Lightning's door to checkpoints that are folders of safetensors and JSON (optimizer state too), never pickles."""
+    """Lets Lightning save and load these checkpoints, optimizer state included, without pickles."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         if storage_options is not None:
@@ -40,7 +41,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        del map_location, weights_only  # tensors come back on the CPU; Lightning copies them to where they belong
+        del map_location, weights_only  # tensors are on the CPU; Lightning copies them to their devices
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -59,7 +60,7 @@ def write_checkpoint(tree: dict[str, Any], path: Path) -> None:
     with explained(f"checkpoint {path} could not be saved", _WAY_OUT):
         with appearing_folder(path) as folder:
             _write_files(tree, folder)
-        _sync(path.parent)
+        _sync(path.parent)  # the rename itself must survive a power failure
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _require_finite_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """A run that went on from such weights would train on NaN; the optimizer's own tensors are not looked at."""
+    """Refuse weights with NaN or infinity: the run would train on NaN. The optimizer's tensors are not checked."""
     for name, tensor in tensors.items():
         if name.startswith("state_dict.") and tensor.is_floating_point():
             try:
@@ -98,7 +99,7 @@ def _require_finite_weights(tensors: dict[str, torch.Tensor], path: Path) -> Non
 
 
 def read_structure(path: Path) -> dict[str, Any]:
-    """Read everything of a checkpoint but its tensors, whose names stand in their places.
+    """Read a checkpoint without its tensors; strings with their names are in their places.
 
     Raises:
         CheckpointError: As in :func:`read_checkpoint`.
@@ -111,12 +112,12 @@ def _write_files(tree: dict[str, Any], folder: Path) -> None:
     structure = encoder.encode(tree)
     tensor_path = folder / TENSOR_FILE
     save_file(encoder.tensors, tensor_path)
-    _sync(tensor_path)
+    _sync(tensor_path)  # before the JSON that vouches for it
     tensors = {"bytes": tensor_path.stat().st_size, "crc32": _file_checksum(tensor_path)}
     body = json.dumps(structure, allow_nan=False)
     header = {"format": FORMAT, "version": VERSION, "tensors": tensors, "tree_crc32": zlib.crc32(body.encode())}
     with (folder / STRUCTURE_FILE).open("w", encoding="utf-8") as file:
-        # The tree goes in as the very text that was summed up.
+        # The tree is inserted as the text that the checksum is of; a second dumps could differ.
         file.write(json.dumps(header)[:-1] + f', "tree": {body}}}\n')
         file.flush()
         os.fsync(file.fileno())
@@ -173,7 +174,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def explained(what: str, way_out: str) -> Iterator[None]:
-    """Turn an operating system's refusal into one line that says what was lost and what to do.
+    """Turn an error of the operating system into one line: what was lost, the reason, what to do.
 
     Raises:
         CheckpointError: ``what``, the reason, the way out.
@@ -182,8 +183,124 @@ def explained(what: str, way_out: str) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError, ConfigError) as error:
         if isinstance(error, CheckpointError | torch.OutOfMemoryError):
-            raise
-        # storage names the place, which ``what`` does already
+            raise  # its own message is better
+        # A ConfigError of storage names the path, which ``what`` does already.
         reason = error.__cause__ if isinstance(error, ConfigError) and error.__cause__ is not None else error
         text = reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)
         raise CheckpointError(f"{what}: {text}. {way_out}") from error
+
+
+# A value that JSON lacks is an object with one key that starts with this sign.
+_SIGN = "$"
+_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class TreeEncoder:
+    """Turns one tree into JSON values; its tensors are collected in ``tensors`` under readable names.
+
+    A tensor that occurs twice (tied weights) is stored once and comes back as one object. Floats keep every bit:
+    ``json`` writes their shortest exact ``repr``; NaN and the infinities are nodes with a sign.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._names: dict[tuple[Any, ...], str] = {}
+        self._memory: set[int] = set()
+
+    def encode(self, value: Any, where: str = "") -> Any:
+        """Encode one value.
+
+        Args:
+            value: None, bool, int, float, str, dict, list, tuple, tensor, ``torch.dtype`` or ``torch.device``.
+            where: Dotted path of the value, for tensor names and errors.
+
+        Raises:
+            CheckpointError: The value has a type that could only be stored as a pickle.
+        """
+        # type(): an IntEnum is an int too, and would come back as a plain one
+        if value is None or isinstance(value, bool | str) or type(value) is int:
+            return value
+        if isinstance(value, float):
+            return value if math.isfinite(value) else {"$float": repr(float(value))}
+        if isinstance(value, torch.Tensor):
+            return {"$tensor": self._store(value, where or "tensor")}
+        if isinstance(value, Mapping):
+            return self._encode_mapping(value, where)
+        if isinstance(value, tuple):
+            return {"$tuple": [self.encode(item, _join(where, i)) for i, item in enumerate(value)]}
+        if isinstance(value, list):
+            return [self.encode(item, _join(where, i)) for i, item in enumerate(value)]
+        if isinstance(value, torch.dtype):
+            return {"$dtype": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"$device": str(value)}
+        raise CheckpointError(
+            f"checkpoint entry {where or '(root)'} is a {type(value).__module__}.{type(value).__qualname__}, which "
+            "only a pickle could store; keep numbers, strings, lists, dicts and tensors in checkpoints"
+        )
+
+    def _encode_mapping(self, value: Mapping[Any, Any], where: str) -> Any:
+        if all(isinstance(key, str) and not key.startswith(_SIGN) for key in value):
+            return {key: self.encode(item, _join(where, key)) for key, item in value.items()}
+        pairs = [[self.encode(key, where), self.encode(item, _join(where, key))] for key, item in value.items()]
+        return {"$dict": pairs}
+
+    def _store(self, tensor: torch.Tensor, where: str) -> str:
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise CheckpointError(
+                f"checkpoint entry {where} is a {tensor.layout} tensor; only dense tensors are stored"
+            )
+        # The memory, not the object: tied weights are two objects.
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and identity in self._names:
+            return self._names[identity]
+        name = where
+        while name in self.tensors:  # such as the keys 1 and "1" of one dict
+            name += "'"
+        dense = tensor.detach().to("cpu").contiguous()
+        memory = dense.untyped_storage()
+        if memory.nbytes() != dense.nbytes or memory.data_ptr() in self._memory:
+            dense = dense.clone()  # safetensors wants entries that share no memory
+        self._memory.add(dense.untyped_storage().data_ptr())
+        self.tensors[name] = dense
+        self._names[identity] = name
+        return name
+
+
+def decode(node: Any, tensors: Mapping[str, torch.Tensor] | None) -> Any:
+    """Undo :meth:`TreeEncoder.encode`.
+
+    Args:
+        node: A JSON value.
+        tensors: Tensors by name; None leaves their names as strings in their places.
+    """
+    if isinstance(node, list):
+        return [decode(item, tensors) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if len(node) == 1:
+        (tag, content), *_ = node.items()
+        if tag.startswith(_SIGN):
+            return _decode_tagged(tag, content, tensors)
+    return {key: decode(item, tensors) for key, item in node.items()}
+
+
+def _decode_tagged(tag: str, content: Any, tensors: Mapping[str, torch.Tensor] | None) -> Any:
+    match tag:
+        case "$tensor":
+            return content if tensors is None else tensors[content]
+        case "$float":
+            return _NON_FINITE[content]
+        case "$tuple":
+            return tuple(decode(item, tensors) for item in content)
+        case "$dict":
+            return {decode(key, tensors): decode(item, tensors) for key, item in content}
+        case "$dtype":
+            return getattr(torch, content)
+        case "$device":
+            return torch.device(content)
+    raise CheckpointError(f"a checkpoint node is of the unknown kind {tag!r}; a newer version may have written it")
+
+
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)

@@ -12,26 +12,25 @@ from typing import Any
 
 import torch
 
+from benchmarks.learning.arms import ARMS, make_start
+from benchmarks.learning.dna import join_dna
+from benchmarks.learning.evaluate import evaluate_model
+from benchmarks.learning.run import Workplace
+from benchmarks.learning.setup import SIZES, clock, on_device
 from hnet_ntv2.errors import HNetNTV2Error
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.storage import appearing_folder
 from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 from hnet_ntv2.training.checkpoints import LAST
-from hnet_ntv2.training.provenance import git_state
+from hnet_ntv2.training.identity import git_state
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
-
-from .arms import ARMS, make_start
-from .dna import join_dna
-from .evaluate import evaluate_model
-from .run import Workplace
-from .setup import SIZES, clock, on_device
 
 _MOST_BYTES = 15_000_000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.ship", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.ship_model", description=__doc__)
     parser.add_argument("work", type=Path, help="folder of the experiment, with its source")
     parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--size", choices=tuple(SIZES), default="hour")
