@@ -1,6 +1,5 @@
 """What a user would pick instead: a plain single-nucleotide transformer, and the 6-mer source trained on."""
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +11,11 @@ from torch import Tensor, nn
 from hnet_ntv2.attention import pack_rows, unpack_rows
 from hnet_ntv2.backbone import Trunk
 from hnet_ntv2.data.datamodule import HG38DataModule
+from hnet_ntv2.genome.alphabet import A
 from hnet_ntv2.training.schedule import warmup_cosine
 
 from .evaluate import evaluate_view
 from .setup import Setup, clock
-
-_FIRST_BASE = 7
 
 
 class PlainTransformer(nn.Module):
@@ -67,7 +65,7 @@ def train_plain(
     batches = iter(data.train_dataloader())
     for step in range(setup.steps + 1):
         if step % every == 0:
-            bits = curve_bits(model.eval().log_probs, validation, setup)
+            bits = evaluate_view(model.eval().log_probs, validation, setup, "anchors_off").summary()["bits"]
             curve.append({"step": step, "cpu_seconds": spent, "bits": bits})
             model.train()
         if step == setup.steps:
@@ -78,16 +76,10 @@ def train_plain(
             group["lr"] = setup.learning_rate * factor(step)
         shown, labels = (batch[name].long().to(setup.accelerator) for name in ("input_ids", "labels"))
         is_target = labels != -100
-        loss = F.nll_loss(model(shown)[is_target], labels[is_target] - _FIRST_BASE)
+        loss = F.nll_loss(model(shown)[is_target], labels[is_target] - A)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimizer.step()
         spent += clock(setup.accelerator) - started
     return model, {"cpu_seconds": spent, "wall_seconds": time.monotonic() - wall, "curve": curve}
-
-
-def curve_bits(log_probs, validation: HG38DataModule, setup: Setup, view: str = "anchors_off") -> float:
-    """Bits per masked base on the windows of the learning curves."""
-    sums = evaluate_view(log_probs, validation, setup, view)
-    return float(sums.nats.sum()) / float(sums.targets.sum()) / math.log(2)

@@ -324,7 +324,7 @@ def _describe(
         if isinstance(model, HNetNTV2ForMaskedLM):
             with torch.no_grad():
                 stages = model.model.chunk(bases)
-            measured.ratios = tuple(float(stage.is_boundary.sum() / stage.is_valid.sum()) for stage in stages)
+            measured.ratios = tuple(float(stage.achieved_ratio) for stage in stages)
     measured.num_parameters = round(measured.whole(parameters))
     measured.megaflops_per_base = measured.whole(flops) / bases.shape[1] / 1e6
 
