@@ -1,4 +1,4 @@
-"""Say how good a pre-trained model is: bits beside baselines on the same masked bases, chunk ratios, one cut window."""
+"""Summarise a pre-trained model: bits beside baselines on the same masked bases, chunk ratios, one window in chunks."""
 
 import json
 import math
@@ -44,9 +44,9 @@ class ChunkRatio:
     """Chunks per position of one stage.
 
     Attributes:
-        target: What the ratio loss aims at.
-        masked: Achieved on the validation windows as the loss sees them.
-        mask_free: Achieved on the same windows without masks, as a user will see them.
+        target: Of the ratio loss.
+        masked: Achieved on the validation windows with their masks, as in training.
+        mask_free: Achieved on the same windows without masks, as in use.
     """
 
     target: float
@@ -56,18 +56,18 @@ class ChunkRatio:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run ends with.
+    """What ``hnet-ntv2 pretrain`` prints at its end.
 
     Attributes:
         bits: Validation bits per masked base, by predictor; the model last.
-        num_targets: Masked bases that the bits are a mean of.
+        num_targets: Masked bases behind each mean.
         num_windows: Validation windows.
         num_parameters: Of the model.
-        num_training_bases: Training bases that the baselines were fitted on.
+        num_training_bases: Training bases of the baselines.
         ratios: Per stage, outermost first.
         chunk_lengths: Bases per final chunk without masks: mean, median, 95th percentile, longest.
-        window: Where the window of ``chunks`` lies.
-        chunks: One validation window cut into its chunks.
+        window: Interval of the window in ``chunks``.
+        chunks: One validation window with marks at its chunks.
         paths: Files of the run, by what they are.
     """
 
@@ -113,11 +113,11 @@ def summarise(
 ) -> Summary:
     """Measure a model on the validation windows of a run, beside count tables fitted on its training bases.
 
-    Every bit is taken on bases shown as [MASK], the same ones for each predictor; the model averages both strands if
-    its configuration says so. Writes ``summary.json`` and, with a history, ``curves.png`` into ``output_dir``.
+    All bits are of the same bases, shown as [MASK]. The model averages both strands if its configuration says so.
+    Writes ``summary.json`` and, with a history, ``curves.png`` into ``output_dir``.
 
     Args:
-        model: The trained model; its mode is put back afterwards.
+        model: The trained model; training or evaluation mode is restored afterwards.
         datamodule: The run's data.
         output_dir: Folder to write to.
         history: The run's logs as CSV files, by "train" and "validation".
@@ -131,8 +131,8 @@ def summarise(
     arrays = [(batch["input_ids"].numpy(), batch["labels"].numpy()) for batch in batches]
     training, num_training_bases = training_bases(datamodule)
     bits = baseline_bits(training, arrays, datamodule.mask.span)
-    measured = _measure(model, batches)
-    bits[f"HNet-NTv2, {model.num_parameters() / 1e6:.3g} M parameters"] = measured.bits
+    model_bits, ratios, chunk_lengths = _measure(model, batches)
+    bits[f"HNet-NTv2, {model.num_parameters() / 1e6:.3g} M parameters"] = model_bits
     window, bases = _first_window(datamodule)
     chunks = chunk_text(bases, _run(model, torch.from_numpy(bases[None]), strands="forward").stages)
     paths = {**(paths or {}), "summary": output_dir / "summary.json"}
@@ -146,8 +146,8 @@ def summarise(
         num_windows=sum(len(labels) for _, labels in arrays),
         num_parameters=model.num_parameters(),
         num_training_bases=num_training_bases,
-        ratios=measured.ratios,
-        chunk_lengths=measured.chunk_lengths,
+        ratios=ratios,
+        chunk_lengths=chunk_lengths,
         window=window,
         chunks=chunks,
         paths={name: str(path) for name, path in paths.items()},
@@ -158,7 +158,7 @@ def summarise(
 
 
 def training_bases(datamodule: HG38DataModule, most: int = MOST_COUNTED_BASES) -> tuple[list[NDArray[np.uint8]], int]:
-    """Character ids of the training intervals, or of pieces spread evenly over them where that is over ``most`` bases.
+    """Character ids of the training intervals, or of evenly spread pieces if they have more than ``most`` bases.
 
     Returns:
         The stretches and their number of bases.
@@ -166,18 +166,16 @@ def training_bases(datamodule: HG38DataModule, most: int = MOST_COUNTED_BASES) -
     intervals: Sequence[Interval] = datamodule.split_intervals("train")
     total = sum(len(interval) for interval in intervals)
     step = max(1, math.ceil(total / most))
-    if step == 1:
-        stretches = [datamodule.genome.read(interval) & np.uint8(BASE_BITS) for interval in intervals]
-    else:
-        pieces = [piece for interval in intervals for piece in _cut(interval, most // 64)]
-        stretches = [datamodule.genome.read(piece) & np.uint8(BASE_BITS) for piece in pieces[::step]]
+    if step > 1:  # every step-th of some 64 x step pieces: a prefix would have the composition of one contig
+        intervals = [piece for interval in intervals for piece in _cut(interval, most // 64)][::step]
+    stretches = [datamodule.genome.read(interval) & np.uint8(BASE_BITS) for interval in intervals]
     return stretches, sum(len(stretch) for stretch in stretches)
 
 
 def baseline_bits(
     training: Sequence[NDArray[np.uint8]], batches: Sequence[tuple[NDArray, NDArray]], span: int
 ) -> dict[str, float]:
-    """Mean bits per masked base of predictors that only count, by name.
+    """Mean bits per masked base of predictors without a network, by name.
 
     Args:
         training: Stretches of training bases, as ids.
@@ -198,15 +196,10 @@ def baseline_bits(
     return bits
 
 
-@dataclass(frozen=True)
-class _Measured:
-    bits: float
-    ratios: tuple[ChunkRatio, ...]
-    chunk_lengths: dict[str, float]
-
-
-def _measure(model: HNetNTV2ForMaskedLM, batches: Sequence[Batch]) -> _Measured:
-    """One pass over the validation windows with their masks, and one without for the chunks alone."""
+def _measure(
+    model: HNetNTV2ForMaskedLM, batches: Sequence[Batch]
+) -> tuple[float, tuple[ChunkRatio, ...], dict[str, float]]:
+    """Bits per target, ratios and chunk lengths: one pass with masks, and one without for the chunks alone."""
     masked, mask_free = None, None
     for batch in batches:
         output = _run(model, batch["input_ids"])
@@ -221,21 +214,18 @@ def _measure(model: HNetNTV2ForMaskedLM, batches: Sequence[Batch]) -> _Measured:
     totals, free_totals = reduce_sums(masked), reduce_sums(mask_free)
     num_stages = model.config.num_stages
     achieved, achieved_free = stage_metrics(totals, num_stages), stage_metrics(free_totals, num_stages)
-    ratios = [
+    ratios = tuple(
         ChunkRatio(target, achieved[f"stage{number}/ratio"], achieved_free[f"stage{number}/ratio"])
         for number, target in enumerate(model.config.target_ratios, start=1)
-    ]
-    lengths = length_metrics(free_totals["chunk_lengths"])
-    return _Measured(
-        target_metrics(totals, "masked")["bits"],
-        tuple(ratios),
-        {
-            "mean": achieved_free[f"stage{num_stages}/chunk_length"],
-            "median": lengths["chunk_length_p50"],
-            "95 %": lengths["chunk_length_p95"],
-            "longest": lengths["chunk_length_max"],
-        },
     )
+    percentiles = length_metrics(free_totals["chunk_lengths"])
+    lengths = {
+        "mean": achieved_free[f"stage{num_stages}/chunk_length"],
+        "median": percentiles["chunk_length_p50"],
+        "95 %": percentiles["chunk_length_p95"],
+        "longest": percentiles["chunk_length_max"],
+    }
+    return target_metrics(totals, "masked")["bits"], ratios, lengths
 
 
 def _run(model: HNetNTV2ForMaskedLM, ids: torch.Tensor, **options: Any) -> Any:
@@ -252,6 +242,7 @@ def _first_window(datamodule: HG38DataModule) -> tuple[str, NDArray[np.uint8]]:
     index = datamodule.window_index("valid")
     start = int(index.fixed(index.evenly_spread(datamodule.valid_windows)[:1]).start[0])
     genome = datamodule.genome
+    # The index counts bases through the whole genome: the contig is the last one that begins at or before ``start``.
     contig = max((offset, name) for name, offset in genome.offsets.items() if offset <= start)[1]
     first = start - genome.offsets[contig]
     window = Interval(contig, first, first + index.length)
@@ -264,7 +255,8 @@ def _cut(interval: Interval, length: int) -> list[Interval]:
 
 
 def _without_filling(batch: Batch) -> dict[str, torch.Tensor]:
-    """Ids and labels of the batch's windows, without those that only fill it up."""
+    """Ids and labels of a batch's real windows."""
+    # Negative numbers: windows that fill up the last batch. Their labels are empty, but their chunks would be counted.
     is_real = batch["window_index"] >= 0
     return {name: batch[name][is_real] for name in ("input_ids", "labels")}
 
