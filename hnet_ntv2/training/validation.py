@@ -44,7 +44,7 @@ class ValidationRun:
 
     def add(self, batch: Batch, forward: Forward) -> None:
         """Add one batch; ``forward(batch, **options)`` runs the model in evaluation mode."""
-        # Negative numbers: windows that fill up a rank's batch. They have no targets, but their chunks would be counted.
+        # Negative numbers: windows that only fill up a batch. They have no targets, but their chunks would be counted.
         rows = batch["window_index"] >= 0 if "window_index" in batch else None
         options: dict[str, Any] = {} if self.settings.strands is None else {"strands": self.settings.strands}
         for anchors in self.anchor_settings:
