@@ -13,6 +13,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from .errors import ConfigError
+from .vocabulary import MASK_ID, PAD_ID, source_vocab_size
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +145,8 @@ class HNetNTV2Config(PreTrainedConfig):
     keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  (the base class declares a plain list)
 
     vocab_size: int = 16
-    pad_token_id: int = 4
-    mask_token_id: int = 3
+    pad_token_id: int = PAD_ID
+    mask_token_id: int = MASK_ID
     d_model: int = 1024
     d_base: int | None = None
     n_head: int = 16
@@ -219,7 +220,7 @@ class HNetNTV2Config(PreTrainedConfig):
     @property
     def kmer_vocab_size(self) -> int:
         """Tokens of the source model: 6 specials, 4^k k-mers, A T C G N."""
-        return 4**self.kmer_size + 11
+        return source_vocab_size(self.kmer_size)
 
     @property
     def least_values(self) -> int:

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from .kmers import BASE_IDS
 from .levels import BoundaryReason, Chunking, final_chunk_of
 from .shapes import Bool, Float, Int, Shaped, Tensor
+from .vocabulary import FIRST_BASE, LAST_BASE
 
 Sums = dict[str, torch.Tensor]
 Stages = Sequence[Chunking]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
-LETTERS = slice(BASE_IDS[0], BASE_IDS[-1] + 1)  # the columns of A, C, G, T in the logits
+LETTERS = slice(FIRST_BASE, LAST_BASE + 1)  # the columns of A, C, G, T in the logits
 _METRIC_OF_REASON = {
     BoundaryReason.MASK: "forced_mask",
     BoundaryReason.ANCHOR: "forced_anchor",
@@ -70,7 +70,7 @@ def score_targets(
     """
     # Selected before the softmax: a few targets need far less memory than all positions.
     scores = letters[chosen].float()
-    classes = labels[chosen].long() - BASE_IDS[0]
+    classes = labels[chosen].long() - FIRST_BASE
     nats = -scores.log_softmax(-1).gather(-1, classes[:, None])[:, 0]
     # float64, as all sums here: float32 cannot count beyond 16.7 million.
     return nats.double(), scores.argmax(-1) == classes

@@ -21,13 +21,7 @@ from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
 from .heads import Heads, SourceHead
 from .hierarchy import ChunkStage, build_hierarchy
-from .kmers import (
-    BASE_IDS,
-    flip_rows,
-    holds_mask,
-    is_clean_base,
-    reverse_complement,
-)
+from .kmers import flip_rows, holds_mask, reverse_complement
 from .levels import Chunking, Level, final_chunk_of
 from .model_files import check_before_loading
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
@@ -37,6 +31,7 @@ from .shapes import Bool, Float, Int, Shaped, Tensor
 from .state_space import StateSpaceMixer
 from .strands import StrandRun, Strands, both_strands
 from .upsampling import input_dtype
+from .vocabulary import BASE_IDS, is_clean_base
 
 logger = logging.getLogger(__name__)
 

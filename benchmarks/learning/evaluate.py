@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.evaluation.demo import baseline_bits
-from hnet_ntv2.genome.alphabet import A, T, reverse_complement
 from hnet_ntv2.measuring import (
     LETTERS,
     Sums,
@@ -25,6 +24,7 @@ from hnet_ntv2.measuring import (
 )
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.storage import appearing_file
+from hnet_ntv2.vocabulary import FIRST_BASE, is_clean_base, reverse_complement
 
 from .results import CONTEXT_NAMES
 from .setup import Setup
@@ -178,8 +178,8 @@ def repetitive_share(windows: NDArray[np.uint8], counts: NDArray[np.int32]) -> N
 
 
 def _codes(windows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    is_base = (windows >= A) & (windows <= T)
-    digits = np.where(is_base, windows.astype(np.int64) - A, 0)
+    is_base = is_clean_base(windows)
+    digits = np.where(is_base, windows.astype(np.int64) - FIRST_BASE, 0)
     last = windows.shape[1] - _REPEAT_K + 1
     codes, is_whole = np.zeros((len(windows), last), dtype=np.int64), np.ones((len(windows), last), dtype=bool)
     for offset in range(_REPEAT_K):

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ..data.datamodule import HG38DataModule
 from ..errors import DataError
 from ..genome import Interval
-from ..genome.alphabet import BASE_BITS
 from ..measuring import (
     add_sums,
     chunk_sums,
@@ -28,6 +27,7 @@ from ..measuring import (
 )
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_file, open_text
+from ..vocabulary import BASE_BITS
 from .chunk_text import chunk_text
 from .context_counts import ContextCounts, composition_bits
 from .curves import draw_curves, read_history

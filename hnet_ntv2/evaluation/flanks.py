@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..genome.alphabet import A, T
-
-MASK = 3
+from ..vocabulary import MASK_ID, A, T, is_clean_base
 
 
 class Flanks(NamedTuple):
@@ -58,9 +56,9 @@ def flanks_of_targets(masked_ids: NDArray, labels: NDArray, k: int, span: int) -
     row, column = np.nonzero(is_target)
     target_at = row * shape[1] + column + margin
 
-    run_start, run_end = _bounds_of_runs(ids == MASK)
+    run_start, run_end = _bounds_of_runs(ids == MASK_ID)
     start = _start_of_span(target_at, run_start[target_at], run_end[target_at], span)
-    is_base = (ids >= A) & (ids <= T)
+    is_base = is_clean_base(ids)
     letters = np.where(is_base, ids - A, 0)
     base_start, base_end = _bounds_of_runs(is_base)
     behind = start + span
@@ -76,9 +74,9 @@ def flanks_of_targets(masked_ids: NDArray, labels: NDArray, k: int, span: int) -
 
 def _check_targets(masked_ids: NDArray, labels: NDArray, is_target: NDArray[np.bool_]) -> None:
     shown = np.unique(masked_ids[is_target])
-    if not set(shown.tolist()) <= {MASK}:
+    if not set(shown.tolist()) <= {MASK_ID}:
         raise DataError(
-            f"targets are shown as ids {shown.tolist()}; a baseline is measured on targets shown as [MASK]={MASK}"
+            f"targets are shown as ids {shown.tolist()}; a baseline is measured on targets shown as [MASK]={MASK_ID}"
         )
     letters = labels[is_target]
     if letters.size and (letters.min() < A or letters.max() > T):

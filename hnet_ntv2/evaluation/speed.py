@@ -23,10 +23,11 @@ from ..configuration_ntv2 import NTv2Config
 from ..conversion.calibrate import calibrate_routers
 from ..conversion.graft import build_model
 from ..errors import ConfigError
-from ..kmers import BASE_IDS, NUM_SOURCE_SPECIALS, SOURCE_CLS, kmer_digits
+from ..kmers import kmer_digits
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..shapes import Int, Tensor
+from ..vocabulary import FIRST_BASE, LAST_BASE, NUM_SOURCE_SPECIALS, SOURCE_CLS
 
 KINDS = ("forward", "step")
 _CALIBRATION_BASES = 2048
@@ -169,7 +170,7 @@ def single_nucleotides(config: HNetNTV2Config, num_layers: int) -> Contestant:
 
 def random_bases(length: int, seed: int = 0) -> Int[Tensor, "1 length"]:
     """Uniform A, C, G, T."""
-    return torch.randint(BASE_IDS[0], BASE_IDS[-1] + 1, (1, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(FIRST_BASE, LAST_BASE + 1, (1, length), generator=torch.Generator().manual_seed(seed))
 
 
 def kmer_tokens(bases: Int[Tensor, "1 length"], k: int) -> Int[Tensor, "1 tokens"]:
