@@ -16,7 +16,7 @@ import torch
 
 from hnet_ntv2.errors import ConfigError, HNetNTV2Error
 from hnet_ntv2.storage import open_text
-from hnet_ntv2.training.provenance import git_state
+from hnet_ntv2.training.identity import git_state
 
 from .arms import ARMS, CORE, ONE_AT_A_TIME
 from .dna import join_dna

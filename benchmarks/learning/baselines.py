@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hnet_ntv2.attention import pack_rows, unpack_rows
 from hnet_ntv2.backbone import Trunk
 from hnet_ntv2.data.datamodule import HG38DataModule
-from hnet_ntv2.training.schedule import warmup_cosine
+from hnet_ntv2.training.optimizer import warmup_cosine
 from hnet_ntv2.vocabulary import FIRST_BASE
 
 from .evaluate import evaluate_view

@@ -15,7 +15,7 @@ from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2Config, HNetNTV2ForMaskedLM
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from hnet_ntv2.storage import open_text
-from hnet_ntv2.training.history import VALIDATION
+from hnet_ntv2.training.display import VALIDATION
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 

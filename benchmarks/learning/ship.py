@@ -17,7 +17,7 @@ from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.storage import appearing_folder
 from hnet_ntv2.tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 from hnet_ntv2.training.checkpoints import LAST
-from hnet_ntv2.training.provenance import git_state
+from hnet_ntv2.training.identity import git_state
 from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: numbered ones, and links to the last and to the best."""
+"""Which checkpoints a run keeps: numbered ones, links to the last and the best; how a resumed run goes on from one."""
 
 import logging
 import math
@@ -11,11 +11,12 @@ import lightning as L
 
 from ..errors import CheckpointError
 from ..storage import remove, sweep
-from .checkpoint_io import explained
-from .module import PretrainingModule, StepReport
-from .step_callback import StepCallback
+from .checkpoint_format import explained
+from .display import MetricLog
+from .module import PretrainingModule, StepCallback, StepReport
 
 logger = logging.getLogger(__name__)
+
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 _NUMBERED = re.compile(r"step=(\d+)\.ckpt")
@@ -253,3 +254,31 @@ def clear_checkpoints(folder: Path) -> None:
     """Delete the checkpoints of an earlier run."""
     for path in [folder / LAST, folder / BEST, *numbered_checkpoints(folder)]:
         remove(path)
+
+
+class MissedValidation(StepCallback):
+    """Validates before the first step where the step of the resumed checkpoint asks for a validation.
+
+    Checkpoints are saved before the validation of their step, so none of them knows its outcome: the row of the log,
+    the best value and the link to the best checkpoint. Validating again gives all of them, however far the first
+    attempt came. A run that had finished its last step ends after that.
+
+    Args:
+        log: Knows which steps are validated.
+    """
+
+    def __init__(self, log: MetricLog):
+        self.metric_log = log
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate, as Lightning does between steps. It must come after the callbacks that take the outcome."""
+        assert isinstance(pl_module, PretrainingModule)
+        step = trainer.global_step
+        if step and self.metric_log.is_due(step, pl_module.max_steps):
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # from its first batch, whatever the checkpoint says of an earlier validation
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
+        if step == pl_module.max_steps:
+            trainer.should_stop = True

@@ -1,21 +1,27 @@
-"""What a resumed run must have in common with its checkpoint: every setting, but those in the table below."""
+"""What a run is: settings that a resume compares, the source of its weights, its code, data and machine."""
 
 import dataclasses
+import json
 import logging
+import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..errors import CheckpointError
-from .batching import BatchPlan
-from .parts import graft_source, is_graft, plain
-from .precision import Precision
+from ..storage import open_text
+from .devices import BatchPlan, Precision
 from .settings import PretrainSettings
 
 logger = logging.getLogger(__name__)
+
 
 _SILENTLY = None
 _ROUNDING = "the same training up to rounding, not to the last digit"
@@ -187,3 +193,120 @@ def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + field.name] = plain(value)
     return found
+
+
+PACKAGES = (
+    "hnet-ntv2",
+    "torch",
+    "lightning",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "hydra-core",
+    "omegaconf",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide what a run computes."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any]:
+    """Commit of the checkout that this package runs from, and whether files differ from it; None without a checkout."""
+    folder = folder or Path(__file__).resolve().parents[2]
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.resolve():
+        return {"commit": None, "modified": None}  # installed as a package, perhaps inside someone else's checkout
+    return {"commit": _git(folder, "rev-parse", "HEAD"), "modified": bool(_git(folder, "status", "--porcelain"))}
+
+
+def describe_environment(data: dict[str, Any]) -> dict[str, Any]:
+    """Everything besides the settings that a run can depend on, as plain values.
+
+    Args:
+        data: The data module's description, digests included.
+    """
+    return {
+        "packages": package_versions(),
+        "git": git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "data": data,
+    }
+
+
+def write_environment(folder: Path, environment: dict[str, Any]) -> Path:
+    """Write ``environment.json`` into ``folder``.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    path = folder / "environment.json"
+    with open_text(path) as file:
+        file.write(json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+# The ledger of the weights that a trained model started from.
+ORIGIN_FILE = "ntv2_origin.json"
+
+
+def is_graft(folder: str | None) -> bool:
+    """Whether a folder of a saved model holds the ledger of a graft (``init`` with a source writes one).
+
+    Raises:
+        WeightsError: The ledger cannot be read.
+    """
+    return folder is not None and _source_of(Path(folder) / LEDGER_FILE) is not None
+
+
+def graft_source(folder: str | None) -> str | None:
+    """Name and revision of the model that a folder's weights descend from; None without one."""
+    for name in (LEDGER_FILE, ORIGIN_FILE):
+        source = None if folder is None else _source_of(Path(folder) / name)
+        if source is not None:
+            return f"{source['name']} {source['revision'] or ''}".rstrip()
+    return None
+
+
+def _source_of(ledger: Path) -> dict[str, Any] | None:
+    """A random trunk has a ledger too, but no source."""
+    return Ledger.from_file(ledger).source if ledger.is_file() else None
+
+
+def copy_ledger(start: Path, folder: Path) -> None:
+    """Copy the ledger of a graft beside a model trained from it, under a name that claims nothing about its tensors.
+
+    Args:
+        start: Folder of the weights that training started from.
+        folder: Folder of the trained model.
+    """
+    for name in (LEDGER_FILE, ORIGIN_FILE):
+        if (start / name).is_file():
+            shutil.copyfile(start / name, folder / ORIGIN_FILE)
+            return
+
+
+def plain(value: Any) -> Any:
+    """A value as it comes back from a file: lists for tuples."""
+    return list(value) if isinstance(value, tuple) else value

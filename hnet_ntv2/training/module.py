@@ -16,16 +16,24 @@ from ..measuring import Sums, add_sums, chunk_sums, reduce_sums, stage_metrics, 
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
-from . import gradients
-from .batching import OUT_OF_MEMORY_ADVICE
-from .optimizer import build_optimizer, describe_groups, parameter_groups, undecayed_names
+from .devices import OUT_OF_MEMORY_ADVICE
+from .optimizer import (
+    build_optimizer,
+    build_scheduler,
+    gradient_norm_of_loss,
+    gradient_norms,
+    parameter_groups,
+    scale_gradients,
+    squared_gradient_norms,
+    undecayed_names,
+)
 from .phases import PhasePlan
-from .schedule import build_scheduler
 from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
 from .teachers import Teacher
 from .validation import ValidationRun
 
 logger = logging.getLogger(__name__)
+
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -151,10 +159,6 @@ class PretrainingModule(L.LightningModule):
             self._without_decay,
         )
 
-    def group_table(self) -> str:
-        """The parameter groups as a table for the user."""
-        return describe_groups(self.optimizer_groups())
-
     # ---- one micro-batch
 
     def forward_batch(self, batch: Batch, **options: Any) -> HNetNTV2MaskedLMOutput:
@@ -242,8 +246,8 @@ class PretrainingModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradients (unscaled, before clipping) per learning-rate group."""
-        squares = gradients.squared_norms(self._groups_of(optimizer))
-        self._step.gradient_norms = gradients.norms(squares, self._sum_over_shards)
+        squares = squared_gradient_norms(self._groups_of(optimizer))
+        self._step.gradient_norms = gradient_norms(squares, self._sum_over_shards)
 
     def configure_gradient_clipping(
         self,
@@ -261,7 +265,7 @@ class PretrainingModule(L.LightningModule):
             self._step.problem = f"the gradient's norm became {total}"
             optimizer.zero_grad(set_to_none=True)
         elif self.gradient_clip is not None and total > self.gradient_clip:
-            gradients.scale(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
+            scale_gradients(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
 
     def optimizer_step(
         self,
@@ -367,7 +371,7 @@ class PretrainingModule(L.LightningModule):
         weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
         losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
         return {
-            f"stage{stage}/router_gradient_{name}": gradients.norm_of_loss(loss, list(router.parameters()))
+            f"stage{stage}/router_gradient_{name}": gradient_norm_of_loss(loss, list(router.parameters()))
             for stage, router in enumerate(routers, start=1)
             for name, loss in losses.items()
         }
@@ -384,3 +388,18 @@ class PretrainingModule(L.LightningModule):
 def widened(batch: Batch) -> dict[str, torch.Tensor]:
     """Ids and labels, which travel to the device in bytes, as the model wants them."""
     return {name: value.long() if name.endswith(("input_ids", "labels")) else value for name, value in batch.items()}
+
+
+class StepCallback(L.Callback):
+    """Calls ``on_step_end`` once per optimiser step, after the step's report is there."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Pass a finished step on; micro-batches inside an accumulation have no report."""
+        assert isinstance(pl_module, PretrainingModule)
+        if pl_module.report is not None:
+            self.on_step_end(trainer, pl_module, pl_module.report)
+
+    def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
+        """A step is finished; ``trainer.global_step`` counts it."""

@@ -1,10 +1,13 @@
-"""AdamW with learning-rate groups by resolution, and weight decay on matrices only."""
+"""AdamW with learning-rate groups by resolution, the learning rate over the run, and norms of gradients."""
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import ConfigError
 
@@ -95,3 +98,103 @@ def _require_known(groups: set[str], multipliers: Mapping[str, float]) -> None:
     for group, factor in multipliers.items():
         if factor < 0:
             raise ConfigError(f"optimizer.multipliers.{group}={factor} must not be negative")
+
+
+def warmup_cosine(max_steps: int, warmup_fraction: float, final_divisor: float) -> Callable[[int], float]:
+    """Factor of the learning rate as a function of the number of finished optimiser steps.
+
+    The first step already moves (factor 1/warm-up steps), the last warm-up step runs at 1, the last step of the run at
+    1/``final_divisor``.
+
+    Args:
+        max_steps: Optimiser steps of the whole run.
+        warmup_fraction: Share of the steps that warms up, within 0..1.
+        final_divisor: The peak divided by this is the last learning rate.
+
+    Raises:
+        ConfigError: A value outside its range.
+    """
+    if max_steps < 1:
+        raise ConfigError(f"max_steps={max_steps} must be at least 1")
+    if not 0 <= warmup_fraction <= 1:
+        raise ConfigError(f"scheduler.warmup_fraction={warmup_fraction} must lie between 0 and 1")
+    if final_divisor < 1:
+        raise ConfigError(f"scheduler.final_divisor={final_divisor} must be at least 1")
+    warmup_steps = round(warmup_fraction * max_steps)
+
+    def factor(finished_steps: int) -> float:
+        step = finished_steps + 1
+        if step <= warmup_steps:
+            return step / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
+        lowest = 1 / final_divisor
+        return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return factor
+
+
+def build_scheduler(
+    optimizer: Optimizer,
+    max_steps: int,
+    warmup_fraction: float,
+    final_divisor: float,
+    phase_factor: Callable[[int, str], float] | None = None,
+) -> LambdaLR:
+    """One factor for all parameter groups, which keep their multipliers.
+
+    Args:
+        optimizer: Its groups have a ``group`` where ``phase_factor`` is given.
+        max_steps: See ``warmup_cosine``.
+        warmup_fraction: Likewise.
+        final_divisor: Likewise.
+        phase_factor: Further factor at (finished steps, group).
+    """
+    common = warmup_cosine(max_steps, warmup_fraction, final_divisor)
+    if phase_factor is None:
+        return LambdaLR(optimizer, common)
+
+    def factor_of(group: str) -> Callable[[int], float]:
+        return lambda finished_steps: common(finished_steps) * phase_factor(finished_steps, group)
+
+    return LambdaLR(optimizer, [factor_of(group["group"]) for group in optimizer.param_groups])
+
+
+Groups = Mapping[str, Sequence[nn.Parameter]]
+
+
+@torch.no_grad()
+def squared_gradient_norms(groups: Groups) -> dict[str, torch.Tensor]:
+    """Sum of the squared gradient entries that this process holds, per group, in float64."""
+    squares = {}
+    for name, parameters in groups.items():
+        held = [parameter.grad for parameter in parameters if parameter.grad is not None and parameter.grad.numel()]
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2 for gradient in held]
+        device = parameters[0].device
+        squares[name] = torch.stack(norms).sum() if norms else torch.zeros((), dtype=torch.float64, device=device)
+    return squares
+
+
+def gradient_norms(
+    squares: Mapping[str, torch.Tensor], sum_over_shards: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, float]:
+    """Gradient norm per group and in "total", from squared norms that may lie on several processes."""
+    summed = sum_over_shards(torch.stack(list(squares.values()))).tolist()
+    return {
+        **{name: math.sqrt(value) for name, value in zip(squares, summed, strict=True)},
+        "total": math.sqrt(sum(summed)),
+    }
+
+
+@torch.no_grad()
+def scale_gradients(groups: Groups, factor: float) -> None:
+    """Multiply every gradient by the same factor."""
+    held = [p.grad for parameters in groups.values() for p in parameters if p.grad is not None]
+    if held:
+        torch._foreach_mul_(held, factor)
+
+
+def gradient_norm_of_loss(loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """Norm of the gradient of one loss at some parameters, without touching their ``grad``; the graph stays."""
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    norms_found = [torch.linalg.vector_norm(gradient.float()) for gradient in found if gradient is not None]
+    return torch.linalg.vector_norm(torch.stack(norms_found)) if norms_found else loss.new_zeros(())

@@ -15,8 +15,7 @@ import torch
 
 from ..errors import HNetNTV2Error, TrainingStopped
 from .checkpoints import CheckpointKeeper
-from .module import PretrainingModule, StepReport
-from .step_callback import StepCallback
+from .module import PretrainingModule, StepCallback, StepReport
 
 logger = logging.getLogger(__name__)
 

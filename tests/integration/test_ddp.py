@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.training.history import read_history
+from hnet_ntv2.training.display import read_history
 from hnet_ntv2.training.run import pretrain
 
 from .tiny_training import tiny_settings

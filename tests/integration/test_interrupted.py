@@ -13,9 +13,9 @@ from hnet_ntv2.errors import CheckpointError, ConfigError, DataError, TrainingSt
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.storage import folder_lock
 from hnet_ntv2.training import run
-from hnet_ntv2.training.checkpoint_io import read_structure
+from hnet_ntv2.training.checkpoint_format import read_structure
 from hnet_ntv2.training.checkpoints import CheckpointKeeper
-from hnet_ntv2.training.history import read_history
+from hnet_ntv2.training.display import read_history
 from hnet_ntv2.training.module import PretrainingModule
 from hnet_ntv2.training.run import pretrain
 

@@ -18,11 +18,9 @@ from hnet_ntv2.conversion.graft import graft
 from hnet_ntv2.conversion.saving import save_start
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.training import precision
-from hnet_ntv2.training import run as training_run
-from hnet_ntv2.training.batching import plan_batch_up_to
-from hnet_ntv2.training.fitting import measure_micro_batch
-from hnet_ntv2.training.history import read_history
+from hnet_ntv2.training import build, devices
+from hnet_ntv2.training.devices import measure_micro_batch, plan_batch_up_to
+from hnet_ntv2.training.display import read_history
 from hnet_ntv2.training.run import pretrain
 from tests.builders import random_dna
 from tests.unit.conversion.sources import any_sequence, write_random_source
@@ -129,9 +127,9 @@ def measure_on_cpu(settings, model, arithmetic, kind):
 @pytest.mark.parametrize("number", range(len(RUNS)), ids=lambda number: "-".join(map(str, RUNS[number].values())))
 def test_a_run_is_whole(folder, monkeypatch, number):
     run = RUNS[number]
-    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: True)
     if run["micro_batch"] == "measured":
-        monkeypatch.setattr(training_run, "_plan", measure_on_cpu)
+        monkeypatch.setattr(build, "_plan_batch", measure_on_cpu)
     if run["strategy"] == "fsdp":
         shard_on_cpu(monkeypatch)
     result = pretrain(settings_of(run, folder, f"run{number}"))

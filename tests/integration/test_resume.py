@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hnet_ntv2.errors import CheckpointError, ConfigError
-from hnet_ntv2.training.checkpoint_io import TENSOR_FILE, read_checkpoint, write_checkpoint
-from hnet_ntv2.training.history import read_history
+from hnet_ntv2.training.checkpoint_format import TENSOR_FILE, read_checkpoint, write_checkpoint
+from hnet_ntv2.training.display import read_history
 from hnet_ntv2.training.module import PretrainingModule
 from hnet_ntv2.training.run import pretrain
 

@@ -9,7 +9,7 @@ from hnet_ntv2.conversion.graft import graft
 from hnet_ntv2.conversion.saving import save_start
 from hnet_ntv2.conversion.sequence import read_sequence
 from hnet_ntv2.conversion.source import open_source
-from hnet_ntv2.training.history import TRAIN, VALIDATION, read_history
+from hnet_ntv2.training.display import TRAIN, VALIDATION, read_history
 from hnet_ntv2.training.run import pretrain
 
 from .tiny_training import tiny_settings

@@ -10,11 +10,11 @@ import torch
 
 from hnet_ntv2.errors import CheckpointError, ConfigError, DataError, TrainingStopped
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.training import checkpoint_io
-from hnet_ntv2.training.checkpoint_io import read_checkpoint
-from hnet_ntv2.training.history import read_history
+from hnet_ntv2.training import checkpoint_format
+from hnet_ntv2.training.build import build_model
+from hnet_ntv2.training.checkpoint_format import read_checkpoint
+from hnet_ntv2.training.display import read_history
 from hnet_ntv2.training.module import PretrainingModule
-from hnet_ntv2.training.parts import build_model
 from hnet_ntv2.training.run import pretrain
 
 from .tiny_training import MODEL, tiny_settings
@@ -170,14 +170,14 @@ def test_what_cannot_work_is_refused_before_it_starts(tmp_path):
 
 
 def test_a_disk_that_fills_up_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
-    original = checkpoint_io.save_file
+    original = checkpoint_format.save_file
 
     def save_file(tensors, path):
         if "step=000004" in str(path):
             raise OSError(28, "No space left on device")
         original(tensors, path)
 
-    monkeypatch.setattr(checkpoint_io, "save_file", save_file)
+    monkeypatch.setattr(checkpoint_format, "save_file", save_file)
     with pytest.raises(CheckpointError, match=r"step=000004\.ckpt could not be saved.*No space left"):
         pretrain(tiny_settings(tmp_path, callbacks__checkpoint_every=2))
     checkpoints = tmp_path / "run" / "checkpoints"

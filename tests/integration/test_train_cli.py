@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hnet_ntv2.cli import pretrain as command
 from hnet_ntv2.cli.main import app
 from hnet_ntv2.errors import ConfigError
-from hnet_ntv2.training.checkpoint_io import read_structure
+from hnet_ntv2.training.checkpoint_format import read_structure
 
 from .tiny_training import MODEL, write_genome
 

@@ -12,8 +12,8 @@ from hnet_ntv2.conversion.saving import save_start
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.training.history import read_history
-from hnet_ntv2.training.parts import build_phases, keep_origin
+from hnet_ntv2.training.build import build_phases, copy_ledger
+from hnet_ntv2.training.display import read_history
 from hnet_ntv2.training.run import pretrain
 from tests.unit.conversion.sources import any_sequence, write_random_source
 
@@ -123,7 +123,7 @@ def test_a_model_trained_from_a_random_trunk_is_not_taken_for_a_graft(tmp_path, 
     config = HNetNTV2Config(d_model=32, n_head=2, n_main_layer=1, intermediate_size=48, window=16)
     save_start(random_start(config, any_sequence()), tmp_path / "start")
     (tmp_path / "trained").mkdir()
-    keep_origin(tmp_path / "start", tmp_path / "trained")
+    copy_ledger(tmp_path / "start", tmp_path / "trained")
     assert (tmp_path / "trained" / "ntv2_origin.json").is_file()
     build_phases(tiny_settings(tmp_path, "further", init=str(tmp_path / "trained"), model={}))
     assert not [record for record in caplog.records if "learn at" in record.message]

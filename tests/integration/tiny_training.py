@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hnet_ntv2.backbone import LocalBlock, NTv2Block
-from hnet_ntv2.training import run as training_run
+from hnet_ntv2.training import build
+from hnet_ntv2.training.devices import ShardedStrategy
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
-from hnet_ntv2.training.strategy import ShardedStrategy
 
 MODEL = {
     "d_model": 32,
@@ -86,4 +86,4 @@ def shard_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FullyShardedDataParallel, "__init__", start_on_cpu)
     monkeypatch.setattr(FSDPPrecision, "forward_context", autocast)
     wrapped = {NTv2Block, LocalBlock}
-    monkeypatch.setattr(training_run, "build_strategy", lambda *_: ShardedStrategy(auto_wrap_policy=wrapped))
+    monkeypatch.setattr(build, "build_strategy", lambda *_: ShardedStrategy(auto_wrap_policy=wrapped))

@@ -1,17 +1,26 @@
-"""A different run may not go on from a checkpoint; what may differ all the same stands in one table."""
+"""What a resumed run must have in common with its checkpoint, and what a run notes about itself."""
 
 import copy
 import dataclasses
+import json
 import logging
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.errors import CheckpointError
-from hnet_ntv2.training.batching import BatchPlan
-from hnet_ntv2.training.identity import MAY_DIFFER, check_identity, run_identity, setting_values
-from hnet_ntv2.training.precision import Precision
+from hnet_ntv2.training.devices import BatchPlan, Precision
+from hnet_ntv2.training.identity import (
+    MAY_DIFFER,
+    check_identity,
+    describe_environment,
+    git_state,
+    run_identity,
+    setting_values,
+    write_environment,
+)
 from hnet_ntv2.training.settings import DataSettings, PretrainSettings
 
 CHECKPOINT = Path("a.ckpt")
@@ -145,3 +154,24 @@ def test_a_checkpoint_of_the_first_version_is_compared_where_both_have_a_name(ca
     for name, value in changes.items():
         with pytest.raises(CheckpointError, match=rf"from a\.ckpt: {name}: "):
             check_identity(first_identity(replaced(settings, name, value)), identity_of(settings), CHECKPOINT, False)
+
+
+def test_the_environment_is_plain_json(tmp_path):
+    path = write_environment(tmp_path / "configs", describe_environment({"fasta": "genome.fa"}))
+    written = json.loads(path.read_text())
+    assert written["data"] == {"fasta": "genome.fa"}
+    assert written["packages"]["torch"] != "not installed"
+
+
+def test_the_commit_of_a_checkout_and_whether_it_was_modified(tmp_path):
+    assert git_state(tmp_path)["commit"] is None
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / "file").write_text("1")
+    subprocess.run(["git", "-C", tmp_path, "add", "file"], check=True)
+    subprocess.run(["git", "-C", tmp_path, *identity, "commit", "-qm", "one"], check=True)
+    state = git_state(tmp_path)
+    assert len(state["commit"]) == 40
+    assert state["modified"] is False
+    (tmp_path / "file").write_text("2")
+    assert git_state(tmp_path)["modified"] is True

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hnet_ntv2.errors import CheckpointError
-from hnet_ntv2.training import checkpoint_io
-from hnet_ntv2.training.checkpoint_io import (
+from hnet_ntv2.training import checkpoint_format
+from hnet_ntv2.training.checkpoint_format import (
     STRUCTURE_FILE,
     TENSOR_FILE,
     SafetensorsCheckpointIO,
@@ -134,7 +134,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
         read_checkpoint(tmp_path / "pickle.ckpt")
     for document, message in [
         ({}, "not written by this package"),
-        ({"format": checkpoint_io.FORMAT, "version": 99}, "99"),
+        ({"format": checkpoint_format.FORMAT, "version": 99}, "99"),
     ]:
         (tmp_path / "other").mkdir(exist_ok=True)
         (tmp_path / "other" / STRUCTURE_FILE).write_text(json.dumps(document))

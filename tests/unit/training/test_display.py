@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.loggers import Logger
 
 from hnet_ntv2.errors import ConfigError, DataError
-from hnet_ntv2.training.history import (
+from hnet_ntv2.training.display import (
     CarefulLogger,
     HistoryLogger,
     build_loggers,

@@ -1,0 +1,371 @@
+"""Build everything a pre-training run needs from its settings: model, data, phases, teachers, callbacks, trainer."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
+
+from ..configuration_hnet_ntv2 import HNetNTV2Config
+from ..conversion.calibrate import calibrate_routers
+from ..data.datamodule import HG38DataModule, default_num_workers
+from ..data.demo import demo_paths
+from ..errors import CheckpointError, ConfigError
+from ..inference.model import load_model
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..parameter_names import GRAFTED_GROUPS
+from ..storage import open_text
+from .checkpoint_format import read_structure
+from .checkpoints import CheckpointKeeper, MissedValidation
+from .devices import (
+    BatchPlan,
+    PlanAgreement,
+    Precision,
+    build_plugins,
+    build_strategy,
+    device_type,
+    local_rank,
+    measure_micro_batch,
+    plan_batch,
+    plan_batch_up_to,
+    resolve_precision,
+)
+from .display import NEVER, MetricLog, ProgressDisplay
+from .identity import (
+    check_identity,
+    describe_environment,
+    graft_source,
+    is_graft,
+    plain,
+    run_identity,
+    write_environment,
+)
+from .module import PretrainingModule
+from .optimizer import describe_groups
+from .phases import PHASES, TEACHERS, PhasePlan
+from .settings import PretrainSettings
+from .stopping import CollapseGuard, LoaderWatch, SignalStop
+from .teachers import Teacher, load_teachers
+
+logger = logging.getLogger(__name__)
+
+# Learning rate of grafted parts, as a share of the peak, above which a graft can lose what it started with.
+_FAST = 0.5
+# Windows that pass through the model at once during calibration.
+_CALIBRATION_BATCH = 8
+
+
+@dataclass
+class Run:
+    """The objects of one run.
+
+    Attributes:
+        resume_step: Finished optimiser steps of the checkpoint that the run goes on from; None for a new run.
+    """
+
+    settings: PretrainSettings
+    module: PretrainingModule
+    datamodule: HG38DataModule
+    trainer: L.Trainer
+    keeper: CheckpointKeeper
+    log: MetricLog
+    stop: SignalStop
+    watch: LoaderWatch
+    plan: BatchPlan
+    precision: Precision
+    resume_step: int | None
+
+    def take_plan(self, plan: BatchPlan) -> None:
+        """Change to the plan that all ranks agreed on."""
+        self.plan = plan
+        self.datamodule.set_micro_batch_size(plan.micro_batch_size)
+        self.write_configs()
+
+    def write_configs(self) -> None:
+        """Write ``configs/config.yaml`` and ``configs/environment.json``: settings, code, data and machine."""
+        if rank_zero_only.rank != 0:
+            return
+        folder = self.settings.folder / "configs"
+        with open_text(folder / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(self.settings))))
+        environment = describe_environment(self.datamodule.describe())
+        write_environment(folder, {**environment, "precision": self.precision.lightning, "batch": str(self.plan)})
+
+
+def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
+    """Everything that a run needs, from its settings; nothing is written yet but the genome's cache.
+
+    Args:
+        settings: The whole run.
+        resume_from: Checkpoint that the run goes on from; None for a new run.
+
+    Raises:
+        ConfigError, DataError, WeightsError, CheckpointError: A setting that cannot be; the functions below name it.
+    """
+    kind = device_type(settings.trainer)
+    precision = resolve_precision(settings.trainer.precision, kind)
+    model = build_model(settings)
+    plan = _plan_batch(settings, model, precision, kind)
+    phases = build_phases(settings)
+    teachers = build_teachers(settings, model, phases)
+    datamodule = build_datamodule(settings, plan.micro_batch_size, phases, model.config.kmer_size)
+    datamodule.prepare_data()
+    datamodule.setup()
+    identity = run_identity(settings, model.config, datamodule.fingerprint(), plan, precision, kind)
+    resume_step = None
+    if resume_from is not None:
+        resume_step = _check_resume(settings, resume_from, identity)
+        datamodule.set_position(resume_step * plan.global_batch_size)
+    else:
+        calibrate(settings, model, datamodule)
+    module = PretrainingModule(
+        model,
+        settings.optimizer,
+        settings.scheduler,
+        settings.validation,
+        max_steps=settings.trainer.max_steps,
+        seq_length=settings.data.seq_length,
+        mask_rate=settings.data.mask.rate,
+        gradient_clip=settings.trainer.gradient_clip,
+        router_gradients_every=settings.callbacks.router_gradients_every,
+        phases=phases,
+        teachers=teachers,
+        identity=identity,
+    )
+    if rank_zero_only.rank == 0:
+        _log_overview(settings, module, plan, precision)
+    options = settings.callbacks
+    keeper = CheckpointKeeper(
+        settings.folder / "checkpoints",
+        options.checkpoint_every,
+        options.keep_checkpoints,
+        plan.global_batch_size,
+        resumed_from=resume_from,
+    )
+    log = MetricLog(options.log_every, settings.validation.every)
+    stop, watch = SignalStop(), LoaderWatch(keeper)
+    callbacks = [
+        log,
+        ProgressDisplay(settings.trainer.max_steps, log, options.progress_bar, options.plain_log_every),
+        watch,
+        stop,
+        CollapseGuard(model.config.target_ratios, options.collapse_patience, options.collapse_factor, keeper),
+        keeper,
+        MissedValidation(log),  # last: those before it take the validation's outcome
+    ]
+    # A run that is resumed after its last step still validates, for which Lightning must enter its loop.
+    is_over = resume_step == settings.trainer.max_steps
+    trainer = _build_trainer(settings, plan, precision, kind, callbacks, settings.trainer.max_steps + is_over)
+    run = Run(settings, module, datamodule, trainer, keeper, log, stop, watch, plan, precision, resume_step)
+    agreement = PlanAgreement(plan, run.take_plan)
+    trainer.callbacks.append(agreement)  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it late)
+    return run
+
+
+def _build_trainer(
+    settings: PretrainSettings,
+    plan: BatchPlan,
+    precision: Precision,
+    kind: str,
+    callbacks: Sequence[L.Callback],
+    max_steps: int,
+) -> L.Trainer:
+    trainer = settings.trainer
+    return L.Trainer(
+        accelerator=kind,
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=build_strategy(trainer, kind),
+        plugins=build_plugins(),
+        precision=precision.lightning,  # pyright: ignore[reportArgumentType]
+        max_steps=max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=plan.accumulation,
+        logger=False,  # set by pretrain, once the folder is clear
+        callbacks=list(callbacks),
+        default_root_dir=settings.folder,
+        deterministic=trainer.deterministic,
+        enable_checkpointing=False,  # CheckpointKeeper does it
+        enable_progress_bar=False,  # ProgressDisplay does it
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the data module gives each rank its own windows
+        num_sanity_val_steps=0,
+        val_check_interval=NEVER,  # MetricLog says when
+        check_val_every_n_epoch=None,
+        log_every_n_steps=settings.callbacks.log_every,
+    )
+
+
+def _plan_batch(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
+    batch, trainer = settings.batch, settings.trainer
+    world = (trainer.devices, trainer.num_nodes)
+    if batch.micro_batch_size is not None:
+        return plan_batch(batch.global_size, batch.micro_batch_size, *world)
+    most = batch.cpu_micro_batch_size
+    if kind != "cpu":
+        device = torch.device(kind, local_rank())
+        most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
+    return plan_batch_up_to(batch.global_size, most, *world)
+
+
+def _check_resume(settings: PretrainSettings, path: Path, identity: dict[str, Any]) -> int:
+    """Finished steps of a checkpoint, after comparing its run with this one."""
+    structure = read_structure(path)
+    if "run" not in structure or "global_step" not in structure:
+        raise CheckpointError(f"checkpoint {path} is not of a pre-training run")
+    check_identity(structure["run"], identity, path, settings.allow_changed_max_steps)
+    step = int(structure["global_step"])
+    if step > settings.trainer.max_steps:
+        raise CheckpointError(f"checkpoint {path} has {step} steps, the run ends after {settings.trainer.max_steps}")
+    logger.info("resuming from %s after step %d", path, step)
+    return step
+
+
+def _log_overview(settings: PretrainSettings, module: PretrainingModule, plan: BatchPlan, precision: Precision) -> None:
+    counts = module.model.count_parameters()
+    rows = [f"  {part:<22} {count:>13,}" for part, count in [*counts.items(), ("total", sum(counts.values()))]]
+    logger.info("parameters:\n%s", "\n".join(rows))
+    logger.info("precision: %s", precision.explanation)
+    logger.info("batch: %s", plan)
+    logger.info("learning rates:\n%s", describe_groups(module.optimizer_groups()))
+    logger.info("phases:\n%s", module.phases.table())
+    logger.info("output: %s", settings.folder)
+
+
+def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
+    """A model to be trained: random weights from the seed, or those in the folder that ``init`` names.
+
+    Its config takes the length of the run's windows.
+
+    Raises:
+        WeightsError: The folder is not that of a model that can be loaded.
+        ConfigError: A model setting that disagrees with the folder's.
+    """
+    asked = HNetNTV2Config(**settings.model)
+    if settings.init is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = HNetNTV2ForMaskedLM(asked)
+    else:
+        model = load_model(settings.init, "cpu")
+        for name in settings.model:
+            wanted, found = getattr(asked, name), getattr(model.config, name)
+            if plain(wanted) != plain(found):
+                raise ConfigError(f"model.{name}={wanted!r}, but the model in --init {settings.init} has {found!r}")
+    model.config.training_length = settings.data.seq_length
+    if settings.trainer.gradient_checkpointing:
+        # transformers 5.23 renamed it
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model.train()  # loading leaves it in evaluation mode, in which it would run both strands
+
+
+def build_phases(settings: PretrainSettings) -> PhasePlan:
+    """The phases of the run: those of the warm start if it is one, else a single one.
+
+    Raises:
+        ConfigError: A phase that cannot be.
+    """
+    warm = settings.warm_start
+    wanted = warm.when == "always" or (warm.when == "graft" and is_graft(settings.init))
+    if wanted:
+        plan = PhasePlan.of(warm, settings.trainer.max_steps, settings.optimizer.multipliers)
+    else:
+        _refuse_idle_teachers(settings)
+        plan = PhasePlan.single(settings.trainer.max_steps)
+    if graft_source(settings.init) is not None:
+        _warn_of_fast_graft(settings, plan)
+    return plan
+
+
+def _refuse_idle_teachers(settings: PretrainSettings) -> None:
+    warm = settings.warm_start
+    reason = "no --init" if settings.init is None else f"--init {settings.init} is no fresh graft"
+    if warm.when == "never":
+        reason = "warm_start.when=never"
+    for phase in PHASES:
+        for teacher in TEACHERS:
+            weights = getattr(getattr(warm, phase), f"{teacher}_weight")
+            if max(weights, default=0.0) > 0:
+                raise ConfigError(
+                    f"warm_start.{phase}.{teacher}_weight={list(weights)} asks for a teacher, but this run has no warm "
+                    f"start ({reason}): start from a folder of `hnet-ntv2 init`, or set the weight to 0"
+                )
+
+
+def _warn_of_fast_graft(settings: PretrainSettings, plan: PhasePlan) -> None:
+    rates = settings.optimizer.multipliers | plan.multipliers[-1]
+    fast = {group: rates[group] for group in GRAFTED_GROUPS if rates.get(group, 0.0) > _FAST}
+    if fast:
+        logger.warning(
+            "%s learn at %s of the learning rate: above %g a graft can lose what it started with "
+            "(docs/decisions/0012); 0.1 is recommended, as in `-- %s`",
+            *(", ".join(fast), ", ".join(f"{rate:g}" for rate in fast.values()), _FAST),
+            " ".join(f"optimizer.multipliers.{group}=0.1" for group in fast),
+        )
+
+
+def build_teachers(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phases: PhasePlan) -> dict[str, Teacher]:
+    """The teachers whose weight is above 0 in some phase.
+
+    Raises:
+        ConfigError: They have no source, or one that the model was not grafted from.
+    """
+    wanted = phases.used_teachers()
+    if not wanted:
+        return {}
+    warm = settings.warm_start
+    if warm.teacher is None or settings.init is None:
+        raise ConfigError(
+            f"the weights of {', '.join(wanted)} are above 0: warm_start.teacher=FOLDER must name the source model and "
+            "--init the model grafted from it"
+        )
+    return load_teachers(
+        wanted, warm.teacher, warm.teacher_revision, Path(settings.init), model.config, warm.teacher_layer
+    )
+
+
+def build_datamodule(
+    settings: PretrainSettings, micro_batch_size: int, phases: PhasePlan | None = None, grid_k: int = 6
+) -> HG38DataModule:
+    """The windows that the settings describe; ``phases`` says which of NTv2's cells are forced."""
+    data = settings.data
+    fasta, intervals = demo_paths() if data.bundled else (data.fasta, data.intervals)
+    assert fasta is not None
+    return HG38DataModule(
+        fasta,
+        intervals,
+        seq_length=data.seq_length,
+        micro_batch_size=micro_batch_size,
+        num_workers=default_num_workers(settings.trainer.devices) if data.num_workers is None else data.num_workers,
+        seed=settings.seed,
+        mask_rate=data.mask.rate,
+        mask_span=data.mask.span,
+        mask_share=data.mask.mask_share,
+        random_share=data.mask.random_share,
+        repeat_weight=data.repeat_weight,
+        repeats=data.repeats,
+        cache_dir=data.cache_dir,
+        grid_k=grid_k,
+        cell_shares=None if phases is None else phases.cell_shares(settings.batch.global_size),
+        adds_grid_view=settings.validation.grid,
+        valid_windows=settings.validation.windows,
+        max_n_share=data.max_n_share,
+    )
+
+
+def calibrate(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, datamodule: HG38DataModule) -> None:
+    """Set the routers of a model with random weights to their target ratios on training windows (docs/decisions/0003).
+
+    A model from ``init`` keeps its own offsets. Every rank sees the same windows and gets the same offsets.
+    """
+    if settings.calibration_windows == 0 or settings.init is not None:
+        return
+    windows = datamodule.plain_windows("train", settings.calibration_windows).long()
+    calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))

@@ -1,0 +1,402 @@
+"""What a run computes on: strategy over devices, precision, and the split of the global batch into micro-batches."""
+
+import dataclasses
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+
+from ..backbone import LocalBlock, NTv2Block, StateSpaceBlock
+from ..chunking import Router
+from ..errors import ConfigError
+from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from .checkpoint_format import SafetensorsCheckpointIO
+from .settings import TrainerSettings
+
+logger = logging.getLogger(__name__)
+
+
+def device_type(settings: TrainerSettings) -> str:
+    """ "cuda" or "cpu", after "auto" is resolved.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there, or there are fewer devices than asked for.
+    """
+    has_cuda = torch.cuda.is_available()
+    if settings.accelerator == "cuda" and not has_cuda:
+        raise ConfigError("trainer.accelerator=cuda, but torch sees no CUDA device; use cpu, or a CUDA build of torch")
+    kind = "cuda" if has_cuda and settings.accelerator != "cpu" else "cpu"
+    if kind == "cuda" and settings.devices > torch.cuda.device_count():
+        raise ConfigError(f"--devices {settings.devices}, but torch sees {torch.cuda.device_count()} CUDA device(s)")
+    return kind
+
+
+def build_strategy(settings: TrainerSettings, kind: str) -> Strategy | str:
+    """The strategy for a number of devices.
+
+    Raises:
+        ConfigError: FSDP without CUDA.
+    """
+    if settings.strategy == "fsdp":
+        if kind != "cuda":
+            raise ConfigError("trainer.strategy=fsdp needs CUDA devices; use auto")
+        return ShardedStrategy(auto_wrap_policy={NTv2Block, LocalBlock, StateSpaceBlock})
+    if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
+        return DDPStrategy(find_unused_parameters=False)  # every parameter gets a gradient in every step
+    return "auto"
+
+
+def build_plugins() -> list[Any]:
+    """Our checkpoints, and SLURM without Lightning's own requeueing, which would save in the middle of a step."""
+    plugins: list[Any] = [SafetensorsCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
+
+
+def local_rank() -> int:
+    """Which device of its node this process works on, before Lightning says so."""
+    return int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of global rank 0, before Lightning says so."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
+    if rank is None:
+        rank = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return int(rank) == 0 and local_rank() == 0
+
+
+class ShardedStrategy(FSDPStrategy):
+    """FSDP whose checkpoints are those of one device: full tensors, assembled on rank 0, in our own format."""
+
+    shards_parameters = True
+
+    @property
+    def mixed_precision_config(self) -> None:
+        """No casts by FSDP: autocast decides what runs in half precision, exactly as on one device.
+
+        Lightning's policy for "bf16-mixed" would cast weights, inputs and buffers: the routers would see bfloat16, and
+        their offsets would lose moves of 3e-4. The price is that weights travel between devices in float32.
+        """
+        return
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Rank 0 holds the full state by now and writes it."""
+        path = Path(self.broadcast(filepath))
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Every rank reads the full state and takes its shards of weights and optimizer state."""
+        from torch.distributed.fsdp import (
+            FullOptimStateDictConfig,
+            FullStateDictConfig,
+            OptimStateKeyType,
+            StateDictType,
+        )
+        from torch.distributed.fsdp import FullyShardedDataParallel as FSDP  # noqa: N817  (its usual name)
+
+        assert self.model is not None
+        assert self.lightning_module is not None
+        path = Path(self.broadcast(checkpoint_path))
+        checkpoint = self.checkpoint_io.load_checkpoint(path)
+        settings = (FullStateDictConfig(rank0_only=False), FullOptimStateDictConfig(rank0_only=False))
+        with FSDP.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, *settings):
+            self.model.load_state_dict(checkpoint.pop("state_dict"), strict=self.lightning_module.strict_loading)
+            if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
+                for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+                    named = FSDP.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
+                    shard = FSDP.optim_state_dict_to_load(model=self.model, optim=optimizer, optim_state_dict=named)
+                    optimizer.load_state_dict(shard)
+        return checkpoint
+
+
+class Precision(NamedTuple):
+    """What runs: Lightning's name for it, and a sentence for the user."""
+
+    lightning: str
+    explanation: str
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """Type of the matrix products, None for float32 throughout."""
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.lightning)
+
+
+_ALIASES = {"16": "16", "16-mixed": "16", "bf16": "bf16", "bf16-mixed": "bf16", "32": "32", "32-true": "32"}
+
+
+def resolve_precision(requested: str | int, device_type: str) -> Precision:
+    """Resolve ``16`` (half, whichever kind the device is good at), ``bf16`` or ``32``.
+
+    On CUDA 16 means bf16 where the hardware has it (emulation not counted), else fp16 with loss scaling. On a CPU 16
+    and bf16 mean bf16 where its instructions exist, else float32: emulating them would only be slower.
+
+    Raises:
+        ConfigError: Any other value, or bf16 on a CUDA device without it.
+    """
+    wanted = _ALIASES.get(str(requested))
+    if wanted is None:
+        raise ConfigError(f"precision={requested!r} is none of 16, bf16, 32")
+    if wanted == "32":
+        return Precision("32-true", "float32, as asked for")
+    if device_type == "cuda":
+        return _on_cuda(wanted)
+    if cpu_has_bf16():
+        return Precision("bf16-mixed", f"bf16 mixed precision (precision={requested}; this CPU has bf16 instructions)")
+    return Precision("32-true", f"float32 (precision={requested}, but this CPU has no bf16 instructions)")
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16, AMX, or the Arm extension)."""
+    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        supported = getattr(torch.cpu, probe, None)
+        if supported is not None and supported():
+            return True
+    return "bf16" in _cpu_flags() or "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
+
+
+def _on_cuda(wanted: str) -> Precision:
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision("bf16-mixed", f"bf16 mixed precision (precision={wanted}; native on this GPU)")
+    if wanted == "bf16":
+        raise ConfigError(
+            "precision=bf16: this GPU only emulates bf16, slowly; use --precision 16 (fp16 with loss scaling)"
+        )
+    return Precision("16-mixed", "fp16 mixed precision with loss scaling (precision=16; this GPU has no native bf16)")
+
+
+def _cpu_flags() -> frozenset[str]:
+    """Feature words of the first CPU on Linux; nothing elsewhere (Apple's CPUs run in float32)."""
+    path = Path("/proc/cpuinfo")
+    if platform.system() != "Linux" or not path.is_file():
+        return frozenset()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, words = line.partition(":")
+        if name.strip().lower() in ("flags", "features"):
+            return frozenset(words.split())
+    return frozenset()
+
+
+OUT_OF_MEMORY_ADVICE = (
+    "the micro-batch does not fit in memory. Make it smaller with `-- batch.micro_batch_size=N` (the global batch "
+    "stays, accumulation makes up for it), or take a shorter --seq-length, or `-- trainer.gradient_checkpointing=true`"
+)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How one optimiser step gets its windows.
+
+    Attributes:
+        global_batch_size: Windows per optimiser step over all devices.
+        micro_batch_size: Windows per device and forward pass.
+        devices: Devices per node.
+        num_nodes: Nodes.
+    """
+
+    global_batch_size: int
+    micro_batch_size: int
+    devices: int = 1
+    num_nodes: int = 1
+
+    @property
+    def world_size(self) -> int:
+        return self.devices * self.num_nodes
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per device and optimiser step."""
+        return self.global_batch_size // (self.micro_batch_size * self.world_size)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.global_batch_size} windows per step = {self.micro_batch_size} per micro-batch x {self.devices} "
+            f"device(s) x {self.num_nodes} node(s) x {self.accumulation} accumulation step(s)"
+        )
+
+
+def plan_batch(global_batch_size: int, micro_batch_size: int, devices: int = 1, num_nodes: int = 1) -> BatchPlan:
+    """Plan with exactly this micro-batch.
+
+    Raises:
+        ConfigError: The global batch is not a multiple; the message lists the nearest ones that are.
+    """
+    _require_divisible(global_batch_size, micro_batch_size, devices, num_nodes)
+    return BatchPlan(global_batch_size, micro_batch_size, devices, num_nodes)
+
+
+def plan_batch_up_to(global_batch_size: int, most: int, devices: int = 1, num_nodes: int = 1) -> BatchPlan:
+    """Plan with the largest micro-batch of at most ``most`` windows that divides the batch evenly.
+
+    Raises:
+        ConfigError: The global batch is not a multiple of the number of devices.
+    """
+    _require_divisible(global_batch_size, 1, devices, num_nodes)
+    per_device = global_batch_size // (devices * num_nodes)
+    micro = next(size for size in range(min(most, per_device), 0, -1) if per_device % size == 0)
+    return BatchPlan(global_batch_size, micro, devices, num_nodes)
+
+
+class PlanAgreement(L.Callback):
+    """Gives every rank the least micro-batch that any of them planned, before the first batch is drawn.
+
+    Ranks measure their devices each for itself. With different micro-batches they would run different numbers of
+    forward passes per step, and wait for each other for ever. This is a callback because ranks can talk to each other
+    only once the trainer has started them all.
+
+    Args:
+        plan: What this rank would do.
+        change: Takes the plan of all ranks where it is another one.
+    """
+
+    def __init__(self, plan: BatchPlan, change: Callable[[BatchPlan], None]):
+        self.plan = plan
+        self.change = change
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Agree, and let data and accumulation follow."""
+        own = torch.tensor(self.plan.micro_batch_size, device=trainer.strategy.root_device)
+        # It divides the batch evenly, since it is some rank's plan.
+        least = int(trainer.strategy.reduce(own, reduce_op="min"))
+        if least == self.plan.micro_batch_size:
+            return
+        self.plan = dataclasses.replace(self.plan, micro_batch_size=least)
+        logger.warning("another device holds fewer windows; batch: %s", self.plan)
+        trainer.accumulate_grad_batches = self.plan.accumulation
+        self.change(self.plan)
+
+
+def largest_that_fits(attempt: Callable[[int], None], start: int) -> int:
+    """Halve a micro-batch until it fits on the device.
+
+    Args:
+        attempt: Runs a forward and backward pass on that many windows at the guard's greatest chunk count.
+        start: Windows to begin with.
+
+    Returns:
+        The first of start, start/2, ... 1 for which ``attempt`` does not run out of memory.
+
+    Raises:
+        ConfigError: A single window does not fit.
+    """
+    size = start
+    while size >= 1:
+        try:
+            attempt(size)
+        except torch.OutOfMemoryError:
+            logger.info("micro-batch %d does not fit in the device's memory", size)
+        else:
+            logger.info("micro-batch %d fits in the device's memory at the guard's greatest chunk count", size)
+            return size
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size //= 2
+    raise ConfigError(f"not even one window fits in the device's memory: {OUT_OF_MEMORY_ADVICE}")
+
+
+def _require_divisible(global_batch_size: int, micro_batch_size: int, devices: int, num_nodes: int) -> None:
+    sizes = {
+        "batch_size": global_batch_size,
+        "micro_batch_size": micro_batch_size,
+        "devices": devices,
+        "num_nodes": num_nodes,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"{name}={size} must be at least 1")
+    unit = micro_batch_size * devices * num_nodes
+    if global_batch_size % unit:
+        below = global_batch_size // unit * unit
+        nearest = [str(size) for size in (below - unit, below, below + unit, below + 2 * unit) if size > 0]
+        raise ConfigError(
+            f"batch_size={global_batch_size} is not a multiple of {unit} = {micro_batch_size} per micro-batch x "
+            f"{devices} device(s) x {num_nodes} node(s); the nearest that are: {', '.join(nearest)}"
+        )
+
+
+_FIRST_BASE = 7
+# AdamW keeps two tensors per parameter besides the gradient; DDP's buckets hold the gradients themselves.
+_OPTIMIZER_COPIES = 2
+
+
+def measure_micro_batch(
+    model: HNetNTV2ForMaskedLM, seq_length: int, precision: Precision, device: torch.device, start: int
+) -> int:
+    """Most windows of ``seq_length`` bases, as a halving of ``start``, that a training step can hold.
+
+    Args:
+        model: The model; it is moved to ``device``, its weights and gradients are left as they were.
+        seq_length: Bases per window.
+        precision: The arithmetic of the run.
+        device: A CUDA device.
+        start: Windows to begin with.
+    """
+    nn.Module.to(model, device)
+    model.train()
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    # Stands for the optimizer's state, which comes after the first step only.
+    ballast = torch.empty(_OPTIMIZER_COPIES * num_parameters, dtype=torch.float32, device=device)
+
+    def attempt(size: int) -> None:
+        try:
+            train_once(model, size, seq_length, precision.autocast_dtype, device)
+        finally:
+            model.zero_grad(set_to_none=True)
+
+    size = largest_that_fits(attempt, start)
+    del ballast
+    torch.cuda.empty_cache()
+    return size
+
+
+def train_once(
+    model: HNetNTV2ForMaskedLM, size: int, seq_length: int, autocast_dtype: torch.dtype | None, device: torch.device
+) -> float:
+    """One forward and backward pass at the guard's greatest chunk count; returns the achieved ratio of stage 1.
+
+    Args:
+        model: In training mode on ``device``.
+        size: Windows.
+        seq_length: Bases per window.
+        autocast_dtype: Type of mixed precision; None for float32.
+        device: Where it runs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(_FIRST_BASE, _FIRST_BASE + 4, (size, seq_length), generator=generator).to(device)
+    input_ids = labels.clone()
+    input_ids[:, ::7] = model.config.mask_token_id
+    autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
+    with open_routers(model), autocast:
+        output = model(input_ids, labels=labels)
+        output.loss.backward()
+    stage = output.stages[0]
+    return float(stage.is_boundary.sum() / stage.is_valid.sum())
+
+
+@contextmanager
+def open_routers(model: nn.Module) -> Iterator[None]:
+    """Let every router want a boundary everywhere, so that the guard's upper limits decide the chunk counts."""
+    offsets = [cast(torch.Tensor, module.beta) for module in model.modules() if isinstance(module, Router)]
+    before = [offset.clone() for offset in offsets]
+    for offset in offsets:
+        offset.fill_(2.0)
+    try:
+        yield
+    finally:
+        for offset, value in zip(offsets, before, strict=True):
+            offset.copy_(value)
