@@ -1,6 +1,5 @@
 """What a user would pick instead: a plain single-nucleotide transformer, and the 6-mer source trained on."""
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -66,7 +65,7 @@ def train_plain(
     batches = iter(data.train_dataloader())
     for step in range(setup.steps + 1):
         if step % every == 0:
-            bits = curve_bits(model.eval().log_probs, validation, setup)
+            bits = evaluate_view(model.eval().log_probs, validation, setup, "anchors_off").summary()["bits"]
             curve.append({"step": step, "cpu_seconds": spent, "bits": bits})
             model.train()
         if step == setup.steps:
@@ -84,9 +83,3 @@ def train_plain(
         optimizer.step()
         spent += clock(setup.accelerator) - started
     return model, {"cpu_seconds": spent, "wall_seconds": time.monotonic() - wall, "curve": curve}
-
-
-def curve_bits(log_probs, validation: HG38DataModule, setup: Setup, view: str = "anchors_off") -> float:
-    """Bits per masked base on the windows of the learning curves."""
-    sums = evaluate_view(log_probs, validation, setup, view)
-    return float(sums.nats.sum()) / float(sums.targets.sum()) / math.log(2)

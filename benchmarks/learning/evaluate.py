@@ -1,6 +1,5 @@
 """What every arm is measured on: the same windows, the same masks, forward strand, [MASK] targets only."""
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,20 +9,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hnet_ntv2.data.datamodule import HG38DataModule
-from hnet_ntv2.evaluation.context_counts import ContextCounts, composition_bits
-from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.storage import appearing_file
-from hnet_ntv2.training.metrics import (
+from hnet_ntv2.evaluation.demo import baseline_bits
+from hnet_ntv2.measuring import (
+    LETTERS,
+    Sums,
     add_sums,
-    chunk_length_histogram,
     chunk_sums,
-    histogram_metrics,
+    length_metrics,
+    length_sums,
+    reduce_sums,
+    score_targets,
     stage_metrics,
     unmasked,
 )
-from hnet_ntv2.vocabulary import FIRST_BASE, reverse_complement
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.storage import appearing_file
+from hnet_ntv2.vocabulary import FIRST_BASE, is_clean_base, reverse_complement
 
+from .results import CONTEXT_NAMES
 from .setup import Setup
+from .statistics import bits
 
 Batch = Mapping[str, Tensor]
 LogProbs = Callable[[Batch], Tensor]
@@ -54,17 +59,17 @@ class WindowSums:
             labels: [rows, length] ids at targets, -100 elsewhere.
         """
         is_target = labels != -100
-        classes = (labels.long() - FIRST_BASE).clamp(min=0)
-        nats = -log_probs.double().gather(-1, classes[..., None])[..., 0]
-        self.nats[rows] += (nats * is_target).sum(1).numpy()
-        self.correct[rows] += ((log_probs.argmax(-1) == classes) & is_target).sum(1).numpy()
-        self.targets[rows] += is_target.sum(1).numpy()
+        nats, is_hit = score_targets(log_probs, labels, is_target)
+        row = rows[is_target.nonzero()[:, 0].numpy()]
+        for total, weights in ((self.nats, nats), (self.correct, is_hit), (self.targets, None)):
+            weights = None if weights is None else weights.numpy()
+            total += np.bincount(row, weights, minlength=len(total))
 
     def summary(self) -> dict[str, float]:
         """Bits per masked base, accuracy and what they were counted on."""
         count = float(self.targets.sum())
         return {
-            "bits": float(self.nats.sum()) / count / math.log(2),
+            "bits": float(bits(self.nats, self.targets)),
             "accuracy": float(self.correct.sum()) / count,
             "targets": int(count),
             "windows": int((self.targets > 0).sum()),
@@ -83,18 +88,14 @@ def validation_batches(data: HG38DataModule, every: int = 1):
             yield {name: value[keep] for name, value in batch.items()}
 
 
-def on_grid(batch: Batch) -> dict[str, Tensor]:
-    """The same windows with whole 6-mer tokens masked."""
-    return {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
-
-
 @torch.no_grad()
-def evaluate_view(log_probs: LogProbs, data: HG38DataModule, setup: Setup, view: str, every: int = 1) -> WindowSums:
-    """One view over the windows; ``log_probs`` gives [batch, length, 4]."""
+def evaluate_view(log_probs: LogProbs, data: HG38DataModule, setup: Setup, view: str) -> WindowSums:
+    """Sums of one view over the windows; ``log_probs`` gives [batch, length, 4]. The grid view masks whole 6-mers."""
     sums = WindowSums(setup.windows)
-    for batch in validation_batches(data, every):
-        shown = on_grid(batch) if view == "grid" else batch
-        sums.add(batch["window_index"].numpy(), log_probs(shown), shown["labels"])
+    for batch in validation_batches(data):
+        if view == "grid":
+            batch = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
+        sums.add(batch["window_index"].numpy(), log_probs(batch), batch["labels"])
     return sums
 
 
@@ -104,7 +105,7 @@ def model_log_probs(model: HNetNTV2ForMaskedLM, **options) -> LogProbs:
     def log_probs(batch: Batch) -> Tensor:
         shown, labels = (batch[name].long().to(model.device) for name in ("input_ids", "labels"))
         output = model(shown, labels=labels, only_targets=True, strands="forward", **options)
-        return output.logits[..., FIRST_BASE : FIRST_BASE + 4].cpu()
+        return output.logits[..., LETTERS].cpu()
 
     return log_probs
 
@@ -120,32 +121,29 @@ def evaluate_model(model: HNetNTV2ForMaskedLM, data: HG38DataModule, setup: Setu
         view: evaluate_view(model_log_probs(model, **options), data, setup, view) for view, options in _VIEWS.items()
     }
     every = max(1, setup.windows // _MASK_FREE_WINDOWS)
-    masked, free, histogram = _chunking(model, data, every)
-    lengths = histogram_metrics(histogram)
+    sums = {name: reduce_sums(values) for name, values in _sum_chunks(model, data, every).items()}
+    stages = range(1, model.config.num_stages + 1)
+    metrics = {name: stage_metrics(values, len(stages)) for name, values in sums.items()}
+    lengths = length_metrics(sums["mask_free"]["chunk_lengths"])
     return {
         "views": views,
-        "ratios": {"masked": masked, "mask_free": free},
+        "ratios": {name: [values[f"stage{stage}/ratio"] for stage in stages] for name, values in metrics.items()},
         "chunk_length": {name: lengths[f"chunk_length_{name}"] for name in ("p50", "p95", "max")},
     }
 
 
 @torch.no_grad()
-def _chunking(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int):
-    sums, histogram = {}, None
+def _sum_chunks(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int) -> dict[str, Sums]:
+    """Sums of the chunks with and without masks, anchors off, over every so many-th window."""
+    sums: dict[str, Sums] = {}
     for batch in validation_batches(data, every):
-        shown, labels = (batch[name].long().to(model.device) for name in ("input_ids", "labels"))
-        for name, input_ids in (("masked", shown), ("mask_free", unmasked(batch).to(shown))):
-            output = model(input_ids, labels=labels, only_targets=True, anchors=False, strands="forward")
-            sums[name] = add_sums(sums.get(name), chunk_sums(output))
-            if name == "mask_free":
-                counts = chunk_length_histogram(output)
-                histogram = counts if histogram is None else histogram + counts
-    assert histogram is not None
-    ratios = []
-    for name in ("masked", "mask_free"):
-        metrics = stage_metrics({key: float(value) for key, value in sums[name].items()}, model.config.num_stages)
-        ratios.append([metrics[f"stage{stage}/ratio"] for stage in range(1, model.config.num_stages + 1)])
-    return *ratios, histogram
+        for name, ids in (("masked", batch["input_ids"]), ("mask_free", unmasked(batch))):
+            # Chunks do not depend on labels: with ``only_targets`` they spare most of the head.
+            labels = batch["labels"].long().to(model.device)
+            options = {"labels": labels, "only_targets": True, "anchors": False, "strands": "forward"}
+            stages = model(ids.long().to(model.device), **options).stages
+            sums[name] = add_sums(sums.get(name), {**chunk_sums(stages), **length_sums(stages)})
+    return sums
 
 
 def window_facts(data: HG38DataModule, setup: Setup) -> dict[str, NDArray]:
@@ -180,9 +178,8 @@ def repetitive_share(windows: NDArray[np.uint8], counts: NDArray[np.int32]) -> N
 
 
 def _codes(windows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    digits = windows.astype(np.int64) - FIRST_BASE
-    is_base = (digits >= 0) & (digits < 4)
-    digits = np.where(is_base, digits, 0)
+    is_base = is_clean_base(windows)
+    digits = np.where(is_base, windows.astype(np.int64) - FIRST_BASE, 0)
     last = windows.shape[1] - _REPEAT_K + 1
     codes, is_whole = np.zeros((len(windows), last), dtype=np.int64), np.ones((len(windows), last), dtype=bool)
     for offset in range(_REPEAT_K):
@@ -193,16 +190,9 @@ def _codes(windows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bo
 
 def context_baselines(data: HG38DataModule, setup: Setup) -> dict[str, float]:
     """Bits per masked base of the baselines without a network, on the same masks."""
-    arrays = list(data.plain_windows("train").numpy())
     batches = [(batch["input_ids"].numpy(), batch["labels"].numpy()) for batch in validation_batches(data)]
-    result = {
-        "uniform": 2.0,
-        "composition": float(np.concatenate([composition_bits(arrays, y) for _, y in batches]).mean()),
-    }
-    for k in (2, 6):
-        counts = ContextCounts.fit(arrays, k)
-        result[f"k{k}"] = float(np.concatenate([counts.bits_per_base(x, y) for x, y in batches]).mean())
-    return result
+    found = baseline_bits(list(data.plain_windows("train").numpy()), batches, span=6)
+    return {key: found[name] for key, name in CONTEXT_NAMES.items()}
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray]) -> None:

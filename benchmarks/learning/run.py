@@ -20,7 +20,7 @@ from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
 from .arms import ARMS, REFERENCE, Arm, make_start, run_settings
-from .baselines import curve_bits, train_plain
+from .baselines import train_plain
 from .dna import Dna, open_data
 from .evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts, write_npz
 from .setup import Setup, describe_device, on_device
@@ -134,9 +134,7 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
     make_start(arm, setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
     values = place.settings(arm, seed, start, folder / "training")
     settings = build_settings(PretrainSettings, values, f"arm {arm.name}")
-    few = place.validation_data(setup.curve_windows)
-    model = _starting_model(place, arm, seed, start)
-    before = curve_bits(model_log_probs(model.eval(), anchors=False), few, setup)
+    before = _curve_bits(place, _starting_model(place, arm, seed, start))
     wall = time.monotonic()
     with training_clock(setup.accelerator) as watch:
         outcome = pretrain(settings)
@@ -167,6 +165,12 @@ def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetN
     data = place.training_data(place.setup.batch_size, seed=seed)
     calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)))
     return on_device(model, place.setup.accelerator)
+
+
+def _curve_bits(place: Workplace, model: HNetNTV2ForMaskedLM) -> float:
+    """Bits per masked base on the windows of the learning curves, anchors off."""
+    log_probs, data = model_log_probs(model.eval(), anchors=False), place.validation_data(place.setup.curve_windows)
+    return evaluate_view(log_probs, data, place.setup, "anchors_off").summary()["bits"]
 
 
 def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
@@ -209,10 +213,9 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
         make_start(ARMS["graft"], setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
         model = on_device(HNetNTV2ForMaskedLM.from_pretrained(start), setup.accelerator)
         measured = evaluate_model(model, validation, setup)
-        bits = curve_bits(model_log_probs(model, anchors=False), place.validation_data(setup.curve_windows), setup)
         return {
             **result,
-            "curve": [{"step": 0, "cpu_seconds": 0.0, "bits": bits}],
+            "curve": [{"step": 0, "cpu_seconds": 0.0, "bits": _curve_bits(place, model)}],
             "ratios": measured["ratios"],
             "chunk_length": measured["chunk_length"],
             "parameters": sum(model.count_parameters().values()),

@@ -14,11 +14,11 @@ from hnet_ntv2.base_embeddings import KmerEmbedding
 from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.kmers import kmer_marginals, source_token_ids
+from hnet_ntv2.measuring import unmasked
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from hnet_ntv2.storage import open_text
 from hnet_ntv2.tokenization_hnet_ntv2 import NTv2Tokenizer
 from hnet_ntv2.training.checkpoint_format import read_checkpoint, write_checkpoint
-from hnet_ntv2.training.metrics import unmasked
 from hnet_ntv2.training.optimizer import warmup_cosine
 from hnet_ntv2.training.teachers import cut_tokens
 from hnet_ntv2.vocabulary import SOURCE_CLS, source_vocab_size

@@ -1,4 +1,4 @@
-"""Write a window with its chunks for a reader: letters, with a mark in front of each chunk."""
+"""Write a window and its chunks as text: letters, with a mark before each chunk."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,6 @@ from ..levels import Chunking
 from ..vocabulary import decode
 
 FINAL_MARK, INNER_MARK = "|", "·"
-
-
-def first_bases(stages: Sequence[Chunking], row: int = 0) -> list[NDArray[np.int64]]:
-    """The base at which each chunk of each stage begins, for one row; outermost stage first."""
-    found = []
-    for stage in stages:
-        begins = (stage.is_boundary & stage.is_valid)[row]
-        found.append(stage.first_base[row][begins].cpu().numpy().astype(np.int64))
-    return found
 
 
 def chunk_text(bases: NDArray[np.uint8], stages: Sequence[Chunking], row: int = 0, width: int = 100) -> str:
@@ -32,12 +23,14 @@ def chunk_text(bases: NDArray[np.uint8], stages: Sequence[Chunking], row: int = 
     Returns:
         Lines of at most ``width`` characters; a mark never ends a line.
     """
-    begins = first_bases(stages, row)
-    marks = {int(base): INNER_MARK for inner in begins[:-1] for base in inner}
-    marks |= {int(base): FINAL_MARK for base in begins[-1]}
+    begins = [stage.first_base[row][(stage.is_boundary & stage.is_valid)[row]].tolist() for stage in stages]
+    marks = {base: INNER_MARK for outer in begins[:-1] for base in outer}
+    # Final marks last: a final chunk begins where an outer chunk begins too, and one mark is enough.
+    marks |= dict.fromkeys(begins[-1], FINAL_MARK)
     lines, line = [], ""
     for position, letter in enumerate(decode(bases).decode()):
         piece = marks.get(position, "") + letter
+        # A mark stays with its letter: at the end of a line it would point at nothing.
         if len(line) + len(piece) > width:
             lines.append(line)
             line = ""

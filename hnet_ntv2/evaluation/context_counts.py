@@ -23,6 +23,7 @@ from .flanks import Flanks, flanks_of_targets
 
 CONCENTRATIONS = tuple(2.0**power for power in range(-4, 13))
 _HELD_OUT_SHARE = 0.05
+_MOST_TRIAL_SPANS = 50_000
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ class ContextCounts:
             ConfigError: if k is out of range or 2k + span bases do not fit in 62 bits.
             DataError: if no stretch is long enough for one span with its flanks.
         """
-        if not 1 <= k <= 6 or span < 1 or 2 * k + span > 31:
+        if not 1 <= k <= 6 or span < 1 or 2 * k + span > 31:  # 31 bases of two bits fit a signed int64
             raise ConfigError(f"context counts with k={k} and span={span}: k must be 1..6 and 2k + span at most 31")
         kept, held_out = _split(arrays)
-        concentrations = (1.0,) * (k + 1)
+        concentrations = (1.0,) * (k + 1)  # of a training set too short to hold anything out
         if (examples := _windows(held_out, k, span)).size:
             trial = cls._count(kept, k, span, concentrations)
             concentrations = trial._choose_concentrations(examples)
+        # Counted again with the slice that chose the concentrations: every base should count.
         return cls._count(arrays, k, span, concentrations)
 
     @classmethod
@@ -101,7 +103,8 @@ class ContextCounts:
         seen = np.full((2, len(flanks.offset)), -1)
         for order, strength in enumerate(self.concentrations):
             lengths = self._usable_lengths(flanks, order)
-            grew = (lengths != seen).any(axis=0)  # the same context twice would be counted twice
+            # Where a flank was cut short the context does not grow with the order: counting it twice would sharpen P.
+            grew = (lengths != seen).any(axis=0)
             counts = self._lookup(flanks.left[grew], flanks.right[grew], *lengths[:, grew], flanks.offset[grew])
             total = counts.sum(axis=1, keepdims=True)
             probability[grew] = (counts + strength * probability[grew]) / (total + strength)
@@ -109,9 +112,9 @@ class ContextCounts:
         return probability
 
     def _usable_lengths(self, flanks: Flanks, order: int) -> NDArray[np.int64]:
-        """Bases of the left and right flank that the order looks at, [2, targets].
+        """Bases of the left and right flank that an order uses, [2, targets].
 
-        Beside a flank that is cut short the other one counts up to k-1 bases: no table holds k on one side only.
+        If one flank is cut short, the other one counts up to k-1 bases: no table holds k bases on one side only.
         """
         lengths = np.minimum(np.stack([flanks.left_length, flanks.right_length]), order)
         is_whole = (lengths == self.k).all(axis=0)
@@ -131,9 +134,11 @@ class ContextCounts:
 
     def _lookup_whole(self, left, right, offset) -> NDArray[np.float64]:
         """Counts in contexts of k bases on both sides, from the sorted list of spans."""
+        # Targets of one span share their context: each context is looked up once.
         context, inverse = np.unique((left << 2 * self.k) | right, return_inverse=True)
         first = np.searchsorted(self._keys, context << 2 * self.span)
         length = np.searchsorted(self._keys, (context + 1) << 2 * self.span) - first
+        # All entries of all contexts in one array, [entries], instead of a loop over contexts.
         row = np.repeat(np.arange(len(context)), length)
         place = np.arange(len(row)) + np.repeat(first - (np.cumsum(length) - length), length)
         keys, weights = self._keys[place], self._counts[place]
@@ -145,7 +150,7 @@ class ContextCounts:
 
     def _choose_concentrations(self, windows: NDArray[np.int64]) -> tuple[float, ...]:
         """The a_i that predict the held-out spans best, one order after the other."""
-        windows = windows[:: max(1, len(windows) // 50_000)]
+        windows = windows[:: max(1, len(windows) // _MOST_TRIAL_SPANS)]
         left, right, letters = _unpack(windows, self.k, self.span)
         offset = np.tile(np.arange(self.span), len(windows))
         left, right, target = np.repeat(left, self.span), np.repeat(right, self.span), letters.reshape(-1)
@@ -173,15 +178,16 @@ def composition_bits(arrays: Sequence[NDArray[np.uint8]], labels: NDArray) -> ND
         -log2 P of each target, [targets].
     """
     counts = np.sum([np.bincount(array, minlength=N + 1)[A:N] for array in arrays], axis=0)
-    both_strands = counts + counts[::-1]
+    both_strands = counts + counts[::-1]  # A C G T backwards are their complements
     if not both_strands.sum():
         raise DataError("the training bases hold no A, C, G or T")
     targets = labels[labels >= 0].astype(np.int64) - A
+    # Plus one: a letter that the training bases lack would cost infinitely many bits.
     return -np.log2((both_strands + 1)[targets] / (both_strands + 1).sum())
 
 
 def _split(arrays: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    """Training bases, and the last share of each stretch that is set aside to choose the concentrations."""
+    """Training bases, and the end of each stretch, which is held out to choose the concentrations."""
     cuts = [round(array.size * (1 - _HELD_OUT_SHARE)) for array in arrays]
     kept = [array[:cut] for array, cut in zip(arrays, cuts, strict=True)]
     return kept, [array[cut:] for array, cut in zip(arrays, cuts, strict=True)]
@@ -203,8 +209,11 @@ def _windows_of_strand(letters: NDArray[np.int64], is_base: NDArray[np.bool_], k
     num_windows = len(letters) - width + 1
     if num_windows <= 0:
         return np.empty(0, np.int64)
+    # A window is clean if the count of unclean bases does not rise within it.
     num_unclean = np.concatenate(([0], np.cumsum(~is_base)))
     start = np.flatnonzero(num_unclean[width:] == num_unclean[:num_windows])
+    # Flanks before the span: the spans of one context then lie side by side once sorted. Nearest base first: a shorter
+    # flank is then a prefix of the longer one.
     nearest_first = [*range(k - 1, -1, -1), *range(k + span, width), *range(k, k + span)]
     window = np.zeros(len(start), np.int64)
     for place in nearest_first:
@@ -224,7 +233,7 @@ def _dense_tables(keys, counts, k: int, span: int) -> dict[tuple[int, int], NDAr
     """Counts by (left, right, offset, letter) for each pair of flank lengths up to k-1: sums of the longest pair."""
     most, size = k - 1, 4 ** (k - 1)
     left, right, letters = _unpack(keys, k, span)
-    context = (left >> 2) * size + (right >> 2)
+    context = (left >> 2) * size + (right >> 2)  # k-1 bases on each side: k would take 16 times the memory
     full = np.empty((size, size, span, 4), np.int32)
     for j in range(span):
         hits = np.bincount(context * 4 + letters[:, j], counts, minlength=size * size * 4)

@@ -1,4 +1,4 @@
-"""Draw how a run went: bits per base and chunk ratios over the optimiser steps, from the CSV log."""
+"""Draw a run's bits per base and chunk ratios over its optimiser steps, from the CSV logs."""
 
 import csv
 import math
@@ -11,7 +11,9 @@ Curves = dict[str, tuple[list[int], list[float]]]
 
 
 def read_history(path: Path) -> Curves:
-    """Read a log with a column ``step`` as one curve per other column; empty and non-numeric cells are left out.
+    """Read a CSV log as one curve of (steps, values) per column other than ``step``.
+
+    Cells that are empty or not finite numbers are left out.
 
     Raises:
         DataError: if the file has no column ``step``.
@@ -33,7 +35,7 @@ def read_history(path: Path) -> Curves:
 
 def _number(cell: str | None) -> float | None:
     try:
-        value = float(cell or "")
+        value = float(cell or "")  # None: a run that was killed left its last line unfinished
     except ValueError:
         return None
     return value if math.isfinite(value) else None
@@ -57,6 +59,7 @@ def draw_curves(
         levels: Name -> bits per base of horizontal lines (the baselines).
         targets: Target ratio of each stage, as dashed lines.
     """
+    # Imported here: matplotlib is slow to import. Not pyplot: it needs a display and keeps every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -66,9 +69,8 @@ def draw_curves(
     for axes, wanted in ((above, bits), (below, ratios)):
         for column, name in wanted.items():
             if column in curves:
-                axes.plot(
-                    *curves[column], label=name, linewidth=1.2, marker="." if len(curves[column][0]) < 5 else None
-                )
+                marker = "." if len(curves[column][0]) < 5 else None  # a line through one point is invisible
+                axes.plot(*curves[column], label=name, linewidth=1.2, marker=marker)
         axes.grid(alpha=0.3)
     for number, (name, level) in enumerate(levels.items()):
         above.axhline(level, color="0.4", linewidth=0.9, linestyle=("-", "--", "-.", ":")[number % 4], label=name)
@@ -78,6 +80,6 @@ def draw_curves(
     below.set_ylabel("chunks per position (dashed: target)")
     below.set_xlabel("optimiser step")
     for axes in (above, below):
-        if axes.get_legend_handles_labels()[0]:
+        if axes.get_legend_handles_labels()[0]:  # matplotlib warns about an empty legend
             axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""Say how good a pre-trained model is: bits beside baselines on the same masked bases, chunk ratios, one cut window."""
+"""Summarise a pre-trained model: bits beside baselines on the same masked bases, chunk ratios, one window in chunks."""
 
 import json
 import math
@@ -14,13 +14,27 @@ from numpy.typing import NDArray
 from ..data.datamodule import HG38DataModule
 from ..errors import DataError
 from ..genome import Interval
+from ..measuring import (
+    add_sums,
+    chunk_sums,
+    length_metrics,
+    length_sums,
+    reduce_sums,
+    stage_metrics,
+    target_metrics,
+    target_sums,
+    unmasked,
+)
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_file, open_text
-from ..vocabulary import BASE_BITS, A, T
-from .chunk_text import chunk_text, first_bases
+from ..vocabulary import BASE_BITS
+from .chunk_text import chunk_text
 from .context_counts import ContextCounts, composition_bits
 from .curves import draw_curves, read_history
 
+Batch = Mapping[str, torch.Tensor]
+
+# Context counts sort every span of both strands: 16 bytes of memory a base, several times over.
 MOST_COUNTED_BASES = 16 * 2**20
 CONTEXTS = (2, 6)
 
@@ -30,9 +44,9 @@ class ChunkRatio:
     """Chunks per position of one stage.
 
     Attributes:
-        target: What the ratio loss aims at.
-        masked: Achieved on the validation windows as the loss sees them.
-        mask_free: Achieved on the same windows without masks, as a user will see them.
+        target: Of the ratio loss.
+        masked: Achieved on the validation windows with their masks, as in training.
+        mask_free: Achieved on the same windows without masks, as in use.
     """
 
     target: float
@@ -42,18 +56,18 @@ class ChunkRatio:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run ends with.
+    """What ``hnet-ntv2 pretrain`` prints at its end.
 
     Attributes:
         bits: Validation bits per masked base, by predictor; the model last.
-        num_targets: Masked bases that the bits are a mean of.
+        num_targets: Masked bases behind each mean.
         num_windows: Validation windows.
         num_parameters: Of the model.
-        num_training_bases: Training bases that the baselines were fitted on.
+        num_training_bases: Training bases of the baselines.
         ratios: Per stage, outermost first.
         chunk_lengths: Bases per final chunk without masks: mean, median, 95th percentile, longest.
-        window: Where the window of ``chunks`` lies.
-        chunks: One validation window cut into its chunks.
+        window: Interval of the window in ``chunks``.
+        chunks: One validation window with marks at its chunks.
         paths: Files of the run, by what they are.
     """
 
@@ -99,11 +113,11 @@ def summarise(
 ) -> Summary:
     """Measure a model on the validation windows of a run, beside count tables fitted on its training bases.
 
-    Every bit is taken on bases shown as [MASK], the same ones for each predictor; the model averages both strands if
-    its configuration says so. Writes ``summary.json`` and, with a history, ``curves.png`` into ``output_dir``.
+    All bits are of the same bases, shown as [MASK]. The model averages both strands if its configuration says so.
+    Writes ``summary.json`` and, with a history, ``curves.png`` into ``output_dir``.
 
     Args:
-        model: The trained model; its mode is put back afterwards.
+        model: The trained model; training or evaluation mode is restored afterwards.
         datamodule: The run's data.
         output_dir: Folder to write to.
         history: The run's logs as CSV files, by "train" and "validation".
@@ -113,13 +127,14 @@ def summarise(
         DataError: if no validation window has a target.
         ConfigError: if ``output_dir`` cannot be written.
     """
-    batches = [arrays for arrays in map(_as_arrays, datamodule.val_dataloader()) if len(arrays[0])]
+    batches = [batch for batch in map(_without_filling, datamodule.val_dataloader()) if len(batch["labels"])]
+    arrays = [(batch["input_ids"].numpy(), batch["labels"].numpy()) for batch in batches]
     training, num_training_bases = training_bases(datamodule)
-    bits = baseline_bits(training, batches, datamodule.mask.span)
-    measured = _measure(model, batches)
-    bits[f"HNet-NTv2, {_millions(model)} parameters"] = measured.bits
+    bits = baseline_bits(training, arrays, datamodule.mask.span)
+    model_bits, ratios, chunk_lengths = _measure(model, batches)
+    bits[f"HNet-NTv2, {model.num_parameters() / 1e6:.3g} M parameters"] = model_bits
     window, bases = _first_window(datamodule)
-    chunks = chunk_text(bases, _segment(model, bases[None]))
+    chunks = chunk_text(bases, _run(model, torch.from_numpy(bases[None]), strands="forward").stages)
     paths = {**(paths or {}), "summary": output_dir / "summary.json"}
     if history is not None:
         paths["curves"] = output_dir / "curves.png"
@@ -127,12 +142,12 @@ def summarise(
             _draw(history, image, model, bits)
     summary = Summary(
         bits=bits,
-        num_targets=sum(int((labels >= 0).sum()) for _, labels in batches),
-        num_windows=sum(len(labels) for _, labels in batches),
+        num_targets=sum(int((labels >= 0).sum()) for _, labels in arrays),
+        num_windows=sum(len(labels) for _, labels in arrays),
         num_parameters=model.num_parameters(),
         num_training_bases=num_training_bases,
-        ratios=measured.ratios,
-        chunk_lengths=measured.chunk_lengths,
+        ratios=ratios,
+        chunk_lengths=chunk_lengths,
         window=window,
         chunks=chunks,
         paths={name: str(path) for name, path in paths.items()},
@@ -143,7 +158,7 @@ def summarise(
 
 
 def training_bases(datamodule: HG38DataModule, most: int = MOST_COUNTED_BASES) -> tuple[list[NDArray[np.uint8]], int]:
-    """Character ids of the training intervals, or of pieces spread evenly over them where that is over ``most`` bases.
+    """Character ids of the training intervals, or of evenly spread pieces if they have more than ``most`` bases.
 
     Returns:
         The stretches and their number of bases.
@@ -151,18 +166,16 @@ def training_bases(datamodule: HG38DataModule, most: int = MOST_COUNTED_BASES) -
     intervals: Sequence[Interval] = datamodule.split_intervals("train")
     total = sum(len(interval) for interval in intervals)
     step = max(1, math.ceil(total / most))
-    if step == 1:
-        stretches = [datamodule.genome.read(interval) & np.uint8(BASE_BITS) for interval in intervals]
-    else:
-        pieces = [piece for interval in intervals for piece in _cut(interval, most // 64)]
-        stretches = [datamodule.genome.read(piece) & np.uint8(BASE_BITS) for piece in pieces[::step]]
+    if step > 1:  # every step-th of some 64 x step pieces: a prefix would have the composition of one contig
+        intervals = [piece for interval in intervals for piece in _cut(interval, most // 64)][::step]
+    stretches = [datamodule.genome.read(interval) & np.uint8(BASE_BITS) for interval in intervals]
     return stretches, sum(len(stretch) for stretch in stretches)
 
 
 def baseline_bits(
     training: Sequence[NDArray[np.uint8]], batches: Sequence[tuple[NDArray, NDArray]], span: int
 ) -> dict[str, float]:
-    """Mean bits per masked base of predictors that only count, by name.
+    """Mean bits per masked base of predictors without a network, by name.
 
     Args:
         training: Stretches of training bases, as ids.
@@ -183,66 +196,45 @@ def baseline_bits(
     return bits
 
 
-@dataclass(frozen=True)
-class _Measured:
-    bits: float
-    ratios: tuple[ChunkRatio, ...]
-    chunk_lengths: dict[str, float]
-
-
-def _measure(model: HNetNTV2ForMaskedLM, batches: Sequence[tuple[NDArray, NDArray]]) -> _Measured:
-    """One pass over the validation windows with their masks, and one without for the chunks alone."""
-    nats, num_targets = 0.0, 0
-    counts = {"masked": np.zeros((model.config.num_stages, 2)), "mask_free": np.zeros((model.config.num_stages, 2))}
-    lengths: list[NDArray[np.int64]] = []
-    for ids, labels in batches:
-        output = _run(model, ids)
-        is_target = torch.from_numpy(labels >= 0).to(output.logits.device)
-        letters = output.logits[is_target][:, A : T + 1].float().log_softmax(-1)
-        target = torch.from_numpy(labels[labels >= 0].astype(np.int64) - A).to(letters.device)
-        nats -= float(letters.gather(1, target[:, None]).double().sum())
-        num_targets += len(target)
-        counts["masked"] += _count_chunks(output.stages)
-        clean = np.where(labels >= 0, labels, ids).astype(np.uint8)
-        stages = _segment(model, clean)
-        counts["mask_free"] += _count_chunks(stages)
-        for row in range(len(clean)):
-            ends = [*first_bases(stages[-1:], row)[0], int(stages[0].is_valid[row].sum())]
-            lengths.append(np.diff(ends))
-    achieved = {name: chunks[:, 0] / chunks[:, 1] for name, chunks in counts.items()}
-    ratios = zip(model.config.target_ratios, achieved["masked"], achieved["mask_free"], strict=True)
-    return _Measured(
-        nats / num_targets / math.log(2),
-        tuple(ChunkRatio(target, float(masked), float(free)) for target, masked, free in ratios),
-        _describe_lengths(np.concatenate(lengths)),
+def _measure(
+    model: HNetNTV2ForMaskedLM, batches: Sequence[Batch]
+) -> tuple[float, tuple[ChunkRatio, ...], dict[str, float]]:
+    """Bits per target, ratios and chunk lengths: one pass with masks, and one without for the chunks alone."""
+    masked, mask_free = None, None
+    for batch in batches:
+        output = _run(model, batch["input_ids"])
+        labels = batch["labels"].to(model.device)
+        targets = target_sums(output.logits, labels, labels != -100, "masked")
+        masked = add_sums(masked, {**targets, **chunk_sums(output.stages)})
+        # One strand: the chunks of the reverse strand are not shown.
+        stages = _run(model, unmasked(batch), strands="forward").stages
+        mask_free = add_sums(mask_free, {**chunk_sums(stages), **length_sums(stages)})
+    assert masked is not None
+    assert mask_free is not None
+    totals, free_totals = reduce_sums(masked), reduce_sums(mask_free)
+    num_stages = model.config.num_stages
+    achieved, achieved_free = stage_metrics(totals, num_stages), stage_metrics(free_totals, num_stages)
+    ratios = tuple(
+        ChunkRatio(target, achieved[f"stage{number}/ratio"], achieved_free[f"stage{number}/ratio"])
+        for number, target in enumerate(model.config.target_ratios, start=1)
     )
+    percentiles = length_metrics(free_totals["chunk_lengths"])
+    lengths = {
+        "mean": achieved_free[f"stage{num_stages}/chunk_length"],
+        "median": percentiles["chunk_length_p50"],
+        "95 %": percentiles["chunk_length_p95"],
+        "longest": percentiles["chunk_length_max"],
+    }
+    return target_metrics(totals, "masked")["bits"], ratios, lengths
 
 
-def _run(model: HNetNTV2ForMaskedLM, ids: NDArray, **options: Any) -> Any:
+def _run(model: HNetNTV2ForMaskedLM, ids: torch.Tensor, **options: Any) -> Any:
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        output = model(torch.from_numpy(ids).to(model.device), **options)
+        output = model(ids.to(model.device), **options)
     model.train(was_training)
     return output
-
-
-def _segment(model: HNetNTV2ForMaskedLM, ids: NDArray) -> Any:
-    return _run(model, ids, strands="forward").stages
-
-
-def _count_chunks(stages: Any) -> NDArray[np.float64]:
-    """Boundaries and positions of each stage, [stages, 2]."""
-    return np.array([[float((s.is_boundary & s.is_valid).sum()), float(s.is_valid.sum())] for s in stages])
-
-
-def _describe_lengths(lengths: NDArray[np.int64]) -> dict[str, float]:
-    return {
-        "mean": float(lengths.mean()),
-        "median": float(np.median(lengths)),
-        "95 %": float(np.percentile(lengths, 95)),
-        "longest": float(lengths.max()),
-    }
 
 
 def _first_window(datamodule: HG38DataModule) -> tuple[str, NDArray[np.uint8]]:
@@ -250,6 +242,7 @@ def _first_window(datamodule: HG38DataModule) -> tuple[str, NDArray[np.uint8]]:
     index = datamodule.window_index("valid")
     start = int(index.fixed(index.evenly_spread(datamodule.valid_windows)[:1]).start[0])
     genome = datamodule.genome
+    # The index counts bases through the whole genome: the contig is the last one that begins at or before ``start``.
     contig = max((offset, name) for name, offset in genome.offsets.items() if offset <= start)[1]
     first = start - genome.offsets[contig]
     window = Interval(contig, first, first + index.length)
@@ -261,14 +254,11 @@ def _cut(interval: Interval, length: int) -> list[Interval]:
     return [Interval(interval.contig, start, min(start + length, interval.end)) for start in starts]
 
 
-def _as_arrays(batch: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Ids and labels of the batch's windows, without those that only fill it up."""
+def _without_filling(batch: Batch) -> dict[str, torch.Tensor]:
+    """Ids and labels of a batch's real windows."""
+    # Negative numbers: windows that fill up the last batch. Their labels are empty, but their chunks would be counted.
     is_real = batch["window_index"] >= 0
-    return batch["input_ids"][is_real].numpy(), batch["labels"][is_real].numpy()
-
-
-def _millions(model: HNetNTV2ForMaskedLM) -> str:
-    return f"{model.num_parameters() / 1e6:.3g} M"
+    return {name: batch[name][is_real] for name in ("input_ids", "labels")}
 
 
 def _draw(history: Mapping[str, Path], path: Path, model: HNetNTV2ForMaskedLM, bits: Mapping[str, float]) -> None:

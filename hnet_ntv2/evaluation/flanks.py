@@ -1,4 +1,4 @@
-"""What a count table may look at: the clean bases on both sides of each masked target of a batch."""
+"""Read the clean bases on both sides of each masked target of a batch, as codes for a count table."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..vocabulary import A, T, is_clean_base
-
-MASK = 3
+from ..vocabulary import MASK_ID, A, T, is_clean_base
 
 
 class Flanks(NamedTuple):
-    """One row per target, in row-major order. Codes hold k bases of two bits, the nearest in the highest digit."""
+    """The flanks of a batch's targets, in row-major order; each field is [targets].
+
+    Attributes:
+        left: Code of the k bases on the left: two bits a base, the nearest base in the highest digit.
+        right: The same on the right.
+        left_length: Bases of the left code that are clean; the others are meaningless.
+        right_length: The same on the right.
+        offset: Place of the target between its flanks.
+        target: 0..3 for A, C, G, T.
+    """
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -25,9 +32,9 @@ class Flanks(NamedTuple):
 def flanks_of_targets(masked_ids: NDArray, labels: NDArray, k: int, span: int) -> Flanks:
     """Find the flanks of each target and its offset between them.
 
-    A span is the ``span`` positions at the nearer end of the masked run that holds the target. Flanks reach up to ``k``
-    bases from it and end at anything that is no A, C, G or T: a mask, an N, an edge. In a run that is so long that no
-    flank is within reach both are empty.
+    A span is the ``span`` positions at the nearer end of the masked run that holds the target. Flanks hold up to ``k``
+    bases beside it and end at anything that is no A, C, G or T: a mask, an N, an edge. Both are empty in the middle of
+    a run that is too long for either.
 
     Args:
         masked_ids: Ids as the model sees them, [batch, length].
@@ -40,15 +47,16 @@ def flanks_of_targets(masked_ids: NDArray, labels: NDArray, k: int, span: int) -
     """
     is_target = labels >= 0
     _check_targets(masked_ids, labels, is_target)
+    # Wide enough that no index below leaves its row: a span and a flank beyond either end.
     margin = k + span + 1
     shape = (len(masked_ids), masked_ids.shape[1] + 2 * margin)
-    padded = np.zeros(shape, np.int64)  # [CLS] between the rows: neither mask nor base
+    padded = np.zeros(shape, np.int64)  # id 0, [CLS]: neither mask nor base, so runs end at the rows' edges
     padded[:, margin:-margin] = masked_ids
     ids = padded.reshape(-1)
     row, column = np.nonzero(is_target)
     target_at = row * shape[1] + column + margin
 
-    run_start, run_end = _bounds_of_runs(ids == MASK)
+    run_start, run_end = _bounds_of_runs(ids == MASK_ID)
     start = _start_of_span(target_at, run_start[target_at], run_end[target_at], span)
     is_base = is_clean_base(ids)
     letters = np.where(is_base, ids - A, 0)
@@ -66,9 +74,9 @@ def flanks_of_targets(masked_ids: NDArray, labels: NDArray, k: int, span: int) -
 
 def _check_targets(masked_ids: NDArray, labels: NDArray, is_target: NDArray[np.bool_]) -> None:
     shown = np.unique(masked_ids[is_target])
-    if not set(shown.tolist()) <= {MASK}:
+    if not set(shown.tolist()) <= {MASK_ID}:
         raise DataError(
-            f"targets are shown as ids {shown.tolist()}; a baseline is measured on targets shown as [MASK]={MASK}"
+            f"targets are shown as ids {shown.tolist()}; a baseline is measured on targets shown as [MASK]={MASK_ID}"
         )
     letters = labels[is_target]
     if letters.size and (letters.min() < A or letters.max() > T):
@@ -84,9 +92,11 @@ def _bounds_of_runs(flag: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray
 
 
 def _start_of_span(target: NDArray, run_start: NDArray, run_end: NDArray, span: int) -> NDArray[np.int64]:
+    # A run of several spans has flanks only at its ends: each target is predicted from the nearer one.
     is_nearer_left = target - run_start <= run_end - 1 - target
     start = np.where(is_nearer_left, run_start, run_end - span)
     is_within = (target - start >= 0) & (target - start < span)
+    # Elsewhere the target is a span of its own: its neighbours are masks, so both flanks come out empty.
     return np.where(is_within, start, target)
 
 

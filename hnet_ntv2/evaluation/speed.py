@@ -1,7 +1,7 @@
-"""Speed of whole models beside NTv2 on k-mers, timed in turn in one process.
+"""Time whole models beside NTv2 on k-mers, in turn in one process.
 
-Every contestant reads the same random bases, one strand, one row, round after round, so that a machine that slows down
-slows them all. Only what does not fit the memory is timed with fewer layers and scaled along them, which is told.
+Every contestant reads the same random bases, one strand, one row, round after round: a machine that slows down slows
+them all. A model that does not fit the memory is timed with fewer layers and scaled up; the report says so.
 """
 
 import copy
@@ -31,7 +31,7 @@ from ..vocabulary import FIRST_BASE, LAST_BASE, NUM_SOURCE_SPECIALS, SOURCE_CLS
 
 KINDS = ("forward", "step")
 _CALIBRATION_BASES = 2048
-# The rest is for the allocator, activations of a forward pass, and other processes.
+# The rest is for the allocator, a forward pass's own activations, and other processes.
 _MEMORY_SHARE = 0.8
 
 
@@ -54,16 +54,16 @@ class Contestant:
 
 @dataclass
 class Measurement:
-    """What was found of one contestant, whole.
+    """Size and times of one contestant with all its layers.
 
     Attributes:
         name: As printed.
         depth: Repeated layers in full.
-        timed_depths: Those that were timed; two where the whole network does not fit the memory.
+        timed_depths: Numbers of layers that were timed; two where the whole network does not fit the memory.
         num_parameters: Of the whole network.
-        megaflops_per_base: Of a forward pass, counted from the operations that ran.
-        ratios: Chunks per position that the routers of an HNet-NTv2 made, per stage.
-        seconds: Of every round, by "forward" and "step" (forward and backward).
+        megaflops_per_base: Of a forward pass, counted while it ran.
+        ratios: Chunks per position of each stage; empty for a network without chunks.
+        seconds: Per round, by "forward" and "step" (forward and backward).
     """
 
     name: str
@@ -75,14 +75,15 @@ class Measurement:
     seconds: dict[str, list[float]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     def whole(self, values: Mapping[int, float]) -> float:
-        """A figure of the whole network from those of the timed depths: layers are alike, so it grows along a line."""
+        """Extrapolate a figure from the timed depths to all layers: they are alike, so it grows linearly."""
         if len(self.timed_depths) == 1:
             return values[self.depth]
         shallow, deep = self.timed_depths
         return values[deep] + (values[deep] - values[shallow]) / (deep - shallow) * (self.depth - deep)
 
     def speed_beside(self, other: "Measurement", kind: str) -> tuple[float, float, float]:
-        """Median, least and greatest over the rounds of this one's speed in units of the other's."""
+        """This one's speed in units of the other's: median, least and greatest over the rounds."""
+        # Ratios within a round, not of two medians: what slowed a round down slowed both.
         ratios = [theirs / ours for ours, theirs in zip(self.seconds[kind], other.seconds[kind], strict=True)]
         return statistics.median(ratios), min(ratios), max(ratios)
 
@@ -107,7 +108,7 @@ class SpeedReport:
 
 
 class _SingleNucleotideTransformer(nn.Module):
-    """Windowed layers at one token per base: what a user would build without chunks."""
+    """Windowed layers at one token per base: the alternative without chunks."""
 
     def __init__(self, num_layers: int, config: HNetNTV2Config):
         super().__init__()
@@ -174,10 +175,10 @@ def random_bases(length: int, seed: int = 0) -> Int[Tensor, "1 length"]:
 
 def kmer_tokens(bases: Int[Tensor, "1 length"], k: int) -> Int[Tensor, "1 tokens"]:
     """NTv2's tokens of clean bases, ``<cls>`` in front; the remainder is left out."""
-    digit = kmer_digits(bases)
+    # Not ``source_token_ids``, which makes a token per base: the source's own tokenizing would look slow.
+    digits = kmer_digits(bases)[:, : bases.shape[1] // k * k].reshape(1, -1, k)
     places = 4 ** torch.arange(k - 1, -1, -1, device=bases.device)
-    whole = digit[:, : bases.shape[1] // k * k].reshape(1, -1, k)
-    tokens = NUM_SOURCE_SPECIALS + (whole * places).sum(-1)
+    tokens = NUM_SOURCE_SPECIALS + (digits * places).sum(-1)
     return torch.cat([tokens.new_full((1, 1), SOURCE_CLS), tokens], dim=1)
 
 
@@ -194,13 +195,13 @@ def measure_speed(
     """Time all contestants in turn, forward and forward with backward.
 
     Args:
-        entries: Who runs.
+        entries: The contestants.
         num_bases: Bases in the row.
         rounds: Rounds after one warm-up.
-        device: Where.
+        device: Device to run on.
         precision: "fp32" or "bf16" (autocast).
-        report_progress: Called with a line of text now and then.
-        memory: Bytes that may be used; what the device has free without it.
+        report_progress: Called with a line of text before each round.
+        memory: Bytes that may be used; None for what the device has free.
 
     Raises:
         ConfigError: The precision is unknown, or a contestant does not fit the memory with two layers.
@@ -208,7 +209,7 @@ def measure_speed(
     if precision not in ("fp32", "bf16"):
         raise ConfigError(f"precision is {precision!r}; choose fp32 or bf16")
     bases = random_bases(num_bases).to(device)
-    report_progress("looking what fits the memory")
+    report_progress("checking what fits the memory")
     room = int(_MEMORY_SHARE * available_memory(device)) if memory is None else memory
     report = SpeedReport(_device_name(device), precision, num_bases, rounds)
     report.measurements = plan(entries, bases, precision, room)
@@ -222,25 +223,26 @@ def measure_speed(
         _describe(entry, measured, models, bases)
     for number in range(rounds + 1):
         report_progress("warm-up" if number == 0 else f"round {number} of {rounds}")
+        # Contestants in the inner loop: two speeds that are compared were measured within moments.
         for kind in KINDS:
             for entry, measured in pairs:
                 seconds = {
                     depth: _time_once(entry, models[entry.name, depth], bases, kind, precision)
                     for depth in measured.timed_depths
                 }
-                if number:
+                if number:  # the warm-up compiles kernels and fills the allocator's pool
                     measured.seconds[kind].append(measured.whole(seconds))
     return report
 
 
 def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) -> list[Measurement]:
-    """Which depths to time: all layers, or two smaller numbers of them where the whole does not fit.
+    """Choose the depths to time: all layers, or two smaller numbers of layers where the whole does not fit.
 
-    The weights of all contestants are in memory at once, gradients and what a backward pass needs of one at a time.
+    The weights of all contestants are in memory at once; gradients and saved activations of one at a time.
 
     Args:
-        entries: Who runs.
-        bases: What they read.
+        entries: The contestants.
+        bases: Their input.
         precision: "fp32" or "bf16".
         room: Bytes that may be used.
 
@@ -266,7 +268,7 @@ def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) ->
 
 @dataclass(frozen=True)
 class _Bytes:
-    """Bytes that grow along the layers."""
+    """Bytes as a linear function of the layers."""
 
     of_one: int
     per_layer: int
@@ -276,19 +278,20 @@ class _Bytes:
 
 
 def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[_Bytes, _Bytes]:
-    """Bytes of the weights, and bytes that a forward pass keeps for its backward pass, counted on the CPU."""
-    bases, weights, kept = bases.cpu(), [], []  # on every other device they are as many, or a few less
+    """Bytes of the weights, and bytes that a forward pass saves for its backward pass, counted on the CPU."""
+    # On the CPU: an attempt on a GPU could run out of memory. Other devices save as many bytes, or a few less.
+    bases, weights, kept = bases.cpu(), [], []
     for depth in (1, 2):
         model = entry.build(depth).eval()
         own = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
-        storages: dict[int, int] = {}
+        storages: dict[int, int] = {}  # by address: several saved tensors can be views of one storage
 
         def pack(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast(bases, precision):
-            logits = entry.logits(model, bases)  # alive, so that no storage is counted twice
+            logits = entry.logits(model, bases)  # kept alive: a freed address could be given to another storage
         weights.append(sum(own.values()))
         kept.append(sum(size for place, size in storages.items() if place not in own))
         del logits
@@ -296,7 +299,7 @@ def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[_Bytes, _B
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; for a CPU what the system, and the container where there is one, gives."""
+    """Free bytes of a device; of a CPU the less of the system's free bytes and the container's limit."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -314,7 +317,7 @@ def available_memory(device: torch.device) -> int:
 def _describe(
     entry: Contestant, measured: Measurement, models: Mapping[tuple[str, int], nn.Module], bases: Tensor
 ) -> None:
-    """Count parameters and operations, and the chunks that the routers make."""
+    """Fill in parameters, operations per base and chunk ratios."""
     parameters, flops = {}, {}
     for depth in measured.timed_depths:
         model = models[entry.name, depth]
@@ -325,7 +328,7 @@ def _describe(
         if isinstance(model, HNetNTV2ForMaskedLM):
             with torch.no_grad():
                 stages = model.model.chunk(bases)
-            measured.ratios = tuple(float(stage.is_boundary.sum() / stage.is_valid.sum()) for stage in stages)
+            measured.ratios = tuple(float(stage.achieved_ratio) for stage in stages)
     measured.num_parameters = round(measured.whole(parameters))
     measured.megaflops_per_base = measured.whole(flops) / bases.shape[1] / 1e6
 
@@ -335,7 +338,7 @@ def _autocast(bases: Tensor, precision: str):
 
 
 def _time_once(entry: Contestant, model: nn.Module, bases: Tensor, kind: str, precision: str) -> float:
-    _synchronize(bases.device)
+    _synchronize(bases.device)  # a GPU's call returns before its work is done
     start = time.perf_counter()
     with torch.set_grad_enabled(kind == "step"), _autocast(bases, precision):
         logits = entry.logits(model, bases)

@@ -12,11 +12,11 @@ from torch import nn
 
 from ..chunking import Router
 from ..errors import ConfigError
+from ..measuring import Sums, add_sums, chunk_sums, reduce_sums, stage_metrics, target_metrics, target_sums
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
 from .devices import OUT_OF_MEMORY_ADVICE
-from .metrics import Sums, add_sums, chunk_sums, reduced, stage_metrics, target_metrics, target_sums
 from .optimizer import (
     build_optimizer,
     build_scheduler,
@@ -247,7 +247,7 @@ class PretrainingModule(L.LightningModule):
             **{f"ratio_loss{i}": loss.detach().double() for i, loss in enumerate(output.ratio_losses, start=1)},
             **target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
             **target_sums(output.logits, labels, is_shown_masked, "masked"),
-            **chunk_sums(output),
+            **chunk_sums(output.stages),
             **dict(zip(sum(self._count_names(), ()), output.boundary_counts.double().sum(0).flatten(), strict=True)),
         }
 
@@ -288,7 +288,7 @@ class PretrainingModule(L.LightningModule):
         assert self._step.sums is not None
         # Made on the device: copying a number there makes the GPU wait.
         stop_signal = torch.full((), float(self.stop_signal), dtype=torch.float64, device=self.device)
-        sums = reduced({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
+        sums = reduce_sums({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
         self.model.move_offsets(torch.tensor([[sums[name] for name in row] for row in self._count_names()]))
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()

@@ -6,20 +6,20 @@ from typing import Any
 import torch
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
-from ..outputs import HNetNTV2MaskedLMOutput
-from .metrics import (
+from ..measuring import (
     Reduce,
     Sums,
     add_sums,
-    chunk_length_histogram,
     chunk_sums,
-    histogram_metrics,
-    reduced,
+    length_metrics,
+    length_sums,
+    reduce_sums,
     stage_metrics,
     target_metrics,
     target_sums,
     unmasked,
 )
+from ..outputs import HNetNTV2MaskedLMOutput
 from .settings import ValidationSettings
 
 Batch = Mapping[str, torch.Tensor]
@@ -32,8 +32,8 @@ ON_GRID = "on_grid"
 class ValidationRun:
     """Adds up batches under every setting that is reported, then makes the report.
 
-    ``bits``, ``accuracy`` and the ratios without a suffix belong to the model's own anchor setting, the one that
-    inference uses and that the best checkpoint is chosen by. Bits count targets shown as [MASK] only.
+    ``bits``, ``accuracy`` and the ratios without a suffix belong to the model's own anchor setting: inference uses it,
+    and the best checkpoint is chosen by it. Bits count only targets shown as [MASK].
     """
 
     def __init__(self, settings: ValidationSettings, config: HNetNTV2Config):
@@ -41,29 +41,30 @@ class ValidationRun:
         self.config = config
         self.anchor_settings = sorted({config.use_anchors, *settings.anchors})
         self._sums: dict[str, Sums] = {}
-        self._histogram: torch.Tensor | None = None
 
     def add(self, batch: Batch, forward: Forward) -> None:
         """Add one batch; ``forward(batch, **options)`` runs the model in evaluation mode."""
-        # Filling that makes the ranks' shares equal has negative numbers.
-        counts = batch["window_index"] >= 0 if "window_index" in batch else None
+        # Negative numbers: windows that only fill up a batch. They have no targets, but their chunks would be counted.
+        rows = batch["window_index"] >= 0 if "window_index" in batch else None
         options: dict[str, Any] = {} if self.settings.strands is None else {"strands": self.settings.strands}
         for anchors in self.anchor_settings:
             output = forward(batch, anchors=anchors, **options)
-            self._add(_name(anchors), {**self._target_sums(output, batch), **chunk_sums(output, counts)})
+            assert output.stages is not None
+            self._add(_name(anchors), {**self._target_sums(output, batch), **chunk_sums(output.stages, rows)})
         if "grid_input_ids" in batch:
             view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
+            # Anchors off: this view is compared with the source, which has the grid's boundaries only.
             output = forward(view, on_grid=True, anchors=False, **options)
             self._add(ON_GRID, self._target_sums(output, view))
         if self.settings.mask_free:
+            # One strand: the reverse strand's chunks are not measured.
             output = forward({**batch, "input_ids": unmasked(batch)}, anchors=False, strands="forward")
-            self._add(MASK_FREE, chunk_sums(output, counts))
-            histogram = chunk_length_histogram(output, counts)
-            self._histogram = histogram if self._histogram is None else _add_padded(self._histogram, histogram)
+            assert output.stages is not None
+            self._add(MASK_FREE, {**chunk_sums(output.stages, rows), **length_sums(output.stages, rows)})
 
     def report(self, reduce: Reduce) -> dict[str, float]:
         """Metrics by name, after ``reduce`` has summed a tensor over all ranks."""
-        sums = {setting: reduced(values, reduce) for setting, values in self._sums.items()}
+        sums = {setting: reduce_sums(values, reduce) for setting, values in self._sums.items()}
         report: dict[str, float] = {}
         for anchors in self.anchor_settings:
             values = sums[_name(anchors)]
@@ -76,14 +77,15 @@ class ValidationRun:
                 report["targets"] = values["masked_count"]
         if ON_GRID in sums:
             report.update(target_metrics(sums[ON_GRID], "masked", f"_{ON_GRID}"))
-        if self._histogram is not None:
-            metrics = stage_metrics(sums[MASK_FREE], self.config.num_stages)
-            metrics.update(histogram_metrics(reduce(self._histogram).cpu()))
+        if MASK_FREE in sums:
+            values = sums[MASK_FREE]
+            metrics = {**stage_metrics(values, self.config.num_stages), **length_metrics(values["chunk_lengths"])}
             report.update({f"{MASK_FREE}/{name}": value for name, value in metrics.items()})
         return report
 
     def _target_sums(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Sums:
         assert output.logits is not None
+        # A target shown as itself could be copied, one shown as another letter misleads: only [MASK] is counted.
         is_shown_masked = batch["input_ids"] == self.config.mask_token_id
         is_unique = is_shown_masked & ~batch["is_repeat"] if "is_repeat" in batch else is_shown_masked
         sums = target_sums(output.logits, batch["labels"], is_shown_masked, "masked")
@@ -95,8 +97,3 @@ class ValidationRun:
 
 def _name(anchors: bool) -> str:
     return "anchors_on" if anchors else "anchors_off"
-
-
-def _add_padded(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    size = max(len(left), len(right))
-    return torch.nn.functional.pad(left, (0, size - len(left))) + torch.nn.functional.pad(right, (0, size - len(right)))

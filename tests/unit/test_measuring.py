@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hnet_ntv2.training.metrics import (
+from hnet_ntv2.measuring import (
     add_sums,
     final_chunk_lengths,
-    histogram_metrics,
+    length_metrics,
     stage_metrics,
     target_metrics,
     target_sums,
@@ -73,5 +73,5 @@ def test_chunk_lengths_by_hand():
 def test_percentiles_of_a_histogram():
     histogram = torch.zeros(20, dtype=torch.float64)
     histogram[2], histogram[5], histogram[12] = 60, 36, 4
-    assert histogram_metrics(histogram) == {"chunk_length_p50": 2.0, "chunk_length_p95": 5.0, "chunk_length_max": 12.0}
-    assert SimpleNamespace(**histogram_metrics(torch.zeros(3, dtype=torch.float64))).chunk_length_max != 0
+    assert length_metrics(histogram) == {"chunk_length_p50": 2.0, "chunk_length_p95": 5.0, "chunk_length_max": 12.0}
+    assert SimpleNamespace(**length_metrics(torch.zeros(3, dtype=torch.float64))).chunk_length_max != 0
