@@ -1,4 +1,4 @@
-"""The key table: where each tensor of a published NTv2 file goes in our model, and why the others stay behind."""
+"""The key table: the place in our model of each tensor of a published NTv2 file, or the reason why it has none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,13 +46,13 @@ UNUSED_KEYS = {
 
 BLOCK_PREFIX = "esm.encoder.layer."
 
-# What starts at zero in a graft although a random model gives it random weights, so that the source alone speaks.
+# Zero in a graft, random in a random model: the head's residual branch starts at 0, so the logits are the source's.
 ZEROED_KEYS = ("head.residual.output.weight", "head.residual.output.bias")
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a source tensor goes: a key of our model, or None with the reason why it is left."""
+    """The key in our model that a source tensor is copied to; None, with the reason, if it is not copied."""
 
     target: str | None
     reason: str
@@ -64,7 +64,7 @@ def trunk_path(num_stages: int) -> str:
 
 
 def destination(name: str, layers: Sequence[int], num_stages: int) -> Destination:
-    """Look one source tensor up.
+    """The place of one source tensor in our model.
 
     Args:
         name: Key in the source's files.
@@ -74,6 +74,7 @@ def destination(name: str, layers: Sequence[int], num_stages: int) -> Destinatio
     Raises:
         WeightsError: For a key that is not in the table.
     """
+    # By the ending: the rotary buffer stands in every block.
     for ending, reason in UNUSED_KEYS.items():
         if name.endswith(ending):
             return Destination(None, reason)

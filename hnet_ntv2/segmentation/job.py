@@ -1,18 +1,17 @@
 """Segment regions of a genome into files: block by block, and after an interruption to the same bytes."""
 
-import dataclasses
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..genome import Genome, Interval
-from ..inference.settings_file import require_same_settings
+from ..inference.settings_file import describe_job, read_settings, require_same_settings, settings_path
 from ..inference.windows import Progress
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_file, growing_file, is_stream, partial_path
@@ -67,14 +66,15 @@ def segment_regions(
     wanted = {_CHUNKS: chunks, _STAGE1: stage1, _PROBABILITY: probability}
     paths = {name: Path(path) for name, path in wanted.items() if path is not None}
     _check(genome, intervals, resolved, probability)
-    identity = {
-        "model": model_id,
-        "genome": genome.fingerprint,
-        "regions": _digest_of(intervals),
-        "device": model.device.type,
-        "outputs": list(paths),
-        **dataclasses.asdict(resolved),
-    }
+    regions_text = "".join(f"{each.contig}\t{each.start}\t{each.end}\n" for each in intervals)
+    identity = describe_job(
+        model,
+        model_id,
+        genome,
+        resolved,
+        regions=hashlib.blake2b(regions_text.encode(), digest_size=16).hexdigest(),
+        outputs=list(paths),
+    )
     journal = _Journal(paths, identity)
     saved = journal.read() if resume else None
     if saved is not None and saved["is_complete"]:
@@ -120,13 +120,6 @@ def _check(
         raise DataError("there is no region to segment")
     for interval in intervals:
         genome.locate(interval)
-
-
-def _digest_of(intervals: Iterable[Interval]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for interval in intervals:
-        digest.update(f"{interval.contig}\t{interval.start}\t{interval.end}\n".encode())
-    return digest.hexdigest()
 
 
 class _Output:
@@ -191,8 +184,7 @@ class _Journal:
         self._paths = paths
         self._identity = identity
         self._is_kept = not any(map(is_stream, paths.values()))
-        first = paths[_CHUNKS].expanduser().resolve()
-        self._path = first.with_name(f"{first.name}.settings.json")
+        self._path = settings_path(paths[_CHUNKS])
 
     def read(self) -> dict[str, Any] | None:
         """What the last command left; None if it left nothing.
@@ -204,11 +196,10 @@ class _Journal:
             raise ConfigError(f"{path} is a pipe or device: what went there cannot be resumed; name a file")
         if not self._path.exists():
             return None
-        try:
-            stored = json.loads(self._path.read_text(encoding="utf-8"))
-            settings, progress = stored["settings"], stored["progress"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self._path} cannot be read ({error}); start anew without --resume") from error
+        stored = read_settings(self._path)
+        settings, progress = stored.get("settings"), stored.get("progress")
+        if not isinstance(settings, dict) or not isinstance(progress, dict):
+            raise ConfigError(f"{self._path} cannot be read (it is of no segment job); start anew without --resume")
         require_same_settings(settings, self._identity, self._paths[_CHUNKS])
         is_missing = [
             not path.expanduser().exists() and not partial_path(path).exists() for path in self._paths.values()

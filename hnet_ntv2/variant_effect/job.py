@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import ConfigError, GenomeError
 from ..genome import Genome, Variant, VariantChecker, file_digest, read_variants
 from ..genome.files import check_rereadable, open_sequence_file
-from ..inference.settings_file import require_same_settings
+from ..inference.settings_file import describe_job, read_settings, require_same_settings, settings_path
 from ..inference.windows import default_window
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from ..storage import growing_file, is_stream, open_text, partial_path
+from ..storage import growing_file, is_stream, open_text, partial_path, resolve
 from .score import DEFAULT_WINDOW, ScoreSettings, VariantScore, check_score_settings, score_variants
 
 COLUMNS = (
@@ -116,12 +116,22 @@ def score_file(
     settings = settings or ScoreSettings()
     check_score_settings(settings)
     settings = dataclasses.replace(settings, window=settings.window or default_window(model.config, DEFAULT_WINDOW))
-    target = None if is_stream(output) else Path(output).expanduser().resolve()
+    target = None if is_stream(output) else resolve(output)
     _require_absent(target, resume)
     variants = check_rereadable(variants, "a file of variants")
     num_alleles, num_mismatches = check_variants(variants, genome, skip_mismatches)
-    identity = _identity(model, genome, variants, settings, model_id, skip_mismatches)
-    # What an interrupted job left is opened in any case, and refused without --resume: it is not to be lost.
+    identity = describe_job(
+        model,
+        model_id,
+        genome,
+        settings,
+        columns=list(COLUMNS),
+        alleles="trimmed and left-aligned",  # earlier versions scored alleles as the file spells them
+        variants=file_digest(variants),
+        skip_mismatches=skip_mismatches,
+        group_size=GROUP_SIZE,
+    )
+    # Not truncated even without --resume: ``_start`` refuses to overwrite the hours of work of an interrupted job.
     with growing_file(output, resume or target is not None) as file:
         kept = _start(file, target, variants, identity, resume)
         num_done, num_scored = kept.num_lines, kept.num_scored
@@ -143,28 +153,6 @@ def _require_absent(target: Path | None, resume: bool) -> None:
         raise ConfigError(f"{target} is a folder; name a file")
     if target.exists() and not resume:
         raise ConfigError(f"{target} exists: --resume goes on with it; name another file, or remove it, to start anew")
-
-
-def _identity(
-    model: HNetNTV2ForMaskedLM,
-    genome: Genome,
-    variants: str | os.PathLike[str],
-    settings: ScoreSettings,
-    model_id: str,
-    skip_mismatches: bool,
-) -> dict[str, Any]:
-    """What the lines of a table depend on."""
-    return {
-        "columns": list(COLUMNS),
-        "alleles": "trimmed and left-aligned",
-        "model": model_id,
-        "genome": genome.fingerprint,
-        "variants": file_digest(variants),
-        "device": model.device.type,
-        "skip_mismatches": skip_mismatches,
-        "group_size": GROUP_SIZE,
-        **dataclasses.asdict(settings),
-    }
 
 
 class _Kept(NamedTuple):
@@ -194,44 +182,31 @@ def _start(
     if target is None:
         file.write(_HEADER)
         return _Kept(0, 0, None)
-    _require_absent(target, resume)  # now that nobody else writes it
-    partial, sidecar = partial_path(target), target.with_name(f"{target.name}.settings.json")
-    if partial.stat().st_size:
-        if not resume:
-            raise ConfigError(
-                f"{partial} is what an interrupted job left: --resume goes on with it; name another file, "
-                "or remove it, to start anew"
-            )
-        _check_identity(sidecar, target, identity)
-        return _keep_good_lines(file, partial, variants)
-    if target.exists() and target.stat().st_size:
-        try:
-            _check_identity(sidecar, target, identity)
-            return _copy_good_lines(target, file, variants)
-        except BaseException:
-            partial.unlink()  # the table itself is still there
-            raise
-    with open_text(sidecar) as text:
-        text.write(json.dumps(identity, indent=2) + "\n")
-    file.write(_HEADER)
-    return _Kept(0, 0, None)
-
-
-def _copy_good_lines(target: Path, file: BinaryIO, variants: str | os.PathLike[str]) -> _Kept:
-    """Go on from a table that has its final name: older versions wrote in place, so it may be incomplete."""
-    with open_sequence_file(target) as (stream, _):
-        shutil.copyfileobj(stream, file)
-    return _keep_good_lines(file, target, variants)
-
-
-def _check_identity(sidecar: Path, output: Path, identity: dict[str, Any]) -> None:
+    # Again, now that the lock keeps other writers away: one may have finished since the first check.
+    _require_absent(target, resume)
+    partial, sidecar = partial_path(target), settings_path(target)
+    has_partial = partial.stat().st_size > 0
+    if has_partial and not resume:
+        raise ConfigError(
+            f"{partial} is what an interrupted job left: --resume goes on with it; name another file, "
+            "or remove it, to start anew"
+        )
+    if not has_partial and not (target.exists() and target.stat().st_size):
+        with open_text(sidecar) as text:
+            text.write(json.dumps(identity, indent=2) + "\n")
+        file.write(_HEADER)
+        return _Kept(0, 0, None)
     try:
-        stored = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: {error}") from error
-    if not isinstance(stored, dict):
-        raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: it is no JSON object")
-    require_same_settings(stored, identity, output)
+        require_same_settings(read_settings(sidecar), identity, target)
+        if not has_partial:
+            # A table with its final name can be incomplete: older versions wrote in place.
+            with open_sequence_file(target) as (stream, _):
+                shutil.copyfileobj(stream, file)
+        return _keep_good_lines(file, partial if has_partial else target, variants)
+    except BaseException:
+        if not has_partial:
+            partial.unlink()  # the empty file or the copy of this call; the table itself is still there
+        raise
 
 
 def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[str]) -> _Kept:
