@@ -25,7 +25,7 @@ from .source import ROPE_THETA, NTv2Source
 logger = logging.getLogger(__name__)
 
 MAX_MAIN_LAYERS = 20
-_BATCH = 4  # windows; the routers are measured on the CPU too, where larger batches are no faster
+_BATCH = 4  # windows per pass: the encoders' memory grows with it
 _SAFETENSORS_TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -72,7 +72,7 @@ def config_for(
         )
     follows: dict[str, Any] = {
         "n_main_layer": num_layers or min(MAX_MAIN_LAYERS, theirs.num_hidden_layers),
-        # As in RoBERTa, the first two position numbers are padding: a source's sequence has two tokens fewer.
+        # The first two rows of the source's position table are special tokens' (see NTv2Config).
         "max_trunk_positions": theirs.max_position_embeddings - 2,
     }
     return HNetNTV2Config(**(follows | shape | given))
@@ -207,7 +207,7 @@ def _finish(
         source=None if source is None else _describe_source(source),
         layers=None if choice is None else _describe_layers(choice),
         calibration=calibration,
-        # Through JSON's eyes: what is read back from config.json has lists in place of tuples.
+        # As config.json will hold it, which ``verify`` compares: JSON has no tuples.
         config={
             name: list(value) if isinstance(value := getattr(model.config, name), tuple) else value
             for name in own_field_names()
