@@ -144,7 +144,7 @@ def parse_region(text: str, genome: "Genome") -> "Interval":
     first, last = int(match["first"]), int(match["last"] or length)
     if first == 0:
         typer.echo(f"--region {escaped(text)}: positions are counted from 1, so that 0 is read as 1", err=True)
-        first = 1  # as samtools does
+        first = 1
     if max(first, last) > length:
         raise IntervalError(f"--region {text} goes past the end of {contig}, which is {contig}:1-{length}")
     if last < first:

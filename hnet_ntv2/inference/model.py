@@ -58,7 +58,7 @@ def check_model_folder(folder: str | os.PathLike[str] | None = None) -> Path:
         raise WeightsError(f"{path} is not a folder; name a model folder, such as checkpoints/hf of a run")
     if not (path / "config.json").exists():
         raise WeightsError(f"{path} holds no config.json; name a model folder, such as checkpoints/hf of a run")
-    # transformers would load the adapter's base model and leave our weights out.
+    # Whether transformers applies the adapter depends on whether peft is installed.
     if (path / "adapter_config.json").exists():
         raise WeightsError(f"{path} holds an adapter beside a model; merge it (merge_and_unload) and save the result")
     read_config(path, HNetNTV2Config)

@@ -1,4 +1,8 @@
-"""Segment regions of a genome into files: block by block, and after an interruption to the same bytes."""
+"""Segment regions of a genome into files, block by block; a resumed job writes the same bytes.
+
+The outputs grow as ``<output>.partial``. A journal beside the first one, ``<chunks>.settings.json``, holds the settings
+that the bytes depend on, and how far each output is.
+"""
 
 import hashlib
 import json
@@ -16,9 +20,9 @@ from ..inference.windows import Progress
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_file, growing_file, is_stream, partial_path
 from .segment import ResolvedSettings, SegmentSettings, segment_blocks
-from .tracks import FINAL, STAGE1, ChunkSummary, ChunkTrack, ProbabilityTrack, Region, Track, Tracks
+from .tracks import FINAL, STAGE1, ChunkSummary, ChunkTrack, ProbabilityTrack, Region, Tracks
 
-# How much work an interruption can lose, besides the block of windows that is being worked on.
+# Work that an interruption can lose, besides the current block of windows.
 _SECONDS_BETWEEN_SAVES = 5.0
 _CHUNKS, _STAGE1, _PROBABILITY = "chunks", "stage1", "probability"
 
@@ -38,9 +42,7 @@ def segment_regions(
 ) -> ChunkSummary:
     """Write the chunks of regions, in the order of the regions.
 
-    The outputs grow beside their places and appear there when they are complete. What they depend on, and how far they
-    are, stands beside the first one in ``<chunks>.settings.json``. Pipes and ``-`` are written to directly; nothing is
-    kept then.
+    Each output takes its name when it is complete. Pipes and ``-`` are written to directly, without a journal.
 
     Args:
         model: In eval mode.
@@ -49,10 +51,9 @@ def segment_regions(
         chunks: BED6 of the final chunks, see ``ChunkTrack``.
         stage1: The same for the chunks of stage 1.
         probability: bedGraph, see ``ProbabilityTrack``; for one strand only, since bedGraph has no strand.
-        settings: How; the defaults of ``SegmentSettings`` without.
-        model_id: What tells this model's weights from others', such as ``model_fingerprint``.
-        resume: Go on with what an interrupted call left, if it left something, to the same bytes. What is complete
-            already stays.
+        settings: None for the defaults of ``SegmentSettings``.
+        model_id: Identifies the model's weights, such as ``model_fingerprint``.
+        resume: Continue what an interrupted call left, if it left something. Complete outputs stay.
         progress: Called after each forward pass.
 
     Raises:
@@ -84,14 +85,20 @@ def segment_regions(
             name: _Output(stack.enter_context(growing_file(path, resume=saved is not None)), path)
             for name, path in paths.items()
         }
-        tracks = Tracks([_track(name, output) for name, output in outputs.items()])
+        stages = {_CHUNKS: FINAL, _STAGE1: STAGE1}
+        tracks = Tracks(
+            [
+                ChunkTrack(output.write, stages[name]) if name in stages else ProbabilityTrack(output.write)
+                for name, output in outputs.items()
+            ]
+        )
         num_done, pending = 0, []
         if saved is not None:
             for name, output in outputs.items():
                 output.go_on_from(saved["outputs"][name])
             tracks.restore(saved["written"])
             num_done, pending = saved["num_blocks"], saved["pending"]
-        # Before the first line: what a killed command leaves can always be told apart.
+        # Before the first line: a killed job then always leaves a journal that says what its outputs are.
         journal.save(outputs, tracks, num_done, pending)
         time_saved = time.monotonic()
         regions = (Region(genome, interval) for interval in intervals)
@@ -99,6 +106,7 @@ def segment_regions(
             for stretches in block.found:
                 tracks.add(intervals[stretches.sequence], stretches)
             num_done += 1
+            # Not after each block: saving waits for the disk.
             if time.monotonic() - time_saved >= _SECONDS_BETWEEN_SAVES:
                 journal.save(outputs, tracks, num_done, block.pending)
                 time_saved = time.monotonic()
@@ -119,14 +127,14 @@ def _check(
     if not intervals:
         raise DataError("there is no region to segment")
     for interval in intervals:
-        genome.locate(interval)
+        genome.locate(interval)  # raises; hours later it would be too late
 
 
 class _Output:
-    """A growing file that knows its content."""
+    """A growing file, with the number of its bytes and their digest."""
 
     def __init__(self, file: Any, path: Path) -> None:
-        self._file = file  # what growing_file gives: files, standard output and compressed streams share no type
+        self._file = file  # Any: plain files, standard output and compressed streams share no type
         self._path = path
         self._digest = hashlib.blake2b(digest_size=16)
         self._num_bytes = 0
@@ -137,14 +145,14 @@ class _Output:
         try:
             self._file.write(data)
         except BrokenPipeError:
-            raise
+            raise  # the reader has enough, as ``head`` has: no error of the place
         except OSError as error:
             raise ConfigError(f"{self._path} cannot be written: {error.strerror or error}") from error
         self._digest.update(data)
         self._num_bytes += len(data)
 
     def sync(self) -> dict[str, Any]:
-        """Bring all that was written to the disk, and describe it."""
+        """Wait until the disk has all that was written; its size and digest."""
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -153,11 +161,12 @@ class _Output:
         return {"bytes": self._num_bytes, "digest": self._digest.hexdigest()}
 
     def go_on_from(self, saved: dict[str, Any]) -> None:
-        """Check that the file begins with what was saved, and drop the rest.
+        """Check that the file begins with what the journal describes, and cut the rest.
 
         Raises:
             ConfigError: It does not.
         """
+        # Read, not only measured: a file that was edited would be continued into nonsense.
         self._num_bytes = saved["bytes"]
         left = self._num_bytes
         while left and (data := self._file.read(min(left, 1 << 20))):
@@ -171,14 +180,8 @@ class _Output:
         self._file.truncate()
 
 
-def _track(name: str, output: _Output) -> Track:
-    if name == _PROBABILITY:
-        return ProbabilityTrack(output)
-    return ChunkTrack(output, FINAL if name == _CHUNKS else STAGE1)
-
-
 class _Journal:
-    """The file that says what the outputs depend on and how far they are."""
+    """The file of the job's settings, and of how far its outputs are."""
 
     def __init__(self, paths: dict[str, Path], identity: dict[str, Any]) -> None:
         self._paths = paths
@@ -187,10 +190,10 @@ class _Journal:
         self._path = settings_path(paths[_CHUNKS])
 
     def read(self) -> dict[str, Any] | None:
-        """What the last command left; None if it left nothing.
+        """The progress that the last call saved; None if there is none.
 
         Raises:
-            ConfigError: An output is a stream, or the file is damaged or tells of other settings.
+            ConfigError: An output is a stream, or the file is damaged or holds other settings.
         """
         for path in filter(is_stream, self._paths.values()):
             raise ConfigError(f"{path} is a pipe or device: what went there cannot be resumed; name a file")
@@ -204,6 +207,7 @@ class _Journal:
         is_missing = [
             not path.expanduser().exists() and not partial_path(path).exists() for path in self._paths.values()
         ]
+        # Complete outputs that somebody has moved away are made anew.
         return None if progress["is_complete"] and any(is_missing) else progress
 
     def save(
@@ -214,9 +218,10 @@ class _Journal:
         pending: list[dict[str, Any]],
         is_complete: bool = False,
     ) -> None:
-        """Write how far the outputs are, after them."""
+        """Write how far the outputs are."""
         if not self._is_kept:
             return
+        # The outputs first: a journal must never promise bytes that a power cut can take away.
         progress = {
             "is_complete": is_complete,
             "num_blocks": num_blocks,
@@ -228,7 +233,7 @@ class _Journal:
             partial.write_text(json.dumps({"settings": self._identity, "progress": progress}) + "\n", encoding="utf-8")
 
     def move_into_place(self, saved: dict[str, Any]) -> ChunkSummary:
-        """Let complete outputs appear that an interrupted command had no time to move."""
+        """Give complete outputs their names, which an interrupted call had no time to do."""
         for name, path in self._paths.items():
             if partial_path(path).exists():
                 with growing_file(path, resume=True) as file:

@@ -1,10 +1,10 @@
-"""Score a whole file of variants: one line per allele in the order of the input, and nothing finished is lost."""
+"""Score a file of variants into a table, one line per allele in the file's order; an interrupted job can be resumed."""
 
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,8 +24,8 @@ COLUMNS = (
     *("log_odds", "delta_log_likelihood", "cosine_distance", "l2_distance", "skipped"),
 )
 MISSING = "NA"
-# Alleles that are scored and written together. A resumed job begins at a whole group, so that its batches, and with
-# them the last digits, are those of a job that was never interrupted.
+# Alleles that are scored and written together. A resumed job starts with a whole group: so its batches, and the last
+# digits of the scores, are those of a job that was never interrupted.
 GROUP_SIZE = 32
 _HEADER = ("\t".join(COLUMNS) + "\n").encode()
 
@@ -35,14 +35,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class JobResult:
-    """What a job did.
+    """Counts of a finished job.
 
     Attributes:
         num_alleles: Lines of the output.
         num_scored: Lines with scores.
         num_mismatches: Lines skipped because the reference allele is not what the genome has.
         num_kept: Lines that an earlier, interrupted job had written.
-        damage: What was found behind the kept lines, where that was not just the end; None otherwise.
+        damage: The first line of the earlier job that could not be kept, as a message; None if there was none.
     """
 
     num_alleles: int
@@ -57,7 +57,7 @@ class JobResult:
 
 
 def check_variants(path: str | os.PathLike[str], genome: Genome, skip_mismatches: bool = False) -> tuple[int, int]:
-    """Read the whole file and compare every reference allele with the genome, before anything is scored.
+    """Count the alleles of a file, and those whose reference allele is not the genome's.
 
     Returns:
         How many alleles there are, and how many of them do not fit the genome.
@@ -93,23 +93,23 @@ def score_file(
 ) -> JobResult:
     """Score every allele of a file into a table.
 
-    Lines are appended to ``<output>.partial`` as groups of alleles are done; it becomes ``output`` at the end. What the
-    scores depend on stands beside the table in ``<output>.settings.json``; to resume a job, it must be the same.
+    Lines are appended to ``<output>.partial``, group by group; it becomes ``output`` at the end. The settings that the
+    scores depend on stand beside the table in ``<output>.settings.json``; a job is resumed with the same settings only.
 
     Args:
         model: In eval mode.
         genome: The reference.
         variants: VCF, BCF or table, see ``read_variants``.
-        output: Tab-separated table, one line per allele; ``skipped`` says why a line has no scores (else "."). ``.gz``
-            is compressed by bgzip; a pipe, a device or ``-`` (standard output) gets the lines and no settings.
-        settings: How; the defaults of ``ScoreSettings`` without.
-        model_id: What tells this model's weights from others', such as ``model_fingerprint``.
-        skip_mismatches: Alleles that do not fit the genome are reported as skipped, not an error.
-        resume: Go on after the lines that are there, as far as they are those of ``variants``.
+        output: Tab-separated table, one line per allele; ``skipped`` is the reason for no scores, else ".". ``.gz`` is
+            compressed by bgzip; a pipe, a device or ``-`` (standard output) gets the lines and no settings.
+        settings: None for the defaults of ``ScoreSettings``.
+        model_id: Identifies the model's weights, such as ``model_fingerprint``.
+        skip_mismatches: Alleles that do not fit the genome become skipped lines, not an error.
+        resume: Keep the lines that are there, as far as they are those of ``variants``, and append the rest.
         progress: Called after each group.
 
     Raises:
-        ConfigError: The output exists and is not to be resumed, belongs to other settings, cannot be written, or
+        ConfigError: The output exists and ``resume`` is off, belongs to other settings, cannot be written, or
             another process is writing it.
         GenomeError: The file of variants is malformed or does not fit the genome.
     """
@@ -119,6 +119,7 @@ def score_file(
     target = None if is_stream(output) else resolve(output)
     _require_absent(target, resume)
     variants = check_rereadable(variants, "a file of variants")
+    # All of the file before the first score: an error in its last line must not come after hours.
     num_alleles, num_mismatches = check_variants(variants, genome, skip_mismatches)
     identity = describe_job(
         model,
@@ -135,7 +136,8 @@ def score_file(
     with growing_file(output, resume or target is not None) as file:
         kept = _start(file, target, variants, identity, resume)
         num_done, num_scored = kept.num_lines, kept.num_scored
-        for group in _groups(variants, num_done):
+        remaining = islice(read_variants(variants), num_done, None)
+        while group := list(islice(remaining, GROUP_SIZE)):
             lines = _score_group(model, genome, group, settings)
             file.write("".join(lines).encode())
             file.flush()
@@ -156,7 +158,7 @@ def _require_absent(target: Path | None, resume: bool) -> None:
 
 
 class _Kept(NamedTuple):
-    """What a resumed job finds; ``damage`` is None where it was only cut short."""
+    """The lines that a resumed job keeps; ``damage`` as in ``JobResult``."""
 
     num_lines: int
     num_scored: int
@@ -170,13 +172,13 @@ def _start(
     identity: dict[str, Any],
     resume: bool,
 ) -> _Kept:
-    """Make the table ready to be appended to: its header, and the lines of an interrupted job that are good.
+    """Write the header, or keep the good lines of an interrupted job; then the table can be appended to.
 
     Args:
         file: Open at its start; empty, or what an interrupted job left.
         target: Where the table will be; None for a stream.
-        variants: The alleles it should list.
-        identity: What its lines should depend on.
+        variants: The alleles that it should list.
+        identity: The settings of this job.
         resume: Whether earlier lines may be kept.
     """
     if target is None:
@@ -210,7 +212,7 @@ def _start(
 
 
 def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[str]) -> _Kept:
-    """Compare the lines of a table with the alleles it should list; cut it behind the last good whole group."""
+    """Compare the lines of a table with the alleles it should list; cut it after the last good whole group."""
     file.seek(0)
     if file.readline() != _HEADER:
         raise ConfigError(f"{shown} does not begin with the columns of this version; remove it to start anew")
@@ -219,7 +221,7 @@ def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[st
     line = b""
     for variant in read_variants(variants):
         line = file.readline()
-        if not _lists(line, variant):
+        if not _is_line_of(line, variant):
             break
         end += len(line)
         num_lines += 1
@@ -228,15 +230,15 @@ def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[st
             whole_end, whole_lines, whole_scored = end, num_lines, num_scored
     else:
         line = file.readline()
-    # A last line without its end is what an interruption leaves.
+    # No damage: nothing, or a last line without its end, which is what an interruption leaves.
     damage = f"line {num_lines + 2} of {shown} is not that of allele {num_lines + 1}" if line.endswith(b"\n") else None
     file.seek(whole_end)
     file.truncate()
     return _Kept(whole_lines, whole_scored, damage)
 
 
-def _lists(line: bytes, variant: Variant) -> bool:
-    """Whether it is a whole line of scores, or of a reason for none, of this allele."""
+def _is_line_of(line: bytes, variant: Variant) -> bool:
+    """Whether a line is complete, belongs to this allele, and holds scores or a reason for none."""
     if not line.startswith("\t".join([*_place(variant), ""]).encode()) or not line.endswith(b"\n"):
         return False
     fields = line[:-1].split(b"\t")
@@ -254,12 +256,6 @@ def _is_number(text: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _groups(variants: str | os.PathLike[str], num_done: int) -> Iterator[list[Variant]]:
-    left = islice(read_variants(variants), num_done, None)
-    while group := list(islice(left, GROUP_SIZE)):
-        yield group
 
 
 def _score_group(
@@ -280,6 +276,7 @@ def _place(variant: Variant) -> tuple[str, ...]:
 def _line(variant: Variant, result: VariantScore | str) -> str:
     place = _place(variant)
     if isinstance(result, str):
+        # A reason may quote the file: no tab or newline of it may break the table.
         return "\t".join([*place, *[MISSING] * len(VariantScore._fields), " ".join(result.split())]) + "\n"
     numbers = [MISSING if value is None else f"{value:.6g}" for value in result]
     return "\t".join([*place, *numbers, "."]) + "\n"
