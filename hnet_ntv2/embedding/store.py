@@ -1,4 +1,4 @@
-"""Embeddings on disk: ``.npz`` or ``.safetensors``, no pickles, written as they come and shown when complete."""
+"""Write and read files of embeddings, ``.npz`` or ``.safetensors``; a file appears when it is complete."""
 
 import json
 import os
@@ -22,14 +22,14 @@ SUFFIXES = (".npz", ".safetensors")
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """What a file of embeddings holds.
+    """The content of a file of embeddings.
 
     Attributes:
         names: Of the sequences, in the order of the input.
         embeddings: [sequences, dim] float32.
-        num_bases: [sequences] A, C, G and T that each mean is taken over.
+        num_bases: [sequences] Number of A, C, G and T in each mean.
         per_base: [length, dim] float32 of each sequence, or None.
-        settings: How they were made.
+        settings: Model, layer, strands and windows that they were made with.
     """
 
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class EmbeddingTable:
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """The path, if its suffix names a format.
+    """Check that the suffix of a path names a format; the path.
 
     Raises:
         ConfigError: It does not.
@@ -58,12 +58,13 @@ def write_embeddings(
 ) -> tuple[int, int]:
     """Write embeddings as they come; the file appears when all are there.
 
-    Both formats hold ``embeddings`` [sequences, dim], ``num_bases`` [sequences], and ``per_base_0``, ``per_base_1`` ...
-    [length, dim] where vectors per base were asked for. Names and settings are the arrays ``names`` and ``settings``
-    (JSON) of an ``.npz``, and the metadata (both JSON) of a ``.safetensors``, which is kept in memory until written.
+    Both formats hold ``embeddings`` [sequences, dim] and ``num_bases`` [sequences]; with vectors per base also
+    ``per_base_0``, ``per_base_1`` ... [length, dim]. Names and settings (JSON) are the arrays ``names`` and
+    ``settings`` of an ``.npz``, and the metadata (both JSON) of a ``.safetensors``. A ``.safetensors`` is kept in
+    memory until it is complete.
 
     Returns:
-        How many sequences were written, and how many of them have no A, C, G or T (their vectors are NaN).
+        Number of sequences, and number of those that have no A, C, G or T (their vectors are NaN).
 
     Raises:
         ConfigError: The suffix is unknown, or the place cannot be written.
@@ -77,7 +78,7 @@ def write_embeddings(
 
 
 class _Columns:
-    """What is written once all sequences are done."""
+    """The columns of one row per sequence, which are written after the last sequence."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -85,7 +86,7 @@ class _Columns:
         self.num_bases: list[int] = []
 
     def add(self, embedding: Embedding) -> str:
-        """Take a sequence; the name under which its bases are stored comes back."""
+        """Take a sequence; the key of its vectors per base."""
         self.names.append(embedding.name)
         self.means.append(embedding.mean)
         self.num_bases.append(embedding.num_bases)
@@ -100,20 +101,22 @@ class _Columns:
 
 def _write_npz(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
     columns = _Columns()
+    # Member by member, since np.savez wants all arrays at once; stored, since floats hardly compress.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+
+        def store(key: str, array: NDArray) -> None:
+            # zip64: the size is not known before, and vectors per base can exceed 4 GiB.
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
         for embedding in embeddings:
             key = columns.add(embedding)
             if embedding.per_base is not None:
-                _store(archive, key, embedding.per_base)
+                store(key, embedding.per_base)
         texts = {"names": np.array(columns.names, dtype=np.str_), "settings": np.array(settings)}
         for key, array in (columns.arrays() | texts).items():
-            _store(archive, key, array)
+            store(key, array)
     return columns
-
-
-def _store(archive: zipfile.ZipFile, key: str, array: NDArray) -> None:
-    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _write_safetensors(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
@@ -145,7 +148,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str], str]:
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(path, allow_pickle=False) as stored:  # a pickle could run code
         arrays = {key: stored[key] for key in stored.files}
     return arrays, arrays.pop("names").tolist(), str(arrays.pop("settings"))
 

@@ -1,4 +1,4 @@
-"""Files and folders that this package writes: one writer at a time, complete or not there at all."""
+"""Write files and folders: one writer at a time, and complete or absent under their names."""
 
 from .lock import folder_lock
 from .output import appearing_file, appearing_folder, growing_file, open_text, remove, restore, sweep

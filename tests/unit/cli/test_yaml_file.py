@@ -59,6 +59,8 @@ def test_what_is_no_text_or_no_file(tmp_path, reader):
     with pytest.raises(ConfigError, match=r"x\.yaml is not a readable YAML file"):
         READERS[reader](path)
     with pytest.raises(ConfigError, match="cannot be read: there is no such file"):
+        READERS[reader](tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: it is a folder"):
         READERS[reader](tmp_path)
 
 
