@@ -24,7 +24,16 @@ def stopped_by_signals() -> Iterator[None]:
         yield  # Python hands signals to the main thread only
         return
     before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
-    stop = _Stop()
+    last = -_REPEATED_WITHIN
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        # `timeout` signals a process and then its group: the second signal must not interrupt the clean-up.
+        if now - last >= _REPEATED_WITHIN:
+            last = now
+            raise SystemExit(_SIGNALLED + number)
+
     try:
         for number, handler in before.items():
             # A signal that is ignored, as in a background job of a script, stays ignored.
@@ -34,20 +43,6 @@ def stopped_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Stop:
-    """Handler of the signals: raises SystemExit, but not twice within a second."""
-
-    def __init__(self) -> None:
-        self._last = -_REPEATED_WITHIN
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._last < _REPEATED_WITHIN:
-            return  # `timeout` signals a process and then its group: the second must not interrupt the clean-up
-        self._last = now
-        raise SystemExit(_SIGNALLED + number)
 
 
 def quiet_on_broken_pipe(verb: Callable[..., None]) -> Callable[..., None]:

@@ -177,16 +177,16 @@ def copy_source(model: HNetNTV2ForMaskedLM, source: NTv2Source, layers: tuple[in
     # The tensors of state_dict() are the model's own, so copying into them changes the model.
     places, entries = model.state_dict(), []
     for name, tensor in source.tensors():
-        goal = destination(name, layers, model.config.num_stages)
-        if goal.target is not None:
-            place = places.get(goal.target)
+        target, reason = destination(name, layers, model.config.num_stages)
+        if target is not None:
+            place = places.get(target)
             if place is None or place.shape != tensor.shape:
                 found = "no such tensor" if place is None else f"shape {tuple(place.shape)}"
-                raise WeightsError(f"{name} {tuple(tensor.shape)} does not fit {goal.target}: {found}")
+                raise WeightsError(f"{name} {tuple(tensor.shape)} does not fit {target}: {found}")
             place.copy_(tensor)
         stored = source.stored[name]
         digest = sha256_of(tensor)
-        entries.append(SourceEntry(name, stored.dtype, stored.shape, digest, goal.target, goal.reason))
+        entries.append(SourceEntry(name, stored.dtype, stored.shape, digest, target, reason))
     for name in ZEROED_KEYS:
         places[name].zero_()
     return tuple(entries)

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,64 +71,39 @@ def write_embeddings(
         DataError: There are no sequences.
     """
     path = check_output(path)
-    write = _write_npz if path.suffix == ".npz" else _write_safetensors
-    with appearing_file(path) as partial:
-        columns = write(partial, embeddings, json.dumps(dict(settings)))
-    return len(columns.names), columns.num_bases.count(0)
+    rows: list[Embedding] = []
 
-
-class _Columns:
-    """The columns of one row per sequence, which are written after the last sequence."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.means: list[NDArray[np.float32]] = []
-        self.num_bases: list[int] = []
-
-    def add(self, embedding: Embedding) -> str:
-        """Take a sequence; the key of its vectors per base."""
-        self.names.append(embedding.name)
-        self.means.append(embedding.mean)
-        self.num_bases.append(embedding.num_bases)
-        return f"per_base_{len(self.names) - 1}"
-
-    def arrays(self) -> dict[str, NDArray]:
-        """The numeric columns."""
-        if not self.names:
+    def arrays() -> Iterator[tuple[str, NDArray]]:
+        for embedding in embeddings:
+            if embedding.per_base is not None:
+                yield f"per_base_{len(rows)}", embedding.per_base
+            rows.append(embedding._replace(per_base=None))  # written, and too large to keep
+        if not rows:
             raise DataError("there is no sequence to embed")
-        return {"embeddings": np.stack(self.means), "num_bases": np.array(self.num_bases, np.int64)}
+        yield "embeddings", np.stack([row.mean for row in rows])
+        yield "num_bases", np.array([row.num_bases for row in rows], np.int64)
+        yield "names", np.array([row.name for row in rows], np.str_)
+        yield "settings", np.array(json.dumps(dict(settings)))
+
+    with appearing_file(path) as partial:
+        (_write_npz if path.suffix == ".npz" else _write_safetensors)(partial, arrays())
+    return len(rows), sum(row.num_bases == 0 for row in rows)
 
 
-def _write_npz(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
-    columns = _Columns()
+def _write_npz(path: Path, arrays: Iterator[tuple[str, NDArray]]) -> None:
     # Member by member, since np.savez wants all arrays at once; stored, since floats hardly compress.
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-
-        def store(key: str, array: NDArray) -> None:
+        for key, array in arrays:
             # zip64: the size is not known before, and vectors per base can exceed 4 GiB.
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
-        for embedding in embeddings:
-            key = columns.add(embedding)
-            if embedding.per_base is not None:
-                store(key, embedding.per_base)
-        texts = {"names": np.array(columns.names, dtype=np.str_), "settings": np.array(settings)}
-        for key, array in (columns.arrays() | texts).items():
-            store(key, array)
-    return columns
 
-
-def _write_safetensors(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
-    columns = _Columns()
-    per_base: dict[str, NDArray] = {}
-    for embedding in embeddings:
-        key = columns.add(embedding)
-        if embedding.per_base is not None:
-            per_base[key] = embedding.per_base
-    metadata = {"names": json.dumps(columns.names), "settings": settings}
-    save_file(columns.arrays() | per_base, path, metadata=metadata)
-    return columns
+def _write_safetensors(path: Path, arrays: Iterator[tuple[str, NDArray]]) -> None:
+    tensors = dict(arrays)
+    # Texts are metadata: the format has no strings.
+    metadata = {"names": json.dumps(tensors.pop("names").tolist()), "settings": str(tensors.pop("settings"))}
+    save_file(tensors, path, metadata=metadata)
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:

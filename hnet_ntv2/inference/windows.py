@@ -50,6 +50,7 @@ class HasBases(Protocol):
     def bases(self) -> NDArray[np.uint8]: ...
 
 
+_Item = TypeVar("_Item")
 _Sequence = TypeVar("_Sequence", bound=HasBases)
 
 
@@ -133,30 +134,27 @@ def window_blocks(lengths: Iterable[int], window: int, flank: int, batch_bases: 
         flank: See ``plan_windows``.
         batch_bases: A block of full windows makes a whole number of forward passes of this size.
     """
+    pieces = (
+        Piece(index, each) for index, length in enumerate(lengths) for each in plan_windows(length, window, flank)
+    )
     enough = _BATCHES_PER_BLOCK * max(batch_bases // window, 1) * window
-    block: list[Piece] = []
-    num_bases = 0
-    for index, length in enumerate(lengths):
-        for each in plan_windows(length, window, flank):
-            block.append(Piece(index, each))
-            num_bases += each.end - each.start
-            if num_bases >= enough:
-                yield block
-                block, num_bases = [], 0
-    if block:
-        yield block
+    return _in_groups(pieces, lambda piece: piece.window.end - piece.window.start, enough)
 
 
 def group_sequences(sequences: Iterable[_Sequence], batch_bases: int) -> Iterator[list[_Sequence]]:
     """Consecutive sequences in groups of some 32 batches, to be sorted by length in bounded memory."""
-    group: list[_Sequence] = []
-    num_bases = 0
-    for sequence in sequences:
-        group.append(sequence)
-        num_bases += len(sequence.bases)
-        if num_bases >= batch_bases * _BATCHES_PER_GROUP:
+    return _in_groups(sequences, lambda sequence: len(sequence.bases), batch_bases * _BATCHES_PER_GROUP)
+
+
+def _in_groups(items: Iterable[_Item], size: Callable[[_Item], int], enough: int) -> Iterator[list[_Item]]:
+    """Consecutive items in groups, each ended by the item that brings its total size to ``enough``."""
+    group, total = [], 0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= enough:
             yield group
-            group, num_bases = [], 0
+            group, total = [], 0
     if group:
         yield group
 

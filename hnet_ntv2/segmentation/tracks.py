@@ -94,39 +94,29 @@ class ChunkTrack:
     def __init__(self, write: Write, stage: int) -> None:
         self._write = write
         self._stage = stage
-        self._num_written = 0
-        # Held back: the other strand may still get a chunk that starts further left.
-        self._held: list[tuple[int, str, int, int]] = []
+        # Chunks are held back while the other strand may still get one that starts further left.
+        self.state: dict[str, Any] = {"num_written": 0, "held": []}
 
     def add(self, interval: Interval, stretches: Stretches) -> None:
         """Write the chunks that start left of everything still to come."""
-        rows = self._held + [row for each in stretches.strands for row in _rows(each, self._stage)]
-        rows.sort()
+        rows = sorted(self.state["held"] + [row for each in stretches.strands for row in _rows(each, self._stage)])
         known_to = min(each.end for each in stretches.strands)
-        self._held = [row for row in rows if row[0] >= known_to]
-        offset, contig = interval.start, interval.contig
-        ready = rows[: len(rows) - len(self._held)]
+        ready = [row for row in rows if row[0] < known_to]
+        offset, contig, first = interval.start, interval.contig, self.state["num_written"] + 1
         self._write(
             "".join(
                 f"{contig}\t{start + offset}\t{end + offset}\tchunk{number}\t{score}\t{strand}\n"
-                for number, (start, strand, end, score) in enumerate(ready, start=self._num_written + 1)
+                for number, (start, strand, end, score) in enumerate(ready, start=first)
             )
         )
-        self._num_written += len(ready)
-
-    def state(self) -> dict[str, Any]:
-        return {"num_written": self._num_written, "held": self._held}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._num_written = state["num_written"]
-        # JSON made lists of the tuples, and a list cannot be sorted among tuples.
-        self._held = [(start, strand, end, score) for start, strand, end, score in state["held"]]
+        self.state = {"num_written": self.state["num_written"] + len(ready), "held": rows[len(ready) :]}
 
 
-def _rows(found: Segmentation, stage: int) -> Iterator[tuple[int, str, int, int]]:
+def _rows(found: Segmentation, stage: int) -> Iterator[list[int | str]]:
     scores = np.rint(found.beginning(stage) * 1000).astype(int).tolist()
     columns = zip(found.starts[stage].tolist(), found.chunk_ends(stage).tolist(), scores, strict=True)
-    return ((start, found.strand, end, score) for start, end, score in columns)
+    # Lists, as JSON gives them back: a list cannot be sorted among tuples. By start, then by strand: + sorts first.
+    return ([start, found.strand, end, score] for start, end, score in columns)
 
 
 class ProbabilityTrack:
@@ -137,18 +127,19 @@ class ProbabilityTrack:
 
     def __init__(self, write: Write) -> None:
         self._write = write
-        # Held back: the last run of equal values, which the next stretch may continue; -1 is no value.
-        self._run_start, self._run_value = 0, -1
+        # The last run of equal values is held back, since the next stretch may continue it; -1 is no value.
+        self.state: dict[str, Any] = {"start": 0, "value": -1}
 
     def add(self, interval: Interval, stretches: Stretches) -> None:
         """Write the runs that have ended."""
         found = stretches.strands[0]
         values = np.rint(found.probability * 10_000).astype(int)
-        changes = np.flatnonzero(np.diff(values, prepend=self._run_value))
-        starts = [self._run_start, *(changes + found.start).tolist()]
-        run_values = [self._run_value, *values[changes].tolist()]
+        changes = np.flatnonzero(np.diff(values, prepend=self.state["value"]))
+        starts = [self.state["start"], *(changes + found.start).tolist()]
+        run_values = [self.state["value"], *values[changes].tolist()]
         # A run never continues into the next region, whose positions begin at 0 again.
-        self._run_start, self._run_value = (0, -1) if stretches.is_last else (starts[-1], run_values[-1])
+        start, value = (0, -1) if stretches.is_last else (starts[-1], run_values[-1])
+        self.state = {"start": start, "value": value}
         ends = [*starts[1:], found.end] if stretches.is_last else starts[1:]
         offset, contig = interval.start, interval.contig
         self._write(
@@ -159,12 +150,6 @@ class ProbabilityTrack:
                 if start < end  # the placeholder in front of a region's first run is empty
             )
         )
-
-    def state(self) -> dict[str, Any]:
-        return {"start": self._run_start, "value": self._run_value}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._run_start, self._run_value = state["start"], state["value"]
 
 
 class Tracks:
@@ -181,9 +166,9 @@ class Tracks:
         self.summary.add(stretches)
 
     def state(self) -> dict[str, Any]:
-        return {"tracks": [track.state() for track in self._tracks], "summary": dataclasses.asdict(self.summary)}
+        return {"tracks": [track.state for track in self._tracks], "summary": dataclasses.asdict(self.summary)}
 
     def restore(self, state: dict[str, Any]) -> None:
         for track, own in zip(self._tracks, state["tracks"], strict=True):
-            track.restore(own)
+            track.state = own
         self.summary = ChunkSummary(**state["summary"])
