@@ -133,7 +133,7 @@ def _require_groups(composed: Mapping[str, Any]) -> None:
 def _with_unlisted_settings(override: str) -> str:
     """Prefix an override with ``++`` if its setting exists: Hydra refuses keys that the YAML files do not list."""
     name = override.partition("=")[0]
-    # A setting that was removed goes through to ``build_settings``, which says so.
+    # A removed setting passes, so that ``build_settings`` can report it.
     return f"++{override}" if _is_nested_setting(name) or name in REMOVED else override
 
 

@@ -50,7 +50,7 @@ SkipOption = Annotated[
     typer.Option(
         "--skip-bad-regions",
         help="Leave out regions of a BED file that are empty, reversed, past a contig's end or on an unknown contig, "
-        "and tell how many [default: stop].",
+        "and count them [default: stop].",
     ),
 ]
 BatchOption = Annotated[int, typer.Option(metavar="N", min=1, help="Most bases of one forward pass.")]

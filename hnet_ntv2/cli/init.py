@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,7 +46,7 @@ def init(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of what is random.")] = DEFAULT_SEED,
 ) -> None:
-    """Build the model from the weights of the Nucleotide Transformer v2 and say where every tensor is from."""
+    """Build the model from the weights of the Nucleotide Transformer v2 and list the origin of every tensor."""
     if save_model and output_dir is None:
         raise ConfigError("--save-model needs --output-dir DIR")
     if random_trunk:
@@ -59,13 +59,14 @@ def init(
     from ..conversion.sequence import read_sequence
     from ..inference.model import choose_device
     from ..storage import check_outputs
+    from .yaml_file import read_yaml
 
     if output_dir is not None:
         require_empty(output_dir)
         check_outputs({"--output-dir": output_dir}, {})
     place = choose_device(device)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = None if config is None else read_settings(config)
+    settings = None if config is None else read_yaml("--config", config)[1]
     if random_trunk:
         start = random_start(HNetNTV2Config(**(settings or {})), read_sequence(calibration), seed=seed, device=place)
     else:
@@ -93,14 +94,3 @@ def _open_source(name: str, revision: str | None) -> "NTv2Source":
     source = open_source(name, revision)
     transformers_logging.disable_progress_bar()
     return source
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Model settings from a YAML file.
-
-    Raises:
-        ConfigError: There is no such file, or it is no YAML mapping.
-    """
-    from .yaml_file import read_yaml
-
-    return read_yaml("--config", path)[1]

@@ -47,7 +47,7 @@ def segment(
     model: ModelOption = None,
     strands: Annotated[
         StrandChoice,
-        typer.Option(help="The chunks of the forward strand, or of both: two sets, which column 6 tells apart."),
+        typer.Option(help="The chunks of the forward strand, or of both: two sets, with the strand in column 6."),
     ] = StrandChoice.forward,
     stage1: Annotated[Path | None, typer.Option(metavar="BED", help="Also write the chunks of stage 1.")] = None,
     probability: Annotated[

@@ -39,7 +39,7 @@ def variants(
         ),
     ] = None,
     near: Annotated[
-        int, typer.Option(metavar="N", help="Bases on each side of an allele that delta and distances look at.")
+        int, typer.Option(metavar="N", help="Bases on each side of an allele that count in delta and distances.")
     ] = 32,
     strands: StrandsOption = StrandChoice.both,
     skip_mismatches: Annotated[

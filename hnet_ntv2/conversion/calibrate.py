@@ -56,7 +56,7 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
             attempts.append((abs(gap), float(router.beta)))
             if abs(gap) <= _CLOSE_ENOUGH * target:
                 break
-            # Cap and guard add boundaries that no threshold removes; correcting by the gap allows for them.
+            # Not the quantile of the target: cap and guard change the ratio that a threshold alone would give.
             quantile = min(max(quantile + gap, 0.0), 1.0)
         router.beta.fill_(min(attempts)[1])
         offsets.append(float(router.beta))

@@ -44,7 +44,7 @@ def config_for(
     Args:
         source: The source model.
         settings: The user's model settings; what they leave out follows the source.
-        num_layers: Blocks of the trunk where the settings do not say; min(20, those of the source) by default.
+        num_layers: Blocks of the trunk if the settings have none; min(20, those of the source) by default.
 
     Raises:
         ConfigError: A setting that the source contradicts, with both sides.
@@ -110,7 +110,7 @@ def graft(
     model = build_model(config, seed)
     source_entries = copy_source(model, source, choice.layers)
     copies = copied_targets(choice.layers, config.num_stages)
-    ledger = _finish(model, sequence, device, seed, copies, source_entries, source, choice)
+    ledger = _calibrate_and_list(model, sequence, device, seed, copies, source_entries, source, choice)
     ledger.require_complete(copies, set(source.stored))
     return Start(model, ledger)
 
@@ -131,7 +131,7 @@ def random_start(
         device: Where to compute.
     """
     model = build_model(config, seed)
-    ledger = _finish(model, sequence, device, seed)
+    ledger = _calibrate_and_list(model, sequence, device, seed)
     ledger.require_complete({}, set())
     return Start(model, ledger)
 
@@ -192,7 +192,7 @@ def copy_source(model: HNetNTV2ForMaskedLM, source: NTv2Source, layers: tuple[in
     return tuple(entries)
 
 
-def _finish(
+def _calibrate_and_list(
     model: HNetNTV2ForMaskedLM,
     sequence: RealSequence,
     device: torch.device | str,

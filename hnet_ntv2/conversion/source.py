@@ -125,7 +125,7 @@ def read_folder(folder: Path, name: str, revision: str | None, *, is_local: bool
 
 
 def _kmer_size(folder: Path, config: NTv2Config) -> int:
-    """k from the vocabulary's size, and from ``vocab.txt`` where there is one, whose order is checked too."""
+    """k from the vocabulary's size; ``vocab.txt``, if there is one, must hold k-mers of that k in NTv2's order."""
     # 4^k k-mers, the 5 single letters and 6 special tokens; max(): a tiny vocabulary has no logarithm.
     size = round(math.log(max(config.vocab_size - 11, 4), 4))
     if 4**size + 11 != config.vocab_size:

@@ -72,7 +72,7 @@ def checked_flank(window: int, flank: int | None, batch_bases: int = DEFAULT_BAT
 
 
 def default_window(config: HNetNTV2Config, unknown: int = _WINDOW_OF_UNKNOWN_TRAINING) -> int:
-    """The length of the windows that a model was trained on; ``unknown`` bases where its config does not say."""
+    """Length in bases of the windows that a model was trained on; ``unknown`` if its config has none."""
     return config.training_length or unknown
 
 

@@ -57,8 +57,7 @@ def segment_regions(
         progress: Called after each forward pass.
 
     Raises:
-        ConfigError: A place cannot be written; or what is there was made differently, or was changed, and cannot be
-            resumed.
+        ConfigError: An output cannot be written; or an interrupted one has other settings, or was edited.
         DataError: There are no regions.
         GenomeError: A region is not in the genome.
     """
@@ -79,7 +78,7 @@ def segment_regions(
     journal = _Journal(paths, identity)
     saved = journal.read() if resume else None
     if saved is not None and saved["is_complete"]:
-        return journal.move_into_place(saved)
+        return journal.rename_outputs(saved)
     with ExitStack() as stack:
         outputs = {
             name: _Output(stack.enter_context(growing_file(path, resume=saved is not None)), path)
@@ -95,10 +94,10 @@ def segment_regions(
         num_done, pending = 0, []
         if saved is not None:
             for name, output in outputs.items():
-                output.go_on_from(saved["outputs"][name])
+                output.continue_from(saved["outputs"][name])
             tracks.restore(saved["written"])
             num_done, pending = saved["num_blocks"], saved["pending"]
-        # Before the first line: a killed job then always leaves a journal that says what its outputs are.
+        # Before the first line: a killed job then always leaves a journal of its settings.
         journal.save(outputs, tracks, num_done, pending)
         time_saved = time.monotonic()
         regions = (Region(genome, interval) for interval in intervals)
@@ -160,7 +159,7 @@ class _Output:
             raise ConfigError(f"{self._path} cannot be written: {error.strerror or error}") from error
         return {"bytes": self._num_bytes, "digest": self._digest.hexdigest()}
 
-    def go_on_from(self, saved: dict[str, Any]) -> None:
+    def continue_from(self, saved: dict[str, Any]) -> None:
         """Check that the file begins with what the journal describes, and cut the rest.
 
         Raises:
@@ -186,7 +185,7 @@ class _Journal:
     def __init__(self, paths: dict[str, Path], identity: dict[str, Any]) -> None:
         self._paths = paths
         self._identity = identity
-        self._is_kept = not any(map(is_stream, paths.values()))
+        self._is_written = not any(map(is_stream, paths.values()))
         self._path = settings_path(paths[_CHUNKS])
 
     def read(self) -> dict[str, Any] | None:
@@ -219,7 +218,7 @@ class _Journal:
         is_complete: bool = False,
     ) -> None:
         """Write how far the outputs are."""
-        if not self._is_kept:
+        if not self._is_written:
             return
         # The outputs first: a journal must never promise bytes that a power cut can take away.
         progress = {
@@ -232,10 +231,10 @@ class _Journal:
         with appearing_file(self._path) as partial:
             partial.write_text(json.dumps({"settings": self._identity, "progress": progress}) + "\n", encoding="utf-8")
 
-    def move_into_place(self, saved: dict[str, Any]) -> ChunkSummary:
+    def rename_outputs(self, saved: dict[str, Any]) -> ChunkSummary:
         """Give complete outputs their names, which an interrupted call had no time to do."""
         for name, path in self._paths.items():
             if partial_path(path).exists():
                 with growing_file(path, resume=True) as file:
-                    _Output(file, path).go_on_from(saved["outputs"][name])
+                    _Output(file, path).continue_from(saved["outputs"][name])
         return ChunkSummary(**saved["written"]["summary"])

@@ -47,7 +47,7 @@ def appearing_file(path: AnyPath) -> Iterator[Path]:
     with _partial_folder(target) as folder:
         partial = folder / target.name
         yield partial
-        _finish(partial, folder)
+        _sync(partial, folder)
         partial.replace(target)
 
 
@@ -61,7 +61,7 @@ def open_text(path: AnyPath) -> Iterator[TextIO]:
         ConfigError: The file cannot be written, or another process is writing it.
     """
     if is_stream(path):
-        with _named_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
+        with _as_config_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
             yield cast(TextIO, _Lines(binary))
         return
     with appearing_file(path) as partial, partial.open("wb") as file, _compressed(file, path) as binary:
@@ -82,12 +82,12 @@ def growing_file(path: AnyPath, resume: bool) -> Iterator[BinaryIO]:
     if is_stream(path):
         if resume:
             raise ConfigError(f"{path} is a pipe or device: what went there cannot be resumed; name a file")
-        with _named_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
+        with _as_config_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
             yield binary
         return
     target = _replaceable_file(path)
     partial = partial_path(target)
-    with _named_errors(target, partial):
+    with _as_config_errors(target, partial):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock_partial(target, is_folder=False)
         try:
@@ -111,7 +111,7 @@ def appearing_folder(path: AnyPath) -> Iterator[Path]:
         ConfigError: The folder cannot be written, or another process is writing it.
     """
     target = resolve(path)
-    with _named_errors(path, target):
+    with _as_config_errors(path, target):
         if target.exists() and not target.is_dir():
             raise ConfigError(f"{path} exists and is not a folder; name another one")
     with _partial_folder(target) as folder:
@@ -120,7 +120,7 @@ def appearing_folder(path: AnyPath) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                _finish(file, folder)
+                _sync(file, folder)
         if target.exists():
             target.rename(_replaced(target))  # two steps: a folder cannot be replaced in one
         partial.rename(target)
@@ -133,7 +133,7 @@ def _replaceable_file(path: AnyPath) -> Path:
         ConfigError: It is a folder, or write-protected.
     """
     target = resolve(path)
-    with _named_errors(path, target):
+    with _as_config_errors(path, target):
         if target.is_dir():
             raise ConfigError(f"{path} is a folder; name a file")
         # Renaming would replace a protected file, since it needs the folder's permission only.
@@ -163,7 +163,7 @@ def sweep(folder: Path) -> None:
     Raises:
         ConfigError: Something cannot be removed.
     """
-    with _named_errors(folder, folder):
+    with _as_config_errors(folder, folder):
         for partial in folder.glob(f"*{PARTIAL}"):
             restore(partial.with_name(partial.name.removesuffix(PARTIAL)))
             remove(partial)
@@ -184,7 +184,7 @@ def remove(path: Path) -> None:
 def _partial_folder(target: Path) -> Iterator[Path]:
     """An empty locked folder beside ``target``, which is removed at the end."""
     partial = partial_path(target)
-    with _named_errors(target, partial):
+    with _as_config_errors(target, partial):
         made = [parent for parent in target.parents if not parent.exists()]
         descriptor = _lock_partial(target, is_folder=True)
         try:
@@ -212,7 +212,7 @@ def _lock_partial(target: Path, is_folder: bool) -> int:
             os.close(descriptor)
             raise
         # Another writer may have removed or renamed it between our opening and our locking it: then try again.
-        if _is_there(partial, descriptor):
+        if _is_same_file(partial, descriptor):
             if stat.S_ISDIR(os.fstat(descriptor).st_mode) == is_folder:
                 _compressing(partial).unlink(missing_ok=True)  # a writer was killed while it compressed
                 return descriptor
@@ -231,7 +231,7 @@ def _open_partial(partial: Path, is_folder: bool) -> int:
         return os.open(partial, os.O_RDONLY | os.O_NOFOLLOW)
 
 
-def _is_there(partial: Path, descriptor: int) -> bool:
+def _is_same_file(partial: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(partial.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -241,14 +241,14 @@ def _is_there(partial: Path, descriptor: int) -> bool:
 def _publish(partial: Path, target: Path) -> None:
     """Rename a complete locked file to its name; compress it first if the name ends in ``.gz``."""
     if target.suffix != _GZIP:
-        _finish(partial)
+        _sync(partial)
         partial.replace(target)
         return
     compressed = _compressing(partial)
     try:
         with partial.open("rb") as source, compressed.open("wb") as file, _compressed(file, target) as sink:
             shutil.copyfileobj(source, sink)
-        _finish(compressed)
+        _sync(compressed)
         compressed.replace(target)
         partial.unlink()  # only now: a job that is killed while it compresses loses nothing
     finally:
@@ -259,7 +259,7 @@ def _compressing(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}{_COMPRESSING}")
 
 
-def _finish(file: Path, folder: Path | None = None) -> None:
+def _sync(file: Path, folder: Path | None = None) -> None:
     """Give a file the permissions that the umask allows, as seen on ``folder``, and wait until the disk has it."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
@@ -274,7 +274,7 @@ def _finish(file: Path, folder: Path | None = None) -> None:
 
 
 @contextmanager
-def _named_errors(path: AnyPath, *places: Path) -> Iterator[None]:
+def _as_config_errors(path: AnyPath, *places: Path) -> Iterator[None]:
     """Turn errors of writing into ConfigErrors of an output; ``places`` are files and folders that it goes through."""
     try:
         yield
@@ -302,7 +302,7 @@ def _concerns(filename: object, places: Iterable[Path]) -> bool:
 
 @contextmanager
 def _file_for_stream(path: AnyPath) -> Iterator[Path]:
-    with _named_errors(path), tempfile.TemporaryDirectory() as folder, _named_errors(path, Path(folder)):
+    with _as_config_errors(path), tempfile.TemporaryDirectory() as folder, _as_config_errors(path, Path(folder)):
         temporary = Path(folder) / f"output{Path(path).suffix}"
         yield temporary
         with temporary.open("rb") as source, _open_stream(path) as sink:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ MISSING = "NA"
 # Alleles that are scored and written together. A resumed job starts with a whole group: so its batches, and the last
 # digits of the scores, are those of a job that was never interrupted.
 GROUP_SIZE = 32
+# The end of a line: the four scores and ".", or no scores and a reason. Nothing else is written by this version.
+_RESULT = re.compile(rb"(?:(?:NA|-?(?:[0-9.]+(?:e[+-][0-9]+)?|nan|inf))\t){4}\.\n|(?:NA\t){4}[^\t\n]+\n")
 _HEADER = ("\t".join(COLUMNS) + "\n").encode()
 
 Progress = Callable[[int, int], None]
@@ -239,23 +242,8 @@ def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[st
 
 def _is_line_of(line: bytes, variant: Variant) -> bool:
     """Whether a line is complete, belongs to this allele, and holds scores or a reason for none."""
-    if not line.startswith("\t".join([*_place(variant), ""]).encode()) or not line.endswith(b"\n"):
-        return False
-    fields = line[:-1].split(b"\t")
-    if len(fields) != len(COLUMNS):
-        return False
-    *numbers, reason = fields[-len(VariantScore._fields) - 1 :]
-    if reason != b".":
-        return bool(reason) and all(number == MISSING.encode() for number in numbers)
-    return all(number == MISSING.encode() or _is_number(number) for number in numbers)
-
-
-def _is_number(text: bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    place = "\t".join([*_place(variant), ""]).encode()
+    return line.startswith(place) and _RESULT.fullmatch(line, len(place)) is not None
 
 
 def _score_group(
