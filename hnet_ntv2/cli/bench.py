@@ -1,6 +1,10 @@
-"""``hnet-ntv2 bench``: speed of whole models beside NTv2, in turn in one process."""
+"""``hnet-ntv2 bench``: bases per second of whole models and of NTv2, timed in turn in one process."""
 
+import dataclasses
+import json
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,14 +37,17 @@ def bench(
     output: Annotated[Path | None, typer.Option(help="Also write all times to this JSON file.")] = None,
 ) -> None:
     """Time whole models in turn, forward and forward with backward: ours, NTv2 on k-mers; one strand each."""
+    import torch
+
     from ..configuration_hnet_ntv2 import HNetNTV2Config
     from ..configuration_ntv2 import NTv2Config
     from ..evaluation.speed import measure_speed, our_model, single_nucleotides, source_model
     from ..inference.model import choose_device
-    from ..storage import check_outputs
+    from ..storage import check_outputs, open_text
 
     read = {f"--config {path}": path for path in config or ()}
     check_outputs({"--output": output}, read | {"--ntv2-config": ntv2_config})
+    # By their stem, the name in the printed table.
     configs = {path.stem: read_config(path) for path in config or ()} or {NAME: HNetNTV2Config()}
     if len(configs) < len(config or ()):
         raise ConfigError(f"two of the --config files have the same name: {', '.join(configs)}")
@@ -62,28 +69,28 @@ def bench(
     )
     typer.echo(render(report, beside=report.measurements[len(configs)]))
     if output is not None:
-        _write_json(report, output)
+        about = {"date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__}
+        with open_text(output) as file:
+            file.write(json.dumps(about | dataclasses.asdict(report), indent=2) + "\n")
 
 
 def read_config(path: Path) -> "HNetNTV2Config":
     """Model settings from a YAML file.
 
     Raises:
-        ConfigError: It cannot be read, or a setting cannot be.
+        ConfigError: The file cannot be read, or a setting is unknown or out of range.
     """
     from ..configuration_hnet_ntv2 import HNetNTV2Config
     from .yaml_file import read_yaml
 
     try:
         return HNetNTV2Config(**read_yaml("--config", path)[1])
-    except TypeError as error:  # a keyword that the base class has an idea of its own about
+    except TypeError as error:  # a setting of transformers' own base class, with a value of the wrong type
         raise ConfigError(f"--config {path}: {error}") from error
 
 
 def render(report: "SpeedReport", beside: "Measurement") -> str:
-    """The report as text; speeds are also told in units of ``beside``'s."""
-    from statistics import median
-
+    """The report as text; speeds are in bases per second, and relative to those of ``beside``."""
     lines = [
         f"{report.device}, {report.precision}, {report.num_bases:,} bases in one row, whole models in turn, medians of "
         f"{report.rounds} rounds [least, greatest]",
@@ -97,12 +104,12 @@ def render(report: "SpeedReport", beside: "Measurement") -> str:
         )
     for row in report.measurements:
         if row is not beside:
-            told = [
+            relative = [
                 f"{kind} {middle:.2f} [{least:.2f}, {most:.2f}]"
                 for kind in ("forward", "step")
                 for middle, least, most in [row.speed_beside(beside, kind)]
             ]
-            lines.append(f"{row.name} / {beside.name}: {', '.join(told)}")
+            lines.append(f"{row.name} / {beside.name}: {', '.join(relative)}")
     for row in report.measurements:
         if row.ratios:
             lines.append(f"{row.name}: chunks per position {', '.join(f'{ratio:.3f}' for ratio in row.ratios)}, no cap")
@@ -113,17 +120,3 @@ def render(report: "SpeedReport", beside: "Measurement") -> str:
                 "and scaled"
             )
     return "\n".join(lines)
-
-
-def _write_json(report: "SpeedReport", path: Path) -> None:
-    import dataclasses
-    import json
-    from datetime import UTC, datetime
-
-    import torch
-
-    from ..storage import open_text
-
-    content = {"date": datetime.now(UTC).date().isoformat(), "torch": torch.__version__, **dataclasses.asdict(report)}
-    with open_text(path) as file:
-        file.write(json.dumps(content, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""``hnet-ntv2 embed``: vectors of the records of a FASTA, or of regions of a genome."""
+"""``hnet-ntv2 embed``: vectors of the records of a FASTA file, or of regions of a genome."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +18,9 @@ from .inference import (
     StrandChoice,
     StrandsOption,
     WindowOption,
+    echo_result,
     open_genome_file,
     read_regions_file,
-    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def embed(
     count, num_empty = write_embeddings(output, embeddings, provenance | {"flank": checked_flank(window, flank)})
     if num_empty:
         typer.echo(f"{num_empty:,} sequences have no A, C, G or T: their vectors are NaN", err=True)
-    tell_beside(f"{count:,} sequences embedded to {output}", output)
+    echo_result(f"{count:,} sequences embedded to {output}", output)
 
 
 def _sequences(
@@ -81,6 +81,6 @@ def _sequences(
 
     if fasta is not None:
         return read_fasta(fasta)
-    assert regions is not None
+    assert regions is not None  # ``embed`` refuses other combinations
     opened = open_genome_file(genome)
     return read_regions(opened, read_regions_file(regions, opened, skip_bad_regions))

@@ -1,4 +1,4 @@
-"""Compose the settings of a run from the packaged YAML, a user's YAML, options and Hydra overrides."""
+"""Settings of a pre-training run, composed of the packaged YAML, a user's YAML, options and Hydra overrides."""
 
 import dataclasses
 import tempfile
@@ -28,10 +28,10 @@ _GROUPS = tuple(
 
 
 def config_folder() -> Path:
-    """The folder of the YAML files: inside an installed package, else beside it in the checkout.
+    """The folder of the YAML files: inside an installed package, or beside it in a checkout.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: Neither is there.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
@@ -67,6 +67,7 @@ def load_settings(
     for name, value in (options or {}).items():
         if name not in overridden:
             _set(composed, name, value)
+    # A saved model has its own settings; those of the default experiment must not contradict them.
     if composed.get("init") is not None:
         model = composed["model"]
         chosen = {name.removeprefix("model.") for name in overridden} | set(user_values.get("model", {}))
@@ -99,10 +100,10 @@ def compose_experiment(experiment: str, config_path: Path | None, overrides: Seq
 
 
 def read_experiment(path: Path) -> dict[str, Any]:
-    """Read a user's experiment YAML and check its keys and types by themselves, so that errors can name the file.
+    """Read a user's experiment YAML and check its keys and types; errors name the file, which Hydra's do not.
 
     Raises:
-        ConfigError: It is no readable YAML mapping, or a key is unknown or of the wrong type.
+        ConfigError: The file is no readable YAML mapping, or a key is unknown or of the wrong type.
     """
     text, _ = read_yaml("--config-path", path)
     try:
@@ -111,6 +112,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a readable YAML file: {_reason(error)}") from error
     assert isinstance(values, dict)  # as read_yaml found
     own = {str(name): value for name, value in values.items() if name != "defaults"}
+    # What Hydra interpolates has its type only when everything is composed.
     literal = {name: value for name, value in own.items() if not _interpolates(value)}
     build_settings(PretrainSettings, literal, str(path))
     _check_model_keys(own.get("model") or {}, str(path))
@@ -118,7 +120,7 @@ def read_experiment(path: Path) -> dict[str, Any]:
 
 
 def _require_groups(composed: Mapping[str, Any]) -> None:
-    """Overrides such as ``~model`` and ``model=${seed}`` can take a whole group of settings away."""
+    """Check that no override, such as ``~model`` or ``model=${seed}``, has removed a whole group of settings."""
     for name in ("model", *_GROUPS):
         value = composed.get(name)
         if not isinstance(value, dict):
@@ -129,9 +131,9 @@ def _require_groups(composed: Mapping[str, Any]) -> None:
 
 
 def _with_unlisted_settings(override: str) -> str:
-    """Let an override set what the YAML files leave at its default, if there is such a setting."""
+    """Prefix an override with ``++`` if its setting exists: Hydra refuses keys that the YAML files do not list."""
     name = override.partition("=")[0]
-    # A setting that was removed goes through to ``build_settings``, which says so.
+    # A removed setting passes, so that ``build_settings`` can report it.
     return f"++{override}" if _is_nested_setting(name) or name in REMOVED else override
 
 
@@ -150,9 +152,9 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Hydra's message on one line, with the cause that it wraps, without its list of folders."""
-    told = [str(error), str(error.__cause__)] if error.__cause__ is not None else [str(error)]
-    return "; ".join(" ".join(text.split("Config search path")[0].split()) for text in dict.fromkeys(told))
+    """Hydra's message and its cause on one line, without the list of folders."""
+    texts = [str(error), str(error.__cause__)] if error.__cause__ is not None else [str(error)]
+    return "; ".join(" ".join(text.split("Config search path")[0].split()) for text in dict.fromkeys(texts))
 
 
 def _check_model(model: Mapping[str, Any], source: str) -> None:
@@ -178,13 +180,15 @@ def _interpolates(value: Any) -> bool:
 
 @contextmanager
 def _experiment_on_search_path(experiment: str, config_path: Path | None) -> Iterator[tuple[str, list[str]]]:
-    """Name of the experiment, and the search path on which Hydra finds it where it is a user's file."""
+    """Name of the experiment, and the override with the search path on which Hydra finds a user's file."""
     if config_path is None:
         yield experiment, []
         return
     text = config_path.read_text(encoding="utf-8")
+    # Without this line Hydra would put the settings below "experiment".
     if "@package" not in text.partition("\ndefaults:")[0]:
         text = _PACKAGE_LINE + text
+    # A copy: Hydra takes experiments from a folder of that name only, and not every file name.
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "experiment" / "from_user.yaml"
         copy.parent.mkdir()

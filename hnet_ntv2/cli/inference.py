@@ -50,17 +50,21 @@ SkipOption = Annotated[
     typer.Option(
         "--skip-bad-regions",
         help="Leave out regions of a BED file that are empty, reversed, past a contig's end or on an unknown contig, "
-        "and tell how many [default: stop].",
+        "and count them [default: stop].",
     ),
 ]
 BatchOption = Annotated[int, typer.Option(metavar="N", min=1, help="Most bases of one forward pass.")]
 
 
+# 18 digits: no number is too long for Python to read.
 _SPAN = re.compile(r"(?P<first>[0-9]{1,18})(-(?P<last>[0-9]{1,18})?)?")
 
 
 class ProgressLines:
-    """Lines on standard error, at most one every few seconds."""
+    """Progress as lines on standard error, at most one every few seconds.
+
+    Lines and not a bar: they can be read in the log of a job.
+    """
 
     def __init__(self, what: str, seconds: float = 5.0) -> None:
         self._what = what
@@ -68,7 +72,7 @@ class ProgressLines:
         self._begin = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        """Tell how far it is, if it is time to."""
+        """Print a line, unless the last one is too recent."""
         now = time.monotonic()
         if now - self._last < self._seconds:
             return
@@ -77,15 +81,15 @@ class ProgressLines:
         typer.echo(f"{done:,}{of_all} {self._what}, {now - self._begin:,.0f} s", err=True)
 
 
-def tell_beside(message: str, *outputs: Path | None) -> None:
-    """Print what a verb has done; on standard error where standard output is what it writes."""
+def echo_result(message: str, *outputs: Path | None) -> None:
+    """Print a verb's result; on standard error if one of the outputs is standard output."""
     from ..storage.places import descriptor_of
 
     typer.echo(message, err=any(path is not None and descriptor_of(path) == 1 for path in outputs))
 
 
 def open_genome_file(path: Path | None) -> "Genome":
-    """The genome, with progress while its cache is built; the bundled piece for None, which is told."""
+    """Open a genome, or the bundled piece for None, with lines of progress while its cache is built."""
     from ..genome import open_genome
     from ..resources import bundled_genome
 
@@ -96,7 +100,7 @@ def open_genome_file(path: Path | None) -> "Genome":
 
 
 def read_regions_file(path: Path, genome: "Genome", skip_bad: bool) -> "list[Interval]":
-    """The regions of a BED file; with ``skip_bad`` those that do not fit the genome are left out and counted.
+    """The regions of a BED file; with ``skip_bad``, regions that do not fit the genome are left out and counted.
 
     Raises:
         GenomeError, ContigNotFound, IntervalError: as ``genome.read_bed``.
@@ -111,17 +115,17 @@ def read_regions_file(path: Path, genome: "Genome", skip_bad: bool) -> "list[Int
 
 
 def parse_region(text: str, genome: "Genome") -> "Interval":
-    """A region as samtools, UCSC and IGV read it: ``contig:first-last``, 1-based, both ends included.
+    """Read a region in the form of samtools, UCSC and IGV: ``contig:first-last``, 1-based, both ends included.
 
-    Commas may group digits. ``contig:first`` and ``contig:first-`` go to the contig's end, ``contig`` is all of it. A
-    text that is a contig's name means that contig, whatever colons it has.
+    Commas may group digits. ``contig:first`` and ``contig:first-`` go to the contig's end, ``contig`` is all of it.
 
     Raises:
-        IntervalError: It is not of this form, or goes past the contig's end.
+        IntervalError: The text is not of this form, or goes past the contig's end.
         ContigNotFound: The genome has no such contig.
     """
     from ..genome import Interval
 
+    # The whole text first: names of contigs can hold colons, as HLA-A*01:01 does.
     name, separator, span = (text, "", "") if text in genome.contigs else text.rpartition(":")
     if not separator:
         contig = genome.resolve(text)
@@ -135,7 +139,7 @@ def parse_region(text: str, genome: "Genome") -> "Interval":
     try:
         contig = genome.resolve(name)
     except ContigNotFound as error:
-        raise ContigNotFound(f"--region {shown(text)}: {error}") from None
+        raise ContigNotFound(f"--region {shown(text)}: {error}") from None  # the message holds all that was known
     length = genome.contigs[contig]
     first, last = int(match["first"]), int(match["last"] or length)
     if first == 0:

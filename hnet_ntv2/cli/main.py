@@ -15,7 +15,7 @@ import typer
 from ..errors import HNetNTV2Error
 from .ending import quiet_on_broken_pipe, stopped_by_signals
 
-# Each verb is the function of the same name in the module of the same name, which may bring a COMMAND_CLASS.
+# Each verb is a function in a module of the same name. A module's COMMAND_CLASS, if any, parses the verb's arguments.
 VERBS = ("bench", "embed", "init", "pretrain", "repeats", "segment", "variants")
 
 app = typer.Typer(
@@ -46,35 +46,26 @@ def _options(
     pass
 
 
-def _register_verbs() -> None:
-    for verb in VERBS:
-        module = import_module(f"{__package__}.{verb}")
-        run = quiet_on_broken_pipe(getattr(module, verb))
-        app.command(verb, cls=getattr(module, "COMMAND_CLASS", None))(run)
-
-
-_register_verbs()
+for _verb in VERBS:
+    _module = import_module(f"{__package__}.{_verb}")
+    app.command(_verb, cls=getattr(_module, "COMMAND_CLASS", None))(quiet_on_broken_pipe(getattr(_module, _verb)))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 the user's error, told in one line; 143 for SIGTERM, 130 for Ctrl-C.
+    """Run the command line and exit: 0 done, 2 a user's error (one line), 143 after SIGTERM, 130 after Ctrl-C.
 
     Args:
-        arguments: What follows the command's name; None takes it from the process.
+        arguments: Words after the command's name; None for those of the process.
     """
     try:
         with stopped_by_signals():
             app(args=arguments, prog_name="hnet-ntv2")
     except (HNetNTV2Error, OSError) as error:
-        typer.echo(f"error: {_one_line(error)}", err=True)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            message = f"{os.fsdecode(error.filename)}: {error.strerror}"  # without Python's "[Errno 2]"
+        typer.echo(f"error: {message}", err=True)
         sys.exit(2)
-
-
-def _one_line(error: Exception) -> str:
-    """The message; an error of the system becomes the file's name and the reason."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return str(error)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""``hnet-ntv2 repeats``: RepeatMasker's table to the BED that pre-training takes as repeats."""
+"""``hnet-ntv2 repeats``: convert RepeatMasker's table to the BED of repeats that pre-training reads."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .inference import tell_beside
+from .inference import echo_result
 
 
 def repeats(
@@ -18,4 +18,4 @@ def repeats(
 
     check_outputs({"TARGET": target}, {"SOURCE": source})
     count = convert_repeatmasker(source, target)
-    tell_beside(f"{count:,} repeats written to {target}", target)
+    echo_result(f"{count:,} repeats written to {target}", target)

@@ -16,10 +16,10 @@ from .inference import (
     SkipOption,
     StrandChoice,
     WindowOption,
+    echo_result,
     open_genome_file,
     parse_region,
     read_regions_file,
-    tell_beside,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def segment(
     model: ModelOption = None,
     strands: Annotated[
         StrandChoice,
-        typer.Option(help="The chunks of the forward strand, or of both: two sets, which column 6 tells apart."),
+        typer.Option(help="The chunks of the forward strand, or of both: two sets, with the strand in column 6."),
     ] = StrandChoice.forward,
     stage1: Annotated[Path | None, typer.Option(metavar="BED", help="Also write the chunks of stage 1.")] = None,
     probability: Annotated[
@@ -80,6 +80,7 @@ def segment(
     opened = open_genome_file(genome)
     intervals = _intervals(opened, regions, region, skip_bad_regions)
     progress = ProgressLines("bases segmented")
+    # Known before the model is loaded, so that the lines of progress can say "of N".
     total = sum(map(len, intervals))
     summary = segment_regions(
         load_model(model, device),
@@ -93,7 +94,7 @@ def segment(
         resume=resume,
         progress=lambda done: progress(done, total),
     )
-    tell_beside(render(summary), output, stage1, probability)
+    echo_result(render(summary), output, stage1, probability)
 
 
 def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_bad_regions: bool) -> list["Interval"]:
@@ -107,7 +108,7 @@ def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_
 
 
 def render(summary: "ChunkSummary") -> str:
-    """The summary as text."""
+    """The summary as text: numbers of chunks, regions and bases, and the chunk lengths in bases."""
     lengths = f"p50 {summary.percentile(0.5)}, p95 {summary.percentile(0.95)}, max {summary.percentile(1.0)}"
     return (
         f"{summary.num_chunks:,} chunks in {summary.num_regions:,} regions of {summary.num_bases:,} bases\n"

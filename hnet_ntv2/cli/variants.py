@@ -1,4 +1,4 @@
-"""``hnet-ntv2 variants``: scores of the alleles of a VCF or a table."""
+"""``hnet-ntv2 variants``: score every allele of a VCF, BCF or table into a TSV."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +13,8 @@ from .inference import (
     ProgressLines,
     StrandChoice,
     StrandsOption,
+    echo_result,
     open_genome_file,
-    tell_beside,
 )
 
 
@@ -39,7 +39,7 @@ def variants(
         ),
     ] = None,
     near: Annotated[
-        int, typer.Option(metavar="N", help="Bases on each side of an allele that delta and distances look at.")
+        int, typer.Option(metavar="N", help="Bases on each side of an allele that count in delta and distances.")
     ] = 32,
     strands: StrandsOption = StrandChoice.both,
     skip_mismatches: Annotated[
@@ -69,10 +69,10 @@ def variants(
         progress=ProgressLines("alleles scored"),
     )
     if result.damage is not None:
-        typer.echo(f"{result.damage}: it and all after it is scored again", err=True)
+        typer.echo(f"{result.damage}: this line and all after it are scored again", err=True)
     if resume:
-        tell_beside(f"{result.num_kept:,} alleles were there already", output)
+        echo_result(f"{result.num_kept:,} alleles were there already", output)
     skipped = f"{result.num_skipped:,} skipped"
     if result.num_mismatches:
         skipped += f", {result.num_mismatches:,} of them because they do not fit the genome"
-    tell_beside(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}", output)
+    echo_result(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}", output)

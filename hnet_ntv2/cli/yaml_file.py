@@ -1,4 +1,4 @@
-"""Read a user's YAML file, whatever it is: too large, no text, no mapping, or one that its aliases make endless."""
+"""Read a YAML file of settings safely: bounded in size, also with its aliases written out, and surely a mapping."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ _MOST_VALUES = 10_000
 
 
 def read_yaml(option: str, path: Path) -> tuple[str, dict[str, Any]]:
-    """The text of a YAML file of settings, and the mapping in it.
+    """Text and content of a YAML file of settings.
 
     Args:
         option: That named the file, for errors.
@@ -46,9 +46,9 @@ def _check_size(root: yaml.Node | None, path: Path) -> None:
     counts: dict[int, float] = {}
 
     def count(node: yaml.Node) -> float:
-        """Values in a node, its aliases written out; an alias is the very node that it stands for."""
+        """Count the values in a node, its aliases written out; an alias is the very node that it stands for."""
         if id(node) not in counts:
-            counts[id(node)] = math.inf  # what holds itself never ends
+            counts[id(node)] = math.inf  # until it is counted: a node that holds itself is endless
             children = [node.value] if isinstance(node.value, str) else node.value
             flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
             counts[id(node)] = 1 + sum(count(part) for part in flat if isinstance(part, yaml.Node))

@@ -1,4 +1,4 @@
-"""Build the model that training starts from: copy the source in, zero what must be silent, calibrate, write it down."""
+"""Build the model that training starts from: copy the source, zero the residual head, set the routers, list it all."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,7 @@ from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
 from ..errors import ConfigError, WeightsError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import parameter_part
-from ..shapes import Int, Tensor
+from ..shapes import Tensor
 from . import DEFAULT_SEED
 from .calibrate import boundary_rates, calibrate_routers
 from .keys import ZEROED_KEYS, copied_targets, destination
@@ -25,7 +25,7 @@ from .source import ROPE_THETA, NTv2Source
 logger = logging.getLogger(__name__)
 
 MAX_MAIN_LAYERS = 20
-_BATCH = 4
+_BATCH = 4  # windows per pass: the encoders' memory grows with it
 _SAFETENSORS_TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -39,20 +39,22 @@ class Start(NamedTuple):
 def config_for(
     source: NTv2Source, settings: Mapping[str, Any] | None = None, num_layers: int | None = None
 ) -> HNetNTV2Config:
-    """Settings of our model for a source: its shape, and otherwise the user's settings or the defaults.
+    """Settings of our model for a source: the source's sizes, then the user's settings, then the defaults.
 
     Args:
         source: The source model.
         settings: The user's model settings; what they leave out follows the source.
-        num_layers: Blocks of the trunk where the settings do not say; min(20, those of the source) by default.
+        num_layers: Blocks of the trunk if the settings have none; min(20, those of the source) by default.
 
     Raises:
         ConfigError: A setting that the source contradicts, with both sides.
     """
     theirs = source.config
+    # What the copied weights fix; a user may name it, but not change it.
     shape: dict[str, Any] = {
         "d_model": theirs.hidden_size,
         "n_head": theirs.num_attention_heads,
+        # Theirs counts the gated half, ours both halves of the GLU's first matrix.
         "intermediate_size": 2 * theirs.intermediate_size,
         "kmer_size": source.kmer_size,
         "layer_norm_eps": theirs.layer_norm_eps,
@@ -63,12 +65,14 @@ def config_for(
         if name in given and given[name] != value:
             raise ConfigError(f"--config says {name}={given[name]!r}, the source model {source.name} has {value!r}")
     wanted = given.get("n_main_layer", 0)
+    # Another type than int is the config class's to refuse, in its own words.
     if isinstance(wanted, int) and wanted > theirs.num_hidden_layers:
         raise ConfigError(
             f"--config says n_main_layer={wanted}, the source model {source.name} has {theirs.num_hidden_layers}"
         )
     follows: dict[str, Any] = {
         "n_main_layer": num_layers or min(MAX_MAIN_LAYERS, theirs.num_hidden_layers),
+        # The first two rows of the source's position table are special tokens' (see NTv2Config).
         "max_trunk_positions": theirs.max_position_embeddings - 2,
     }
     return HNetNTV2Config(**(follows | shape | given))
@@ -83,7 +87,7 @@ def graft(
     seed: int = DEFAULT_SEED,
     device: torch.device | str = "cpu",
 ) -> Start:
-    """Start as NTv2: its blocks, k-mer embeddings and head copied, the rest new, the routers calibrated.
+    """A start from NTv2: its blocks, k-mer embeddings and head copied, the rest new, the routers calibrated.
 
     Args:
         source: The source model.
@@ -101,12 +105,12 @@ def graft(
     logger.info("comparing the %d blocks of %s on real sequence", source.config.num_hidden_layers, source.name)
     states = source_states(source, sequence.calibration, device)
     choice = choose_layers(wanted, config.n_main_layer, states)
-    del states
+    del states  # gigabytes, which the model needs next
     logger.info("copying blocks %s", ", ".join(map(str, choice.layers)))
     model = build_model(config, seed)
     source_entries = copy_source(model, source, choice.layers)
     copies = copied_targets(choice.layers, config.num_stages)
-    ledger = _finish(model, sequence, device, seed, copies, source_entries, source, choice)
+    ledger = _calibrate_and_list(model, sequence, device, seed, copies, source_entries, source, choice)
     ledger.require_complete(copies, set(source.stored))
     return Start(model, ledger)
 
@@ -127,7 +131,7 @@ def random_start(
         device: Where to compute.
     """
     model = build_model(config, seed)
-    ledger = _finish(model, sequence, device, seed)
+    ledger = _calibrate_and_list(model, sequence, device, seed)
     ledger.require_complete({}, set())
     return Start(model, ledger)
 
@@ -135,10 +139,10 @@ def random_start(
 def check_choice(
     source: NTv2Source, settings: Mapping[str, Any] | None, layers: str
 ) -> tuple[str | tuple[int, ...], HNetNTV2Config]:
-    """What ``layers`` means for this source, and the settings of our model.
+    """Read ``layers`` for this source, and build the settings of our model; no weights are read.
 
     Raises:
-        ConfigError: If settings, layers and source contradict each other.
+        ConfigError: Settings, layers and source contradict each other.
     """
     wanted = parse_layers(layers, source.config.num_hidden_layers)
     num_listed = len(wanted) if isinstance(wanted, tuple) else None
@@ -157,7 +161,7 @@ def build_model(config: HNetNTV2Config, seed: int) -> HNetNTV2ForMaskedLM:
 
 @torch.no_grad()
 def copy_source(model: HNetNTV2ForMaskedLM, source: NTv2Source, layers: tuple[int, ...]) -> tuple[SourceEntry, ...]:
-    """Copy the source into a model tensor by tensor, and silence its residual head.
+    """Copy the source into a model tensor by tensor, and zero the output of its residual head.
 
     Args:
         model: Changed in place.
@@ -170,24 +174,25 @@ def copy_source(model: HNetNTV2ForMaskedLM, source: NTv2Source, layers: tuple[in
     Raises:
         WeightsError: A tensor that is in no table, has another shape than its place, or has no place.
     """
+    # The tensors of state_dict() are the model's own, so copying into them changes the model.
     places, entries = model.state_dict(), []
     for name, tensor in source.tensors():
-        goal = destination(name, layers, model.config.num_stages)
-        if goal.target is not None:
-            place = places.get(goal.target)
+        target, reason = destination(name, layers, model.config.num_stages)
+        if target is not None:
+            place = places.get(target)
             if place is None or place.shape != tensor.shape:
                 found = "no such tensor" if place is None else f"shape {tuple(place.shape)}"
-                raise WeightsError(f"{name} {tuple(tensor.shape)} does not fit {goal.target}: {found}")
+                raise WeightsError(f"{name} {tuple(tensor.shape)} does not fit {target}: {found}")
             place.copy_(tensor)
         stored = source.stored[name]
         digest = sha256_of(tensor)
-        entries.append(SourceEntry(name, stored.dtype, stored.shape, digest, goal.target, goal.reason))
+        entries.append(SourceEntry(name, stored.dtype, stored.shape, digest, target, reason))
     for name in ZEROED_KEYS:
         places[name].zero_()
     return tuple(entries)
 
 
-def _finish(
+def _calibrate_and_list(
     model: HNetNTV2ForMaskedLM,
     sequence: RealSequence,
     device: torch.device | str,
@@ -199,10 +204,14 @@ def _finish(
 ) -> Ledger:
     calibration = _calibrate(model, sequence, device, seed)
     return Ledger(
-        source=None if source is None else describe_source(source),
+        source=None if source is None else _describe_source(source),
         layers=None if choice is None else _describe_layers(choice),
         calibration=calibration,
-        config={name: _plain(getattr(model.config, name)) for name in own_field_names()},
+        # As config.json will hold it, which ``verify`` compares: JSON has no tuples.
+        config={
+            name: list(value) if isinstance(value := getattr(model.config, name), tuple) else value
+            for name in own_field_names()
+        },
         seed=seed,
         version=__version__,
         source_tensors=source_entries,
@@ -213,17 +222,18 @@ def _finish(
 def _calibrate(
     model: HNetNTV2ForMaskedLM, sequence: RealSequence, device: torch.device | str, seed: int
 ) -> dict[str, Any]:
-    """Set the routers and report what they do on held-out sequence, without masks and with."""
+    """Set the routers' offsets, and measure boundary rates on held-out sequence, without masks and with."""
     logger.info("calibrating the routers on %s", sequence.origin)
     config = model.config
     generator = torch.Generator().manual_seed(seed)
     masked = mask_cells(sequence.held_out, config.kmer_size, config.mask_rate, generator)
     model.to(device)  # pyright: ignore[reportArgumentType]  (transformers narrows the signature)
-    offsets = calibrate_routers(model.model, _batches(sequence.calibration))
+    offsets = calibrate_routers(model.model, list(sequence.calibration.split(_BATCH)))
     rates = {
-        name: boundary_rates(model.model, _batches(windows))._asdict()
+        name: boundary_rates(model.model, list(windows.split(_BATCH)))
         for name, windows in {"held_out": sequence.held_out, "held_out_masked": masked}.items()
     }
+    # Checksums are taken of the bytes in memory, which numpy reads on the CPU only.
     model.to("cpu")  # pyright: ignore[reportArgumentType]
     return {
         "sequence": sequence.origin,
@@ -231,34 +241,15 @@ def _calibrate(
         "length": sequence.calibration.shape[1],
         "targets": list(config.target_ratios),
         "offsets": list(offsets),
-        **{name: {key: list(values) for key, values in entry.items()} for name, entry in rates.items()},
+        **{name: {key: list(values) for key, values in rate._asdict().items()} for name, rate in rates.items()},
     }
 
 
-def _batches(windows: Int[Tensor, "windows length"]) -> list[Int[Tensor, "batch length"]]:
-    return list(windows.split(_BATCH))
-
-
-def describe_source(source: NTv2Source) -> dict[str, Any]:
-    """What the ledger says of the source itself."""
-    return {
-        "name": source.name,
-        "revision": source.revision,
-        "is_local": source.is_local,
-        "kmer_size": source.kmer_size,
-        **{name: getattr(source.config, name) for name in _SOURCE_SETTINGS},
-    }
-
-
-_SOURCE_SETTINGS = (
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "vocab_size",
-    "max_position_embeddings",
-    "layer_norm_eps",
-)
+def _describe_source(source: NTv2Source) -> dict[str, Any]:
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+    settings = {name: getattr(source.config, name) for name in (*names, "max_position_embeddings", "layer_norm_eps")}
+    about = {"name": source.name, "revision": source.revision, "is_local": source.is_local}
+    return about | {"kmer_size": source.kmer_size} | settings
 
 
 def _describe_layers(choice: LayerChoice) -> dict[str, Any]:
@@ -271,7 +262,7 @@ def _describe_layers(choice: LayerChoice) -> dict[str, Any]:
 
 
 def model_entries(model: HNetNTV2ForMaskedLM, copies: Mapping[str, str]) -> tuple[ModelEntry, ...]:
-    """One entry per tensor of a finished model; what is not in ``copies`` is told by its values."""
+    """One entry per tensor of a finished model; the kind of what is not in ``copies`` is read from its values."""
     parameters = dict(model.named_parameters())
     entries = []
     for name, tensor in model.state_dict().items():
@@ -293,7 +284,8 @@ def model_entries(model: HNetNTV2ForMaskedLM, copies: Mapping[str, str]) -> tupl
 
 
 def _kind(name: str, tensor: Tensor) -> str:
-    """Where values that were not copied are from: told from the values, so that nothing can be claimed in vain."""
+    """Origin of a tensor that was not copied, classified by inspecting its values."""
+    # By its name: router.beta is the only tensor that calibration sets, and any value is possible.
     if name.endswith("router.beta"):
         return "calibrated"
     if bool((tensor == 1).all()):
@@ -306,9 +298,6 @@ def _kind(name: str, tensor: Tensor) -> str:
 
 def sha256_of(tensor: Tensor) -> str:
     """SHA-256 of a CPU tensor's bytes, as they stand in a safetensors file."""
+    # As uint8, since numpy has no bfloat16.
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

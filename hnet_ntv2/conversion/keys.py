@@ -1,7 +1,6 @@
-"""The key table: where each tensor of a published NTv2 file goes in our model, and why the others stay behind."""
+"""The key table: the place in our model of each tensor of a published NTv2 file, or the reason why it has none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..errors import WeightsError
 
@@ -46,16 +45,8 @@ UNUSED_KEYS = {
 
 BLOCK_PREFIX = "esm.encoder.layer."
 
-# What starts at zero in a graft although a random model gives it random weights, so that the source alone speaks.
+# Zero in a graft, random in a random model: the head's residual branch starts at 0, so the logits are the source's.
 ZEROED_KEYS = ("head.residual.output.weight", "head.residual.output.bias")
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where a source tensor goes: a key of our model, or None with the reason why it is left."""
-
-    target: str | None
-    reason: str
 
 
 def trunk_path(num_stages: int) -> str:
@@ -63,29 +54,33 @@ def trunk_path(num_stages: int) -> str:
     return "model.hierarchy" + ".main" * num_stages + ".layers"
 
 
-def destination(name: str, layers: Sequence[int], num_stages: int) -> Destination:
-    """Look one source tensor up.
+def destination(name: str, layers: Sequence[int], num_stages: int) -> tuple[str | None, str]:
+    """The place of one source tensor in our model.
 
     Args:
         name: Key in the source's files.
         layers: Source blocks that are kept, in order; block ``layers[j]`` becomes block j of the trunk.
         num_stages: Of our model.
 
+    Returns:
+        The key in our model, or None, and the reason: "copied", or why it is not.
+
     Raises:
-        WeightsError: For a key that is not in the table.
+        WeightsError: The key is not in the table.
     """
+    # By the ending: the rotary buffer stands in every block.
     for ending, reason in UNUSED_KEYS.items():
         if name.endswith(ending):
-            return Destination(None, reason)
+            return None, reason
     if name in SINGLE_KEYS:
-        return Destination(SINGLE_KEYS[name].format(trunk=trunk_path(num_stages)), "copied")
+        return SINGLE_KEYS[name].format(trunk=trunk_path(num_stages)), "copied"
     if name.startswith(BLOCK_PREFIX):
         number, _, key = name.removeprefix(BLOCK_PREFIX).partition(".")
         if number.isdigit() and key in BLOCK_KEYS:
             if int(number) not in layers:
-                return Destination(None, f"block {number} is not among the chosen layers")
+                return None, f"block {number} is not among the chosen layers"
             place = list(layers).index(int(number))
-            return Destination(f"{trunk_path(num_stages)}.blocks.{place}.{key}", "copied")
+            return f"{trunk_path(num_stages)}.blocks.{place}.{key}", "copied"
     raise WeightsError(f"the source tensor {name!r} is not in the key table; is this a Nucleotide Transformer v2?")
 
 

@@ -1,4 +1,4 @@
-"""Which source blocks to keep: a fixed pattern, a list, or what real sequence says changes least."""
+"""Choose which source blocks to keep: first, last, spread, a list, or all but the run that changes its input least."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ METHODS = ("auto", "first", "last", "spread")
 
 @dataclass(frozen=True)
 class BlockSimilarity:
-    """How much one source block changes its input, as means over the tokens of real sequence.
+    """How far the output of one source block is from its input, as means over the tokens of real sequence.
 
     Attributes:
         block: Its index in the source.
@@ -38,7 +38,7 @@ class BlockSimilarity:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """The kept source blocks, and what was measured.
+    """The kept source blocks, and the measured change that each block makes.
 
     Attributes:
         method: "auto", "first", "last", "spread" or "list".
@@ -58,7 +58,7 @@ def parse_layers(text: str, num_source: int) -> str | tuple[int, ...]:
     """Read ``--layers``: a method's name, or block numbers from 0 as in "0,1,5".
 
     Raises:
-        ConfigError: Something else, a number out of range, or numbers that do not increase.
+        ConfigError: The text is something else, a number out of range, or numbers that do not increase.
     """
     if text in METHODS:
         return text
@@ -73,7 +73,7 @@ def parse_layers(text: str, num_source: int) -> str | tuple[int, ...]:
 def choose_layers(
     wanted: str | tuple[int, ...], num_wanted: int, states: Sequence[Float[Tensor, "tokens dim"]]
 ) -> LayerChoice:
-    """Choose blocks, and tell what each of them does to its input.
+    """Choose blocks, and measure how much each block changes its input.
 
     ``auto`` drops the contiguous run of blocks whose output is closest to its input in mean angular distance, so that
     the first blocks fit the embeddings and the last ones the head (Gromov et al., arXiv 2403.17887).
@@ -84,12 +84,16 @@ def choose_layers(
         states: Input of block 0, then the output of every block, on real sequence.
 
     Raises:
-        ConfigError: If there are fewer blocks than wanted, or a list of another length.
+        ConfigError: There are fewer blocks than wanted, or a list of another length.
     """
     num_source = len(states) - 1
     if num_wanted > num_source:
         raise ConfigError(f"n_main_layer={num_wanted}, but the source model has only {num_source} blocks")
-    similarities = tuple(_similarity(block, states[block], states[block + 1]) for block in range(num_source))
+    # Measured whatever the method is: the ledger reports it, so that a choice can be judged later.
+    similarities = tuple(
+        BlockSimilarity(block, float(_cosines(before, after).mean()), angular_distance(before, after))
+        for block, (before, after) in enumerate(itertools.pairwise(states))
+    )
     num_dropped = num_source - num_wanted
     starts = range(num_wanted + 1) if num_dropped else ()
     distances = tuple(angular_distance(states[start], states[start + num_dropped]) for start in starts)
@@ -108,28 +112,28 @@ def _by_method(method: str, num_source: int, num_wanted: int, distances: tuple[f
     if method == "last":
         return every[num_source - num_wanted :]
     if method == "spread":
-        gaps = max(num_wanted - 1, 1)
+        gaps = max(num_wanted - 1, 1)  # one block has no gap
         return tuple(round(place * (num_source - 1) / gaps) for place in range(num_wanted))
     start = distances.index(min(distances))
     return every[:start] + every[start + num_source - num_wanted :]
 
 
-def _similarity(block: int, before: Tensor, after: Tensor) -> BlockSimilarity:
-    cosine = F.cosine_similarity(before.double(), after.double(), dim=-1)
-    return BlockSimilarity(block, float(cosine.mean()), angular_distance(before, after))
-
-
 def angular_distance(before: Float[Tensor, "tokens dim"], after: Float[Tensor, "tokens dim"]) -> float:
     """Mean angle between corresponding rows, as a share of a half turn."""
-    cosine = F.cosine_similarity(before.double(), after.double(), dim=-1)
-    return float(cosine.clamp(-1, 1).arccos().mean() / math.pi)
+    # Rounding can put a cosine beyond 1, where arccos is NaN.
+    return float(_cosines(before, after).clamp(-1, 1).arccos().mean() / math.pi)
+
+
+def _cosines(before: Float[Tensor, "tokens dim"], after: Float[Tensor, "tokens dim"]) -> Float[Tensor, " tokens"]:
+    # float64: arccos near 1 turns a rounding error of float32 into an angle of 1e-4 half turns.
+    return F.cosine_similarity(before.double(), after.double(), dim=-1)
 
 
 @torch.no_grad()
 def source_states(
     source: NTv2Source, windows: Int[Tensor, "windows length"], device: torch.device | str = "cpu"
 ) -> list[Float[Tensor, "tokens dim"]]:
-    """Run the source's blocks over real sequence, one block in memory at a time.
+    """The source's hidden states on real sequence; one block is in memory at a time.
 
     Args:
         source: The model.
@@ -139,6 +143,7 @@ def source_states(
     Returns:
         Input of block 0, then the output of every block, for all tokens but ``<cls>``.
     """
+    # All windows as one packed row, each with its own positions.
     rows = [source_tokens(row[None], source.kmer_size) for row in windows]
     layout = RowLayout.from_lengths([len(row) for row in rows], device)
     tokens, width = torch.cat(rows), source.config.hidden_size
@@ -162,6 +167,7 @@ def source_tokens(row: Int[Tensor, "1 length"], k: int) -> Int[Tensor, " tokens"
 
 def _load_block(source: NTv2Source, number: int, device: torch.device | str) -> NTv2Block:
     config = source.config
+    # On "meta": random weights would be drawn only to be replaced.
     with torch.device("meta"):
         block = NTv2Block(
             config.hidden_size, config.num_attention_heads, config.intermediate_size, config.layer_norm_eps

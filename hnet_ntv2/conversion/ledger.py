@@ -1,6 +1,7 @@
-"""The ledger of a start: where every source tensor went, where every model tensor is from, and proof from the files.
+"""The ledger of a start: the target of every source tensor, the origin of every model tensor, and their checksums.
 
-Nothing here needs torch: what is saved is read back as bytes, in a process that never saw the model.
+A *start* is the model that training begins from. Nothing here imports torch: ``verify`` reads the saved files as bytes,
+in a process that never held the model.
 """
 
 import dataclasses
@@ -17,21 +18,21 @@ from .stored import StoredTensor, read_headers
 LEDGER_FILE = "ntv2_graft.json"
 TABLE_FILE = "ntv2_graft.txt"
 KINDS = ("copied", "calibrated", "zero", "constant", "random")
-_ZERO_BLOCK = 1 << 20
+# Reading a file that is no ledger must not fill the memory.
 _MOST_LEDGER_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """One tensor of the source: where it went, or why it was left.
+    """One tensor of the source and its place in our model, or the reason why it has none.
 
     Attributes:
         name: Its key.
         dtype: As safetensors calls it.
         shape: Its shape.
         sha256: Of its bytes in the file.
-        target: Key in our model; None if it was left.
-        reason: "copied", or why it was left.
+        target: Key in our model; None if it was not copied.
+        reason: "copied", or why it was not.
     """
 
     name: str
@@ -44,7 +45,7 @@ class SourceEntry:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One tensor of our model: where its values are from.
+    """One tensor of our model and the origin of its values.
 
     Attributes:
         name: Its key.
@@ -71,7 +72,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Everything about how a model's first weights came to be.
+    """The origin of a model's first weights.
 
     Attributes:
         source: Name, revision, settings of the source model; None for a random trunk.
@@ -94,24 +95,23 @@ class Ledger:
     model_tensors: tuple[ModelEntry, ...] = field(default=())
 
     def parameters_per_part(self) -> dict[str, dict[str, int]]:
-        """Parameters of each part by kind, and their "total"; the totals add up to the model."""
+        """Count the parameters of each part by kind, with their "total"; the totals add up to the model."""
         parts: dict[str, Counter[str]] = {}
         for entry in self.model_tensors:
             if entry.is_parameter:
-                parts.setdefault(entry.part, Counter()).update(
-                    {entry.kind: entry.num_values, "total": entry.num_values}
-                )
+                counts = parts.setdefault(entry.part, Counter())
+                counts.update({entry.kind: entry.num_values, "total": entry.num_values})
         return {part: dict(counts) for part, counts in parts.items()}
 
     def require_complete(self, expected_copies: dict[str, str], expected_source: set[str]) -> None:
-        """Stop unless source and model tensors account for each other without a gap.
+        """Check that every source tensor has a target or a reason, and every model tensor an origin.
 
         Args:
             expected_copies: Keys of our model that must be copied, with the source's keys.
             expected_source: Every key of the source.
 
         Raises:
-            WeightsError: With the names of the tensors.
+            WeightsError: With the names of the tensors that have none, or more than one.
         """
         targets = {entry.name: entry.target for entry in self.source_tensors}
         copied = {entry.name: entry.source for entry in self.model_tensors if entry.kind == "copied"}
@@ -156,16 +156,17 @@ class Ledger:
         """Read what ``to_json`` wrote.
 
         Raises:
-            WeightsError: If it is no ledger.
+            WeightsError: It is no ledger.
         """
         try:
             content = json.loads(text)
-            content.pop("parameters")
+            content.pop("parameters")  # counted from the tensors again
+            # Dataclasses do not check types, and the report would fail at a list with a traceback.
             if not all(isinstance(content[name], dict | None) for name in ("source", "layers")):
                 raise TypeError("source and layers are objects or null")
             for name, kind in (("source_tensors", SourceEntry), ("model_tensors", ModelEntry)):
-                entries = [kind(**(entry | {"shape": tuple(entry["shape"])})) for entry in content[name]]
-                content[name] = tuple(entries)
+                # JSON has lists only; shapes are compared with tuples.
+                content[name] = tuple(kind(**(entry | {"shape": tuple(entry["shape"])})) for entry in content[name])
             return cls(**content)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsError(f"not a ledger of this package: {error!r}") from error
@@ -176,13 +177,14 @@ def _repeated(names: list[str]) -> list[str]:
 
 
 def _changed(ledger: Ledger) -> list[str]:
-    """Copies whose shape or bytes differ from the source's (bytes only where the type is the same)."""
+    """Names of copies whose shape or bytes differ from the source's."""
     sources = {entry.name: entry for entry in ledger.source_tensors}
     changed = []
     for entry in ledger.model_tensors:
         origin = sources.get(entry.source or "")
         if entry.kind != "copied" or origin is None:
             continue
+        # A source in half precision is copied into float32: same values, other bytes.
         same_bytes = origin.dtype != entry.dtype or origin.sha256 == entry.sha256
         if origin.shape != entry.shape or not same_bytes:
             changed.append(entry.name)
@@ -190,7 +192,7 @@ def _changed(ledger: Ledger) -> list[str]:
 
 
 def verify(folder: str | os.PathLike[str]) -> Ledger:
-    """Read a saved folder back and compare every tensor and setting with its ledger.
+    """Read a saved folder and compare every tensor and setting with its ledger.
 
     Args:
         folder: With ``ntv2_graft.json``, ``config.json`` and safetensors.
@@ -203,7 +205,10 @@ def verify(folder: str | os.PathLike[str]) -> Ledger:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist; only folders that `init` saved can be verified")
     ledger = Ledger.from_file(path)
-    problems = [*_wrong_tensors(ledger, _saved_tensors(folder)), *_wrong_settings(ledger, folder)]
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise WeightsError(f"{folder} holds no .safetensors file")
+    problems = [*_wrong_tensors(ledger, read_headers(files)), *_wrong_settings(ledger, folder)]
     problems += [f"{name} differs from its source" for name in _changed(ledger)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -211,15 +216,9 @@ def verify(folder: str | os.PathLike[str]) -> Ledger:
     return ledger
 
 
-def _saved_tensors(folder: Path) -> dict[str, StoredTensor]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise WeightsError(f"{folder} holds no .safetensors file")
-    return read_headers(files)
-
-
 def _wrong_tensors(ledger: Ledger, saved: dict[str, StoredTensor]) -> list[str]:
-    problems = [f"{name} is not in the ledger" for name in saved if name not in {e.name for e in ledger.model_tensors}]
+    listed = {entry.name for entry in ledger.model_tensors}
+    problems = [f"{name} is not in the ledger" for name in saved if name not in listed]
     for entry in ledger.model_tensors:
         found = saved.get(entry.name)
         if found is None:
@@ -228,21 +227,10 @@ def _wrong_tensors(ledger: Ledger, saved: dict[str, StoredTensor]) -> list[str]:
             problems.append(f"{entry.name} is {found.dtype} {found.shape} instead of {entry.dtype} {entry.shape}")
         elif found.sha256() != entry.sha256:
             problems.append(f"the values of {entry.name} differ")
-        elif entry.kind == "zero" and not _is_zero(found):
+        # Besides the checksum: a ledger that calls a tensor zero in error has the checksum of what was saved.
+        elif entry.kind == "zero" and any(map(any, found.blocks())):
             problems.append(f"{entry.name} is not zero")
     return problems
-
-
-def _is_zero(tensor: StoredTensor) -> bool:
-    with tensor.path.open("rb") as file:
-        file.seek(tensor.start)
-        left = tensor.num_bytes
-        while left:
-            block = file.read(min(left, _ZERO_BLOCK))
-            if any(block) or not block:
-                return False
-            left -= len(block)
-    return True
 
 
 def _wrong_settings(ledger: Ledger, folder: Path) -> list[str]:

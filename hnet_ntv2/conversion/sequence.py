@@ -1,4 +1,4 @@
-"""Real sequence for what is measured at the start: pieces to calibrate on, and others that are held out."""
+"""Windows of a genome to calibrate routers and compare source blocks on, and held-out windows to report rates on."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ..genome import Genome, SplitInterval, open_genome, read_split_intervals
 from ..shapes import Int, Tensor
 from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
 
-_MOST_N = 0.02
+_MOST_N = 0.02  # of a window: the rates shall be those of sequence
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RealSequence:
     """Windows of a genome as character ids, without masks.
 
     Attributes:
-        origin: What to call it in a report.
+        origin: Its name in a report.
         calibration: To set the routers and to compare the source's blocks.
         held_out: To report rates on.
     """
@@ -38,7 +38,7 @@ def read_sequence(
     count: int = 8,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> RealSequence:
-    """Take windows spread evenly over a genome.
+    """Read windows that are spread evenly over a genome.
 
     Args:
         path: FASTA or .2bit; None takes the bundled piece of chromosome 20, its training intervals to calibrate on and
@@ -48,14 +48,16 @@ def read_sequence(
         cache_dir: Of the genome's byte cache.
 
     Raises:
-        DataError: If there are too few windows with at most 2 % N.
-        GenomeError: If the file cannot be read.
+        DataError: There are too few windows with at most 2 % N.
+        GenomeError: The file cannot be read.
     """
     if path is None:
         folder = Path(str(resources.files("hnet_ntv2.resources")))
         genome = open_genome(folder / "chr20_demo.2bit", cache_dir)
         intervals = read_split_intervals(folder / "chr20_demo.bed", genome.contigs)
-        parts = [_spread(genome, _starts(genome, intervals, split, length), length, count) for split in _SPLITS]
+        parts = [
+            _spread(genome, _starts(genome, intervals, split, length), length, count) for split in ("train", "valid")
+        ]
         return RealSequence("the bundled piece of human chromosome 20", *parts)
     genome = open_genome(path, cache_dir)
     whole = [SplitInterval(name, 0, size, "train") for name, size in genome.contigs.items()]
@@ -63,11 +65,8 @@ def read_sequence(
     return RealSequence(Path(path).name, both[::2], both[1::2])
 
 
-_SPLITS = ("train", "valid")
-
-
 def _starts(genome: Genome, intervals: list[SplitInterval], split: str, length: int) -> np.ndarray:
-    """Positions in the genome of the windows that fit into the intervals of a split, side by side."""
+    """Positions in the genome of the windows, side by side, that fit into the intervals of a split."""
     pieces = [
         genome.locate(interval) + np.arange(len(interval) // length, dtype=np.int64) * length
         for interval in intervals
@@ -84,15 +83,18 @@ def _spread(genome: Genome, starts: np.ndarray, length: int, count: int) -> Int[
             f"{genome.source} has {len(usable)} windows of {length} bases with at most {_MOST_N:.0%} N; calibration "
             f"needs {count}: give a longer sequence"
         )
+    # The middle of each of ``count`` equal parts of the list.
     chosen = usable[(2 * np.arange(count) + 1) * len(usable) // (2 * count)]
+    # The soft mask (lower case) is dropped; long, since ids index embeddings.
     return torch.from_numpy(genome.gather(chosen, length) & BASE_BITS).long()
 
 
 def mask_cells(
     windows: Int[Tensor, "windows length"], span: int, rate: float, generator: torch.Generator
 ) -> Int[Tensor, "windows length"]:
-    """Hide about a share ``rate`` of A, C, G, T in spans of ``span`` bases, each row cut at an offset of its own."""
+    """Mask about a fraction ``rate`` of A, C, G, T in spans of ``span`` bases."""
     num_rows, length = windows.shape
+    # One offset per row: at a common one, spans would always begin at the same bases of a window.
     offset = torch.randint(span, (num_rows, 1), generator=generator)
     cell = (torch.arange(length) + offset) // span
     is_hidden = torch.rand(num_rows, length // span + 2, generator=generator).gather(1, cell) < rate

@@ -1,4 +1,4 @@
-"""The source model's files: find or download them, check them, and hand out one tensor at a time."""
+"""The source model's files: find or download them, check them, and read one tensor at a time."""
 
 import errno
 import logging
@@ -25,10 +25,10 @@ from .stored import StoredTensor, read_headers
 logger = logging.getLogger(__name__)
 
 ROPE_THETA = 10000.0
-_MOST_VOCABULARY_BYTES = 1 << 24
-
+_MOST_VOCABULARY_BYTES = 1 << 24  # 4,107 6-mers take 28 kB
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# Errors of the disk among those of the download: a cached copy would not help.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PASS_A_FOLDER = (
@@ -43,8 +43,8 @@ class NTv2Source:
 
     Attributes:
         name: Hub name, or the name of a local folder.
-        revision: Commit on the Hub; None for a folder that does not tell.
-        is_local: It was given as a folder.
+        revision: Commit on the Hub; None for a folder outside the Hub's cache.
+        is_local: Whether it was given as a folder.
         config: Its settings.
         kmer_size: k of its tokens.
         stored: All its tensors by name.
@@ -73,12 +73,12 @@ class NTv2Source:
         return tensor
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All tensors, one after the other."""
+        """Names and tensors, each read when it is asked for."""
         return ((name, self.get(name)) for name in self.stored)
 
 
 def open_source(name_or_folder: str, revision: str | None = None) -> NTv2Source:
-    """Find a source model by folder or Hub name and check all of it but the values.
+    """Find a source model by folder or Hub name, and check its files; of the values only the rotary frequencies.
 
     Args:
         name_or_folder: A local folder, or a name on the Hugging Face Hub. Only ``config.json``, the vocabulary and
@@ -87,10 +87,11 @@ def open_source(name_or_folder: str, revision: str | None = None) -> NTv2Source:
 
     Raises:
         WeightsError: No such folder or model, no network, no safetensors, or a tensor that is missing, superfluous or
-            misshapen (named).
+            of another shape (named).
         ConfigError: Settings that are not implemented, or a revision for a local folder.
         InputError: A vocabulary file that is not NTv2's.
     """
+    # A folder wins over a Hub name of the same spelling, as in transformers.
     folder = Path(name_or_folder).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -113,6 +114,7 @@ def read_folder(folder: Path, name: str, revision: str | None, *, is_local: bool
         raise WeightsError(f"{folder} holds no config.json; give the folder of a downloaded NTv2 model")
     config = NTv2Config.from_json_file(folder / "config.json")
     stored = read_headers(files)
+    # On "meta": names, shapes and types without the values; int8 stands for any type that is refused.
     outlines = {
         key: torch.empty(tensor.shape, dtype=_TORCH_TYPES.get(tensor.dtype, torch.int8), device="meta")
         for key, tensor in stored.items()
@@ -124,7 +126,8 @@ def read_folder(folder: Path, name: str, revision: str | None, *, is_local: bool
 
 
 def _kmer_size(folder: Path, config: NTv2Config) -> int:
-    """k from the vocabulary's size, and from ``vocab.txt`` where there is one, whose order is checked too."""
+    """k from the vocabulary's size; ``vocab.txt``, if there is one, must hold k-mers of that k in NTv2's order."""
+    # 4^k k-mers, the 5 single letters and 6 special tokens; max(): a tiny vocabulary has no logarithm.
     size = round(math.log(max(config.vocab_size - 11, 4), 4))
     if source_vocab_size(size) != config.vocab_size:
         raise ConfigError(f"{folder / 'config.json'}: vocab_size={config.vocab_size} is not 4^k + 11 for any k")
@@ -137,12 +140,17 @@ def _kmer_size(folder: Path, config: NTv2Config) -> int:
 
 
 def _check_rotary(source: NTv2Source) -> None:
-    """Stored rotary frequencies must be those of base 10000, which the blocks compute."""
+    """Check that stored rotary frequencies are those of base 10000, which our blocks compute.
+
+    Raises:
+        WeightsError: They are not.
+    """
     head_dim = source.config.hidden_size // source.config.num_attention_heads
     expected = ROPE_THETA ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     for name in source.stored:
         if name.endswith("rotary_embeddings.inv_freq"):
             stored = source.get(name).double()
+            # 1 %: room for files in half precision.
             if not torch.allclose(stored, expected, rtol=1e-2, atol=1e-6):
                 raise WeightsError(
                     f"{name} holds other rotary frequencies than those of base {ROPE_THETA:g}, which is not implemented"
@@ -156,7 +164,7 @@ def _revision_of_snapshot(folder: Path) -> str | None:
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:
-    """Fetch a model's settings, vocabulary and safetensors into the Hub's cache; an interrupted download goes on.
+    """Download a model's settings, vocabulary and safetensors into the Hub's cache; an interrupted download goes on.
 
     Returns:
         The folder, and the commit that was fetched.
@@ -167,9 +175,8 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-    http_error = cast(
-        type[Exception], HfHubHTTPError.__bases__[0]
-    )  # the root of the HTTP library's errors, whichever library it is
+    # The base class of the HTTP library's errors: which library it is depends on the version of huggingface_hub.
+    http_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
     place = f"{name} at revision {revision or 'main'}"
     try:
         info = HfApi().model_info(name, revision=revision)
@@ -179,6 +186,7 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
         if INDEX in wanted:
             index = Path(hf_hub_download(name, INDEX, revision=commit))
             wanted += shard_names(index)
+        # By the commit: a branch can move between two of the files.
         paths = [Path(hf_hub_download(name, file, revision=commit)) for file in wanted]
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise WeightsError(f"{place} is not on the Hugging Face Hub, or not public: {_first_line(error)}") from error
@@ -188,23 +196,17 @@ def download(name: str, revision: str | None) -> tuple[Path, str]:
                 f"{place} cannot be stored: {error}; make room, or move the cache with HF_HOME"
             ) from error
         return _cached(name, revision, error)
-    _remember(revision or "main", commit, paths[0].parent)
-    return paths[0].parent, commit
-
-
-def _remember(revision: str, commit: str, snapshot: Path) -> None:
-    """Let the Hub's cache know which commit a branch or tag was, so that it is found without a network.
-
-    Files were fetched by their commit, for which the Hub's library notes no name.
-    """
-    if snapshot.parent.name == "snapshots" and revision != commit:
-        reference = snapshot.parent.parent / "refs" / revision
+    snapshot, branch = paths[0].parent, revision or "main"
+    if snapshot.parent.name == "snapshots" and branch != commit:
+        # The Hub's library notes no branch for files that are fetched by commit; without a network it needs the note.
+        reference = snapshot.parent.parent / "refs" / branch
         reference.parent.mkdir(parents=True, exist_ok=True)
         reference.write_text(commit, encoding="utf-8")
+    return snapshot, commit
 
 
 def files_to_fetch(present: set[str], place: str) -> list[str]:
-    """Which files of a model are wanted, shards aside.
+    """The files of a model to download, but for the shards that an index names.
 
     Args:
         present: Names of all its files.
@@ -215,6 +217,7 @@ def files_to_fetch(present: set[str], place: str) -> list[str]:
     """
     if "config.json" not in present:
         raise WeightsError(f"{place} has no config.json; is it a Nucleotide Transformer v2?")
+    # One of the two: a repository can hold both the whole file and its shards.
     weights = [name for name in (WEIGHTS, INDEX) if name in present][:1]
     if not weights:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Read safetensors files as bytes: names, shapes, types and checksums, with no library in between and without torch."""
+"""Names, shapes, types and bytes of the tensors in safetensors files, read without torch and without safetensors."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import WeightsError
 
 _BLOCK_BYTES = 1 << 22
+# A damaged length would otherwise make us read gigabytes as JSON.
 _MOST_HEADER_BYTES = 1 << 24
 _ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -35,17 +36,27 @@ class StoredTensor:
     start: int
     num_bytes: int
 
-    def sha256(self) -> str:
-        """SHA-256 of the bytes in the file."""
-        digest, left = hashlib.sha256(), self.num_bytes
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes in the file, at most 4 MiB at a time.
+
+        Raises:
+            WeightsError: The file ends inside the tensor.
+        """
+        left = self.num_bytes
         with self.path.open("rb") as file:
             file.seek(self.start)
             while left:
                 block = file.read(min(left, _BLOCK_BYTES))
-                if not block:
+                if not block:  # the file was cut after its header was checked
                     raise WeightsError(f"{self.path} ends inside the tensor {self.name!r}; write or download it again")
-                digest.update(block)
+                yield block
                 left -= len(block)
+
+    def sha256(self) -> str:
+        """SHA-256 of the bytes in the file."""
+        digest = hashlib.sha256()
+        for block in self.blocks():
+            digest.update(block)
         return digest.hexdigest()
 
 
@@ -53,7 +64,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file by name.
 
     Raises:
-        WeightsError: If the file is no safetensors file, is cut short, or a tensor's bytes do not fit its shape.
+        WeightsError: The file is no safetensors file, is cut short, or a tensor's bytes do not fit its shape.
     """
     path = Path(path)
     try:
@@ -63,10 +74,17 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
             if not 1 < header_bytes <= min(size - 8, _MOST_HEADER_BYTES):
                 raise ValueError(f"a header of {header_bytes} bytes in a file of {size}")
             header = json.loads(file.read(header_bytes))
-        found = {name: _entry(name, value, path, 8 + header_bytes) for name, value in _tensors(header)}
+        # Offsets in the header count from behind it, and behind the 8 bytes that hold its length.
+        found = {
+            name: _read_entry(name, value, path, 8 + header_bytes)
+            for name, value in header.items()
+            if name != "__metadata__"
+        }
+    # A damaged header can parse as any JSON: every step that takes it apart can fail in its own way.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read as safetensors ({error}); write or download it again") from error
     for tensor in found.values():
+        # 0 for a type that is not in the table, so that it is refused.
         expected = math.prod(tensor.shape) * _ITEM_BYTES.get(tensor.dtype, 0)
         if tensor.start + tensor.num_bytes > size or tensor.num_bytes != expected:
             raise WeightsError(
@@ -91,12 +109,9 @@ def read_headers(paths: list[Path]) -> dict[str, StoredTensor]:
     return found
 
 
-def _tensors(header: dict) -> Iterator[tuple[str, dict]]:
-    return ((name, value) for name, value in header.items() if name != "__metadata__")
-
-
-def _entry(name: str, value: dict, path: Path, data_start: int) -> StoredTensor:
+def _read_entry(name: str, value: dict, path: Path, data_start: int) -> StoredTensor:
     (start, end), dtype, shape = value["data_offsets"], value["dtype"], tuple(value["shape"])
+    # type(), not isinstance(): JSON's true is an int to Python.
     if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in (start, end, *shape)):
         raise ValueError(f"the entry of {name!r} is not one of a tensor")
     return StoredTensor(name, dtype, shape, path, data_start + start, end - start)

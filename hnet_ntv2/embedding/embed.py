@@ -1,4 +1,4 @@
-"""Embed sequences: one mean vector each, and one vector per base where asked for."""
+"""Vectors of sequences: one mean per sequence, and one per base on demand."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -35,8 +35,8 @@ class EmbedSettings:
     """How to embed.
 
     Attributes:
-        layer: "last" (the model's output per base) or one of ``layer_names``. A state that exists per chunk is given
-            to every base of the chunk.
+        layer: "last" (the model's output per base) or one of ``layer_names``. Every base of a chunk gets the state of
+            the chunk.
         strands: "both" averages the vectors of both strands in the forward frame; "forward" runs one.
         per_base: Also keep one vector per base.
         window: Longer sequences are cut into overlapping windows of at most this many bases; None for the length of the
@@ -59,9 +59,9 @@ class Embedding(NamedTuple):
 
     Attributes:
         name: Of the sequence.
-        mean: [dim] float32 mean over its A, C, G and T; NaN where it has none.
-        num_bases: How many of these there are.
-        per_base: [length, dim] float32 vectors of all bases, N included, if asked for.
+        mean: [dim] float32 mean over its A, C, G and T; NaN if it has none.
+        num_bases: Number of its A, C, G and T.
+        per_base: [length, dim] float32 vectors of all bases, N included; None unless the settings want them.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Embedding(NamedTuple):
 
 
 def layer_names(config: HNetNTV2Config) -> tuple[str, ...]:
-    """The states that can be asked for, from the embeddings inward and back, and "last"."""
+    """Names of the states of a model, from the embeddings inward to the trunk and back out, and "last"."""
     stages = [f"stage{stage}" for stage in range(1, config.num_stages + 1)]
     trunk = [f"trunk_{block}" for block in range(config.n_main_layer + 1)]
     encoders, decoders = [f"{stage}_encoder" for stage in stages], [f"{stage}_decoder" for stage in reversed(stages)]
@@ -94,9 +94,9 @@ def base_vectors(
 def _spread_to_bases(
     state: Float[Tensor, "rows positions dim"], layer: str, chunkings: tuple[Chunking, ...]
 ) -> Float[Tensor, "rows length dim"]:
-    """A named state at every base; ``<cls>`` in front of the trunk's states is left out."""
+    """A named state at every base."""
     if layer.startswith("trunk_"):
-        state, depth = state[:, 1:], len(chunkings)
+        state, depth = state[:, 1:], len(chunkings)  # without <cls>, which is no chunk
     else:
         stage = re.match(r"stage(\d+)_", layer)
         depth = int(stage.group(1)) - 1 if stage else 0
@@ -112,27 +112,28 @@ def embed_sequences(
     settings: EmbedSettings | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Embedding]:
-    """Embed sequences in their order.
+    """The vectors of sequences, in their order.
 
-    N is read by the model and left out of the mean. Lower case (the soft mask) is read as upper case. A sequence longer
-    than ``settings.window`` is cut into overlapping windows whose flanks are discarded, so that each base is embedded
-    once and with context (``inference.windows.plan_windows``).
+    The model sees N, but N does not count in the mean. Lower case (the soft mask) reads as upper case. A sequence
+    longer than ``settings.window`` is cut into overlapping windows whose flanks are discarded, so that each base has
+    context (``inference.windows.plan_windows``).
 
     Args:
         model: In eval mode.
         sequences: Read as they are needed.
-        settings: How; the defaults of ``EmbedSettings`` without.
+        settings: None for the defaults of ``EmbedSettings``.
         progress: Called after each forward pass.
 
     Raises:
-        ConfigError: The layer is unknown, or window and flank keep nothing.
+        ConfigError: The layer is unknown, or window and flank leave nothing to keep.
     """
+    # Outside the generator, so that wrong settings raise at the call and not at the first result.
     settings = settings or EmbedSettings()
     known = layer_names(model.config)
     if settings.layer not in known:
         raise ConfigError(f"layer {settings.layer!r} is unknown; this model has {', '.join(known)}")
     window = default_window(model.config) if settings.window is None else settings.window
-    checked_flank(window, settings.flank, settings.batch_bases)  # before anything is read
+    checked_flank(window, settings.flank, settings.batch_bases)
     return _embed_groups(model, sequences, settings, window, progress)
 
 
@@ -162,7 +163,7 @@ def _embed_groups(
 
 
 class _Sums:
-    """Collects the kept vectors of one sequence."""
+    """Sums the kept vectors of one sequence, and collects those per base."""
 
     def __init__(self, sequence: NamedSequence, per_base: bool) -> None:
         letters = sequence.bases & BASE_BITS
@@ -178,12 +179,13 @@ class _Sums:
             self._sum = np.zeros(vectors.shape[1])
             if self._wants_bases:
                 self._per_base = np.empty((len(self._counts), vectors.shape[1]), np.float32)
+        # float64: a float32 sum over a chromosome loses the digits of a mean.
         self._sum += vectors[self._counts[start:end]].sum(0, dtype=np.float64)
         if self._per_base is not None:
             self._per_base[start:end] = vectors
 
     def finish(self) -> Embedding:
-        """The result."""
+        """The mean, and the vectors per base, of all that was added."""
         assert self._sum is not None, "a sequence without a base"
         count = int(self._counts.sum())
         mean = self._sum / count if count else np.full_like(self._sum, np.nan)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,13 +23,11 @@ class NamedSequence(NamedTuple):
 def read_fasta(path: str | os.PathLike[str]) -> Iterator[NamedSequence]:
     """The records of a FASTA (plain, gzip, bgzip) or .2bit file, one at a time.
 
-    A file is read to its end first, so that a name that comes twice or a letter that is no base is told before hours
-    of work; of a pipe they are told when they come.
-
     Raises:
-        GenomeError: As ``read_genome_blocks``.
+        GenomeError: As ``read_genome_blocks``; at once for a file, and while a pipe is read.
     """
     path = check_readable(path)
+    # Read twice: a name that comes twice or a letter that is no base must raise before hours of work.
     if not is_pipe(path):
         for _ in read_genome_blocks(path):
             pass
@@ -36,15 +35,8 @@ def read_fasta(path: str | os.PathLike[str]) -> Iterator[NamedSequence]:
 
 
 def _records(path: Path) -> Iterator[NamedSequence]:
-    name, blocks = None, []
-    for contig, bases in read_genome_blocks(path):
-        if contig != name and name is not None:
-            yield NamedSequence(name, np.concatenate(blocks))
-            blocks = []
-        name = contig
-        blocks.append(bases)
-    if name is not None:
-        yield NamedSequence(name, np.concatenate(blocks))
+    for name, blocks in groupby(read_genome_blocks(path), key=lambda block: block.contig):
+        yield NamedSequence(name, np.concatenate([block.bases for block in blocks]))
 
 
 def read_regions(genome: Genome, intervals: Sequence[Interval]) -> Iterator[NamedSequence]:

@@ -1,9 +1,9 @@
-"""Embeddings on disk: ``.npz`` or ``.safetensors``, no pickles, written as they come and shown when complete."""
+"""Write and read files of embeddings, ``.npz`` or ``.safetensors``; a file appears when it is complete."""
 
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ SUFFIXES = (".npz", ".safetensors")
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """What a file of embeddings holds.
+    """The content of a file of embeddings.
 
     Attributes:
         names: Of the sequences, in the order of the input.
         embeddings: [sequences, dim] float32.
-        num_bases: [sequences] A, C, G and T that each mean is taken over.
+        num_bases: [sequences] Number of A, C, G and T in each mean.
         per_base: [length, dim] float32 of each sequence, or None.
-        settings: How they were made.
+        settings: Model, layer, strands and windows that they were made with.
     """
 
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class EmbeddingTable:
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """The path, if its suffix names a format.
+    """Check that the suffix of a path names a format; the path.
 
     Raises:
         ConfigError: It does not.
@@ -58,74 +58,52 @@ def write_embeddings(
 ) -> tuple[int, int]:
     """Write embeddings as they come; the file appears when all are there.
 
-    Both formats hold ``embeddings`` [sequences, dim], ``num_bases`` [sequences], and ``per_base_0``, ``per_base_1`` ...
-    [length, dim] where vectors per base were asked for. Names and settings are the arrays ``names`` and ``settings``
-    (JSON) of an ``.npz``, and the metadata (both JSON) of a ``.safetensors``, which is kept in memory until written.
+    Both formats hold ``embeddings`` [sequences, dim] and ``num_bases`` [sequences]; with vectors per base also
+    ``per_base_0``, ``per_base_1`` ... [length, dim]. Names and settings (JSON) are the arrays ``names`` and
+    ``settings`` of an ``.npz``, and the metadata (both JSON) of a ``.safetensors``. A ``.safetensors`` is kept in
+    memory until it is complete.
 
     Returns:
-        How many sequences were written, and how many of them have no A, C, G or T (their vectors are NaN).
+        Number of sequences, and number of those that have no A, C, G or T (their vectors are NaN).
 
     Raises:
         ConfigError: The suffix is unknown, or the place cannot be written.
         DataError: There are no sequences.
     """
     path = check_output(path)
-    write = _write_npz if path.suffix == ".npz" else _write_safetensors
-    with appearing_file(path) as partial:
-        columns = write(partial, embeddings, json.dumps(dict(settings)))
-    return len(columns.names), columns.num_bases.count(0)
+    rows: list[Embedding] = []
 
-
-class _Columns:
-    """What is written once all sequences are done."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.means: list[NDArray[np.float32]] = []
-        self.num_bases: list[int] = []
-
-    def add(self, embedding: Embedding) -> str:
-        """Take a sequence; the name under which its bases are stored comes back."""
-        self.names.append(embedding.name)
-        self.means.append(embedding.mean)
-        self.num_bases.append(embedding.num_bases)
-        return f"per_base_{len(self.names) - 1}"
-
-    def arrays(self) -> dict[str, NDArray]:
-        """The numeric columns."""
-        if not self.names:
-            raise DataError("there is no sequence to embed")
-        return {"embeddings": np.stack(self.means), "num_bases": np.array(self.num_bases, np.int64)}
-
-
-def _write_npz(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
-    columns = _Columns()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    def arrays() -> Iterator[tuple[str, NDArray]]:
         for embedding in embeddings:
-            key = columns.add(embedding)
             if embedding.per_base is not None:
-                _store(archive, key, embedding.per_base)
-        texts = {"names": np.array(columns.names, dtype=np.str_), "settings": np.array(settings)}
-        for key, array in (columns.arrays() | texts).items():
-            _store(archive, key, array)
-    return columns
+                yield f"per_base_{len(rows)}", embedding.per_base
+            rows.append(embedding._replace(per_base=None))  # written, and too large to keep
+        if not rows:
+            raise DataError("there is no sequence to embed")
+        yield "embeddings", np.stack([row.mean for row in rows])
+        yield "num_bases", np.array([row.num_bases for row in rows], np.int64)
+        yield "names", np.array([row.name for row in rows], np.str_)
+        yield "settings", np.array(json.dumps(dict(settings)))
+
+    with appearing_file(path) as partial:
+        (_write_npz if path.suffix == ".npz" else _write_safetensors)(partial, arrays())
+    return len(rows), sum(row.num_bases == 0 for row in rows)
 
 
-def _store(archive: zipfile.ZipFile, key: str, array: NDArray) -> None:
-    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array(member, array, allow_pickle=False)
+def _write_npz(path: Path, arrays: Iterator[tuple[str, NDArray]]) -> None:
+    # Member by member, since np.savez wants all arrays at once; stored, since floats hardly compress.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for key, array in arrays:
+            # zip64: the size is not known before, and vectors per base can exceed 4 GiB.
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _write_safetensors(path: Path, embeddings: Iterable[Embedding], settings: str) -> _Columns:
-    columns = _Columns()
-    per_base: dict[str, NDArray] = {}
-    for embedding in embeddings:
-        key = columns.add(embedding)
-        if embedding.per_base is not None:
-            per_base[key] = embedding.per_base
-    metadata = {"names": json.dumps(columns.names), "settings": settings}
-    save_file(columns.arrays() | per_base, path, metadata=metadata)
-    return columns
+def _write_safetensors(path: Path, arrays: Iterator[tuple[str, NDArray]]) -> None:
+    tensors = dict(arrays)
+    # Texts are metadata: the format has no strings.
+    metadata = {"names": json.dumps(tensors.pop("names").tolist()), "settings": str(tensors.pop("settings"))}
+    save_file(tensors, path, metadata=metadata)
 
 
 def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
@@ -145,7 +123,7 @@ def read_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
 
 
 def _read_npz(path: Path) -> tuple[dict[str, NDArray], list[str], str]:
-    with np.load(path, allow_pickle=False) as stored:
+    with np.load(path, allow_pickle=False) as stored:  # a pickle could run code
         arrays = {key: stored[key] for key in stored.files}
     return arrays, arrays.pop("names").tolist(), str(arrays.pop("settings"))
 

@@ -1,1 +1,1 @@
-"""What every use of a trained model needs: loading it, cutting long sequences into windows, files that appear whole."""
+"""What every use of a trained model shares: loading it, cutting long sequences into windows, settings of a job."""

@@ -1,4 +1,4 @@
-"""Load a model folder for use: checked before anything heavy, in eval mode, on the device that was asked for."""
+"""Load a model folder for inference: check its files, then load it in eval mode onto a device."""
 
 import hashlib
 import os
@@ -29,6 +29,7 @@ def load_model(folder: str | os.PathLike[str] | None = None, device: str = "auto
     """
     folder = check_model_folder(folder)
     place = choose_device(device)
+    # transformers' bar over the tensors would stand between our own lines of progress.
     shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -44,11 +45,11 @@ def load_model(folder: str | os.PathLike[str] | None = None, device: str = "auto
 
 
 def check_model_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """The model folder, or the bundled one for None, if its files are those of a model; the weights are not read.
+    """Check the files of a model folder, or of the bundled one for None, without reading the weights; its path.
 
     Raises:
-        WeightsError: With what is missing or cannot be used.
-        ConfigError: A setting in ``config.json`` that cannot be.
+        WeightsError: A file is missing or cannot be used.
+        ConfigError: A setting in ``config.json`` is unknown or out of range.
     """
     if folder is None:
         return bundled_model()
@@ -57,6 +58,7 @@ def check_model_folder(folder: str | os.PathLike[str] | None = None) -> Path:
         raise WeightsError(f"{path} is not a folder; name a model folder, such as checkpoints/hf of a run")
     if not (path / "config.json").exists():
         raise WeightsError(f"{path} holds no config.json; name a model folder, such as checkpoints/hf of a run")
+    # Whether transformers applies the adapter depends on whether peft is installed.
     if (path / "adapter_config.json").exists():
         raise WeightsError(f"{path} holds an adapter beside a model; merge it (merge_and_unload) and save the result")
     read_config(path, HNetNTV2Config)
@@ -73,7 +75,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, device=name)  # fails for what torch knows and this machine lacks, as for a misspelt name
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {name} cannot be used here: {reason}; take auto or cpu") from error
@@ -81,7 +83,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def model_fingerprint(folder: str | os.PathLike[str] | None = None) -> str:
-    """Digest of every file that is loaded from a model folder, whatever the folder is called."""
+    """Digest of the files that are loaded from a model folder; its path does not count."""
     path = check_model_folder(folder)
     digest = hashlib.blake2b(digest_size=16)
     for file in loaded_files(path):

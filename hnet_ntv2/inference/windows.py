@@ -1,4 +1,4 @@
-"""Sequences of any length as windows of bounded length: every base is kept once, with context on both sides of it."""
+"""Cut sequences of any length into overlapping windows; each base is kept from one of them, with context around it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -13,12 +13,12 @@ from ..shapes import Int, Tensor
 from ..vocabulary import BASE_BITS, PAD_ID
 
 DEFAULT_BATCH_BASES = 16384
-# What models whose config does not tell the length of their training windows were cut into before.
+# For models whose config has no training_length: what all models were cut into before that setting existed.
 _WINDOW_OF_UNKNOWN_TRAINING = 6144
 _MOST_DEFAULT_FLANK = 512
-# Batches' worth of bases that are sorted by length together; a longer sequence is a group of its own.
+# Batches' worth of bases that are sorted by length together: enough for rows of like length, few enough for memory.
 _BATCHES_PER_GROUP = 32
-# Batches' worth of windows that are held together where a sequence is worked through piece by piece.
+# Batches' worth of windows in a block: what an interrupted segmentation has to compute again.
 _BATCHES_PER_BLOCK = 8
 
 Progress = Callable[[int], None]
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
     window: Window
 
 
-@runtime_checkable
+@runtime_checkable  # the tests check annotations at run time
 class HasBases(Protocol):
     """Anything with encoded bases, [length]."""
 
@@ -49,18 +49,20 @@ class HasBases(Protocol):
     def bases(self) -> NDArray[np.uint8]: ...
 
 
+_Item = TypeVar("_Item")
 _Sequence = TypeVar("_Sequence", bound=HasBases)
 
 
 def checked_flank(window: int, flank: int | None, batch_bases: int = DEFAULT_BATCH_BASES) -> int:
-    """The flank, by default an eighth of the window and at most 512 bases.
+    """Bases of context to discard at each inner edge of a window; by default window / 8, at most 512.
 
     Raises:
-        ConfigError: Nothing could be kept with these sizes.
+        ConfigError: These sizes leave nothing to keep.
     """
     flank = max(min(window // 8, _MOST_DEFAULT_FLANK), 1) if flank is None else flank
     if flank < 1:
         raise ConfigError(f"flank={flank}: at least one base of context must be discarded on each side")
+    # 3: ``plan_windows`` gives up two bases to rounding, and a window must keep one.
     if window - 2 * flank < 3:
         raise ConfigError(f"window={window} with flank={flank} keeps nothing; it must be at least 2 x flank + 3")
     if batch_bases < 1:
@@ -69,17 +71,17 @@ def checked_flank(window: int, flank: int | None, batch_bases: int = DEFAULT_BAT
 
 
 def default_window(config: HNetNTV2Config, unknown: int = _WINDOW_OF_UNKNOWN_TRAINING) -> int:
-    """The length of the windows that a model was trained on; ``unknown`` bases where its config does not say."""
+    """Length in bases of the windows that a model was trained on; ``unknown`` if its config has none."""
     return config.training_length or unknown
 
 
 def plan_windows(length: int, window: int, flank: int) -> Iterator[Window]:
     """Cut a sequence into overlapping windows.
 
-    A sequence of at most ``window`` bases is one window. A longer one is cut into evenly spread windows that overlap by
-    at least twice the flank; each keeps what is nearer to its middle than to its neighbour's, so that at least
-    ``flank`` bases on each side of a kept one were seen, but for the sequence's own ends. The plan of the reverse
-    complement is the mirror image: hence an odd number of windows where the length is odd.
+    A sequence of at most ``window`` bases is one window. A longer one gets evenly spread windows that overlap by at
+    least twice the flank. Each base is kept from the window whose middle is nearest. So the model sees at least
+    ``flank`` bases on each side of a kept base, but for the sequence's own ends. The plan of the reverse complement is
+    the mirror image of this plan.
 
     Args:
         length: Bases of the sequence.
@@ -92,13 +94,14 @@ def plan_windows(length: int, window: int, flank: int) -> Iterator[Window]:
     if length <= window:
         yield Window(0, length, 0, length)
         return
-    step = window - 2 * flank - 2  # two less than would do: starts are rounded
+    step = window - 2 * flank - 2  # two less than the overlap allows: starts are rounded
     count = max(-(-(length - 2 * flank) // step), 2)
+    # An odd length has a middle base; only a middle window, in an odd number of windows, is its own mirror image.
     count += length % 2 and count % 2 == 0
     half = count // 2
 
     def span(index: int) -> tuple[int, int]:
-        if index >= count - half:  # the mirror image of one in the left half
+        if index >= count - half:  # mirrored, not computed: rounding would differ in the right half
             start, end = span(count - 1 - index)
             return length - end, length - start
         if index == half:
@@ -107,7 +110,7 @@ def plan_windows(length: int, window: int, flank: int) -> Iterator[Window]:
         return start, start + window
 
     def cut(index: int) -> int:
-        """Where window ``index`` hands over to the next one."""
+        """The first base that is kept from the window after ``index``: the middle of their overlap."""
         if index >= half:
             return length - cut(count - 2 - index)
         return (span(index)[1] + span(index + 1)[0]) // 2
@@ -120,7 +123,9 @@ def plan_windows(length: int, window: int, flank: int) -> Iterator[Window]:
 
 
 def window_blocks(lengths: Iterable[int], window: int, flank: int, batch_bases: int) -> Iterator[list[Piece]]:
-    """The windows of consecutive sequences in blocks of bounded size, the same whatever lies behind a block.
+    """The windows of consecutive sequences in blocks of bounded size.
+
+    A block depends on the sequences up to it only, so that a resumed job gets the same blocks.
 
     Args:
         lengths: Bases of each sequence.
@@ -128,39 +133,38 @@ def window_blocks(lengths: Iterable[int], window: int, flank: int, batch_bases: 
         flank: See ``plan_windows``.
         batch_bases: A block of full windows makes a whole number of forward passes of this size.
     """
+    pieces = (
+        Piece(index, each) for index, length in enumerate(lengths) for each in plan_windows(length, window, flank)
+    )
     enough = _BATCHES_PER_BLOCK * max(batch_bases // window, 1) * window
-    block: list[Piece] = []
-    num_bases = 0
-    for index, length in enumerate(lengths):
-        for each in plan_windows(length, window, flank):
-            block.append(Piece(index, each))
-            num_bases += each.end - each.start
-            if num_bases >= enough:
-                yield block
-                block, num_bases = [], 0
-    if block:
-        yield block
+    return _in_groups(pieces, lambda piece: piece.window.end - piece.window.start, enough)
 
 
 def group_sequences(sequences: Iterable[_Sequence], batch_bases: int) -> Iterator[list[_Sequence]]:
-    """Consecutive sequences that are worth sorting by length together, so that memory stays bounded."""
-    group: list[_Sequence] = []
-    num_bases = 0
-    for sequence in sequences:
-        group.append(sequence)
-        num_bases += len(sequence.bases)
-        if num_bases >= batch_bases * _BATCHES_PER_GROUP:
+    """Consecutive sequences in groups of some 32 batches, to be sorted by length in bounded memory."""
+    return _in_groups(sequences, lambda sequence: len(sequence.bases), batch_bases * _BATCHES_PER_GROUP)
+
+
+def _in_groups(items: Iterable[_Item], size: Callable[[_Item], int], enough: int) -> Iterator[list[_Item]]:
+    """Consecutive items in groups, each ended by the item that brings its total size to ``enough``."""
+    group, total = [], 0
+    for item in items:
+        group.append(item)
+        total += size(item)
+        if total >= enough:
             yield group
-            group, num_bases = [], 0
+            group, total = [], 0
     if group:
         yield group
 
 
 def batches_by_length(lengths: Sequence[int], batch_bases: int) -> Iterator[list[int]]:
     """Indices of rows of similar length, longest first, at most ``batch_bases`` with padding (but at least one row)."""
+    # Ties by index, so that the batches, and with them the last digits, are the same in every run.
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     batch: list[int] = []
     for index in order:
+        # The first row of a batch is its longest: all others are padded to it.
         if batch and lengths[batch[0]] * (len(batch) + 1) > batch_bases:
             yield batch
             batch = []

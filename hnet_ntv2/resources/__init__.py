@@ -1,4 +1,4 @@
-"""Files that ship with the package; see README.md in this folder for where they come from."""
+"""Paths of the files that ship with the package; README.md in this folder names their origins."""
 
 from importlib import resources
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cut sequences of any length into the chunks that the model makes in overlapping windows, block by block."""
+"""The model's chunks of sequences of any length, from overlapping windows, block by block."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class SegmentSettings:
     """How to segment.
 
     Attributes:
-        strands: "forward", or "both" for the chunks of each strand. They are two answers, which are never averaged: p
-            at a base speaks of the k-mer that a strand reads from there, and the strands agree on boundaries by chance.
+        strands: "forward", or "both" for the chunks of each strand. The two are never averaged: p at a base is about
+            the k-mer that a strand reads from there, and the strands agree on boundaries only by chance.
         window: Longer sequences are cut into overlapping windows of at most this many bases; None for the length of the
             model's training windows (``inference.windows.default_window``).
         flank: Least bases of context that are discarded at the inner edge of a window; None for an eighth of the
@@ -50,10 +50,10 @@ class SegmentSettings:
     batch_bases: int = DEFAULT_BATCH_BASES
 
     def resolved(self, model: HNetNTV2ForMaskedLM) -> "ResolvedSettings":
-        """The sizes that are used with a model.
+        """The settings with their defaults for a model filled in.
 
         Raises:
-            ConfigError: Window and flank keep nothing.
+            ConfigError: Window and flank leave nothing to keep.
         """
         window = default_window(model.config) if self.window is None else self.window
         flank = checked_flank(window, self.flank, self.batch_bases)
@@ -62,7 +62,7 @@ class SegmentSettings:
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """``SegmentSettings`` whose defaults are filled in."""
+    """``SegmentSettings`` with all sizes known; a job compares these, so that a default may be spelled out."""
 
     strands: Strands
     window: int
@@ -70,9 +70,9 @@ class ResolvedSettings:
     batch_bases: int
 
 
-@runtime_checkable
+@runtime_checkable  # the tests check annotations at run time
 class Readable(Protocol):
-    """A sequence whose bases, encoded as in ``vocabulary``, are read piece by piece."""
+    """A sequence that is read piece by piece; bases are encoded as in ``vocabulary``."""
 
     def __len__(self) -> int: ...
 
@@ -82,11 +82,11 @@ class Readable(Protocol):
 
 
 class Stretches(NamedTuple):
-    """Chunks of one sequence that are complete: one stretch for each strand, forward first.
+    """The next complete chunks of one sequence: one stretch for each strand, forward first.
 
     Attributes:
         sequence: Index of the sequence.
-        strands: The stretches; each begins where the last one of the strand ended, and may be empty.
+        strands: The stretches; each begins where the strand's last one ended, and may be empty.
         is_last: Whether they reach the end of the sequence.
     """
 
@@ -96,11 +96,11 @@ class Stretches(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What a block of windows made known.
+    """The result of a block of windows.
 
     Attributes:
-        found: In the order of the sequences.
-        pending: What must be given to ``segment_blocks`` to go on behind this block, for JSON.
+        found: Complete chunks, in the order of the sequences.
+        pending: State of the stitchers, for JSON; ``segment_blocks`` needs it to continue after this block.
     """
 
     found: list[Stretches]
@@ -116,31 +116,32 @@ def segment_sequences(
     settings: SegmentSettings | None = None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[_Sequence, Segmentation]]:
-    """Segment sequences in their order.
+    """The chunks of sequences, in their order.
 
-    A sequence of at most one window has exactly the chunks of ``model(...)`` with ``strands="forward"``, guard and cap
-    included; the reverse strand has those of the reverse complement. In longer ones each base is judged by the window
-    that sees it with most context, and a final chunk that is longer than the model's cap where two windows meet is cut,
-    as rarely as possible and where the probability of a boundary is highest.
+    A sequence of at most one window gets exactly the chunks of ``model(...)`` with ``strands="forward"``, guard and cap
+    included; its reverse strand gets those of the reverse complement. In a longer sequence, each base's boundary is
+    decided in the window that shows most context around it. Where two windows meet, a final chunk can exceed the
+    model's cap: it is cut as rarely as possible, where the probability of a boundary is highest.
 
     Args:
         model: In eval mode.
         sequences: With a field ``bases``, encoded as in ``vocabulary``; read as they are needed.
-        settings: How; the defaults of ``SegmentSettings`` without.
+        settings: None for the defaults of ``SegmentSettings``.
         progress: Called after each forward pass.
 
     Yields:
         Each sequence and its chunks, which tile it without gap or overlap; with both strands twice, forward first.
 
     Raises:
-        ConfigError: Window and flank keep nothing.
+        ConfigError: Window and flank leave nothing to keep.
     """
-    resolved = (settings or SegmentSettings()).resolved(model)  # before anything is read
+    # Outside the generator, so that wrong settings raise at the call and not at the first result.
+    resolved = (settings or SegmentSettings()).resolved(model)
     return _segment_whole(model, sequences, resolved, progress)
 
 
 class _InMemory:
-    """A sequence that is there as a whole."""
+    """``Readable`` of a sequence in memory."""
 
     def __init__(self, sequence: HasBases) -> None:
         self.sequence = sequence
@@ -155,7 +156,7 @@ class _InMemory:
 def _segment_whole(
     model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: ResolvedSettings, progress: Progress | None
 ) -> Iterator[tuple[_Sequence, Segmentation]]:
-    waiting: dict[int, _Sequence] = {}
+    waiting: dict[int, _Sequence] = {}  # read, and not segmented to its end
 
     def read() -> Iterator[_InMemory]:
         for index, sequence in enumerate(sequences):
@@ -180,31 +181,34 @@ def segment_blocks(
     num_done: int = 0,
     pending: list[dict[str, Any]] | None = None,
 ) -> Iterator[Block]:
-    """Segment sequences block by block; no more than a block of windows is held, however long a sequence is.
+    """The chunks of sequences, block by block; memory holds one block of windows, however long a sequence is.
 
     Args:
         model: In eval mode.
         sequences: Asked for one after the other, and read window by window.
-        settings: How.
+        settings: Sizes and strands.
         progress: Called after each forward pass.
-        num_done: Blocks to leave out, which an earlier call has given.
-        pending: That of the last one of them.
+        num_done: Blocks to skip, which an earlier call has yielded.
+        pending: ``Block.pending`` of the last one of them.
     """
     held: dict[int, Readable] = {}
     lengths = _lengths(sequences, held)
     stitchers: list[Stitcher] = []
     current, bases_done = -1, 0
     for number, pieces in enumerate(window_blocks(lengths, settings.window, settings.flank, settings.batch_bases)):
+        # Freed here: the next block shows that no window of theirs is left.
         for gone in [index for index in held if index < pieces[0].sequence]:
             del held[gone]
         if number < num_done:
             current = pieces[-1].sequence
             bases_done += sum(map(_num_kept, pieces))
             continue
+        # The first block after the skipped ones may go on with a sequence that is half done.
         if number == num_done and pieces[0].sequence == current:
             stitchers = _stitchers(model, settings, len(held[current]))
             for stitcher, state in zip(stitchers, pending or [], strict=True):
                 stitcher.restore(state)
+        # Batched by length, so that little is padding, but stitched from left to right.
         views: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(pieces)
         for batch in batches_by_length([each.window.end - each.window.start for each in pieces], settings.batch_bases):
             batch_pieces = [pieces[index] for index in batch]
@@ -246,11 +250,11 @@ def _stitchers(model: HNetNTV2ForMaskedLM, settings: ResolvedSettings, length: i
 def _kept_views(
     model: HNetNTV2ForMaskedLM, sequences: dict[int, Readable], batch: list[Piece], strands: Strands
 ) -> Iterator[NDArray[np.float32]]:
-    """What each strand says of the kept bases of each window of a batch; each [strands, 2, stages, kept bases]."""
+    """Of each window of a batch: p and decisions at its kept bases, [strands, 2, stages, kept bases]."""
     rows = [sequences[index].read(window.start, window.end) for index, window in batch]
     views = _strand_views(model, pad_rows(rows, model.device), strands)
     for (_, window), view in zip(batch, views, strict=True):
-        # A copy: a slice would hold the whole batch until the block is done.
+        # A copy: a slice would keep the whole batch in memory until the block is done.
         yield view[..., window.keep_start - window.start : window.keep_end - window.start].copy()
 
 
@@ -259,21 +263,22 @@ def _strand_views(
 ) -> NDArray[np.float32]:
     """p and decisions of each strand at each base in the forward frame, [batch, strands, 2, stages, length]."""
     with torch.inference_mode():
-        stages = model.model.chunk(input_ids)  # neither trunk nor decoders are asked
+        stages = model.model.chunk(input_ids)  # without trunk and decoders, which no boundary depends on
         views = [_view(stages)]
         if strands == "both":
             is_valid = stages[0].is_valid
             reverse_stages = model.model.chunk(reverse_complement(input_ids, is_valid), is_valid)
             views.append(flip_rows(_view(reverse_stages), is_valid))
-        # [strands, batch, length, 2, stages] to the order that stitching reads
+        # From [strands, batch, length, 2, stages] to the order that the stitchers take.
         return torch.stack(views).permute(1, 0, 3, 4, 2).cpu().numpy()
 
 
 def _view(stages: tuple[Chunking, ...]) -> Float[Tensor, "batch length 2 stages"]:
-    """Of each base and stage: p (0 where an outer stage has no chunk) and the decision; in the strand's own frame."""
+    """At each base and stage: p (0 where an outer stage has no chunk) and the decision; in the strand's own frame."""
     begins, position = stages[0].is_valid, None
     fields = []
     for stage in stages:
+        # ``position``: the stage's position at each base; the first stage's positions are the bases.
         at_base = (lambda field: field) if position is None else (lambda field, at=position: field.gather(1, at))
         probability = at_base(stage.probability).float() * begins
         begins_here = begins & at_base(stage.is_boundary)

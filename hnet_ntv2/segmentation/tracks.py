@@ -1,9 +1,13 @@
-"""Chunks and boundary probabilities as lines for a genome browser: BED and bedGraph, 0-based and half-open."""
+"""Write chunks and boundary probabilities as lines of BED and bedGraph, 0-based and half-open.
+
+A track gets the stretches of a region one after the other. It holds back what a later stretch can still change; its
+state, for JSON, is what it holds back.
+"""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +16,13 @@ from ..genome import Genome, Interval
 from .segment import Stretches
 from .stitch import Segmentation
 
-FINAL, STAGE1 = -1, 0
+FINAL, STAGE1 = -1, 0  # indices into ``Segmentation.starts``
+Write = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
 class Region:
-    """A stretch of a genome, read when it is needed."""
+    """An interval of a genome, read piece by piece."""
 
     genome: Genome
     interval: Interval
@@ -38,12 +43,12 @@ class Region:
 
 @dataclass
 class ChunkSummary:
-    """What was written.
+    """Counts of what was written.
 
     Attributes:
-        num_regions: Regions that were segmented.
+        num_regions: Regions that are complete.
         num_bases: Their bases, counted once for both strands.
-        length_counts: How many final chunks have each length, from 0 on; of both strands where both are written.
+        length_counts: Number of final chunks of each length in bases, from 0 on, of all strands that are written.
     """
 
     num_regions: int = 0
@@ -60,41 +65,18 @@ class ChunkSummary:
         return sum(length * count for length, count in enumerate(self.length_counts)) / self.num_chunks
 
     def percentile(self, share: float) -> int:
-        """The chunk length that a share of all chunks does not exceed."""
+        """The chunk length in bases that a fraction ``share`` of all chunks does not exceed."""
         return int(np.searchsorted(np.cumsum(self.length_counts), share * self.num_chunks))
 
     def add(self, stretches: Stretches) -> None:
         """Count chunks that are complete."""
         lengths = np.concatenate([each.chunk_lengths() for each in stretches.strands])
+        # A histogram, not the lengths: a genome has hundreds of millions of chunks.
         counts = np.bincount(lengths, minlength=len(self.length_counts))
         counts[: len(self.length_counts)] += self.length_counts
         self.length_counts = counts.tolist()
         self.num_bases += stretches.strands[0].end - stretches.strands[0].start
         self.num_regions += stretches.is_last
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """What lines are written to."""
-
-    def write(self, text: str, /) -> Any: ...
-
-
-@runtime_checkable
-class Track(Protocol):
-    """One output file: takes the stretches of regions in their order."""
-
-    def add(self, interval: Interval, stretches: Stretches) -> None:
-        """Write the lines that are complete."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """What is not written yet, for JSON."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        ...
 
 
 class ChunkTrack:
@@ -105,106 +87,88 @@ class ChunkTrack:
     strand that the chunk was made on: + or -.
 
     Args:
-        sink: What is written to.
+        write: Takes text.
         stage: ``FINAL`` or ``STAGE1``.
     """
 
-    def __init__(self, sink: Sink, stage: int) -> None:
-        self._sink = sink
+    def __init__(self, write: Write, stage: int) -> None:
+        self._write = write
         self._stage = stage
-        self._num_written = 0
-        # Chunks that must wait: the other strand may still have one that starts further left.
-        self._held: list[tuple[int, str, int, int]] = []
+        # Chunks are held back while the other strand may still get one that starts further left.
+        self.state: dict[str, Any] = {"num_written": 0, "held": []}
 
     def add(self, interval: Interval, stretches: Stretches) -> None:
-        """Write the chunks in front of which no other one can come any more."""
-        rows = self._held + [row for each in stretches.strands for row in _rows(each, self._stage)]
-        rows.sort()
+        """Write the chunks that start left of everything still to come."""
+        rows = sorted(self.state["held"] + [row for each in stretches.strands for row in _rows(each, self._stage)])
         known_to = min(each.end for each in stretches.strands)
-        self._held = [row for row in rows if row[0] >= known_to]
-        offset, contig = interval.start, interval.contig
-        ready = rows[: len(rows) - len(self._held)]
-        self._sink.write(
+        ready = [row for row in rows if row[0] < known_to]
+        offset, contig, first = interval.start, interval.contig, self.state["num_written"] + 1
+        self._write(
             "".join(
                 f"{contig}\t{start + offset}\t{end + offset}\tchunk{number}\t{score}\t{strand}\n"
-                for number, (start, strand, end, score) in enumerate(ready, start=self._num_written + 1)
+                for number, (start, strand, end, score) in enumerate(ready, start=first)
             )
         )
-        self._num_written += len(ready)
-
-    def state(self) -> dict[str, Any]:
-        """What is not written yet, for JSON."""
-        return {"num_written": self._num_written, "held": self._held}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self._num_written = state["num_written"]
-        self._held = [(start, strand, end, score) for start, strand, end, score in state["held"]]
+        self.state = {"num_written": self.state["num_written"] + len(ready), "held": rows[len(ready) :]}
 
 
-def _rows(found: Segmentation, stage: int) -> Iterator[tuple[int, str, int, int]]:
+def _rows(found: Segmentation, stage: int) -> Iterator[list[int | str]]:
     scores = np.rint(found.beginning(stage) * 1000).astype(int).tolist()
     columns = zip(found.starts[stage].tolist(), found.chunk_ends(stage).tolist(), scores, strict=True)
-    return ((start, found.strand, end, score) for start, end, score in columns)
+    # Lists, as JSON gives them back: a list cannot be sorted among tuples. By start, then by strand: + sorts first.
+    return ([start, found.strand, end, score] for start, end, score in columns)
 
 
 class ProbabilityTrack:
     """bedGraph of the probability that a stage-1 chunk of the forward strand begins at a base.
 
-    Four decimals; neighbours that read alike share a line.
+    Four decimals; neighbours of the same rounded value share a line.
     """
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        # The last run of like values, which the next bases may go on with; -1 is no value.
-        self._run_start, self._run_value = 0, -1
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        # The last run of equal values is held back, since the next stretch may continue it; -1 is no value.
+        self.state: dict[str, Any] = {"start": 0, "value": -1}
 
     def add(self, interval: Interval, stretches: Stretches) -> None:
         """Write the runs that have ended."""
         found = stretches.strands[0]
         values = np.rint(found.probability * 10_000).astype(int)
-        changes = np.flatnonzero(np.diff(values, prepend=self._run_value))
-        starts = [self._run_start, *(changes + found.start).tolist()]
-        run_values = [self._run_value, *values[changes].tolist()]
-        self._run_start, self._run_value = (0, -1) if stretches.is_last else (starts[-1], run_values[-1])
+        changes = np.flatnonzero(np.diff(values, prepend=self.state["value"]))
+        starts = [self.state["start"], *(changes + found.start).tolist()]
+        run_values = [self.state["value"], *values[changes].tolist()]
+        # A run never continues into the next region, whose positions begin at 0 again.
+        start, value = (0, -1) if stretches.is_last else (starts[-1], run_values[-1])
+        self.state = {"start": start, "value": value}
         ends = [*starts[1:], found.end] if stretches.is_last else starts[1:]
         offset, contig = interval.start, interval.contig
-        self._sink.write(
+        self._write(
             "".join(
                 f"{contig}\t{start + offset}\t{end + offset}\t{value / 10_000:.4f}\n"
+                # Not strict: the last run has no end until its region ends.
                 for start, end, value in zip(starts, ends, run_values, strict=False)
-                if start < end
+                if start < end  # the placeholder in front of a region's first run is empty
             )
         )
 
-    def state(self) -> dict[str, Any]:
-        """What is not written yet, for JSON."""
-        return {"start": self._run_start, "value": self._run_value}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self._run_start, self._run_value = state["start"], state["value"]
-
 
 class Tracks:
-    """All outputs of a job, and the count of what is in them."""
+    """All outputs of a job, and the counts of what is in them."""
 
-    def __init__(self, tracks: list[Track]) -> None:
+    def __init__(self, tracks: list[ChunkTrack | ProbabilityTrack]) -> None:
         self._tracks = tracks
         self.summary = ChunkSummary()
 
     def add(self, interval: Interval, stretches: Stretches) -> None:
-        """Write what is complete."""
+        """Write what is complete to each output, and count it."""
         for track in self._tracks:
             track.add(interval, stretches)
         self.summary.add(stretches)
 
     def state(self) -> dict[str, Any]:
-        """What is not written yet, and the count, for JSON."""
-        return {"tracks": [track.state() for track in self._tracks], "summary": dataclasses.asdict(self.summary)}
+        return {"tracks": [track.state for track in self._tracks], "summary": dataclasses.asdict(self.summary)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
         for track, own in zip(self._tracks, state["tracks"], strict=True):
-            track.restore(own)
+            track.state = own
         self.summary = ChunkSummary(**state["summary"])

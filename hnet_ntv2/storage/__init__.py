@@ -1,8 +1,8 @@
-"""Files and folders that this package writes: one writer at a time, complete or not there at all."""
+"""Write files and folders: one writer at a time, and complete or absent under their names."""
 
 from .lock import folder_lock
 from .output import appearing_file, appearing_folder, growing_file, open_text, remove, restore, sweep
-from .places import check_outputs, is_stream, partial_path
+from .places import check_outputs, is_stream, partial_path, resolve
 
 __all__ = [
     "appearing_file",
@@ -14,6 +14,7 @@ __all__ = [
     "open_text",
     "partial_path",
     "remove",
+    "resolve",
     "restore",
     "sweep",
 ]

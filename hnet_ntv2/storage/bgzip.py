@@ -1,6 +1,6 @@
-"""Compress as bgzip does: gzip members of at most 64 KiB, so that readers can begin at any of them.
+"""Compress as bgzip does: gzip members of at most 64 KiB, so that a reader can start at any of them.
 
-pysam's writer is not used: where the disk is full it loses the reason, or ends the process.
+pysam's writer is not used: on a full disk it loses the reason, or ends the process.
 """
 
 import struct
@@ -15,17 +15,14 @@ _FOOTER = struct.Struct("<2I")
 
 
 class BgzipWriter:
-    """Writes compressed blocks to a binary file, and the empty block that marks the end when it is left without error.
-
-    The file is not closed.
-    """
+    """Writes compressed blocks to a binary file, which it does not close; use it in a ``with`` statement."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._waiting = bytearray()
 
     def write(self, data: bytes) -> int:
-        """Take bytes; whole blocks are written."""
+        """Take bytes, and write the blocks that are full."""
         self._waiting += data
         while len(self._waiting) >= BLOCK_BYTES:
             self._file.write(_block(bytes(self._waiting[:BLOCK_BYTES])))
@@ -33,7 +30,7 @@ class BgzipWriter:
         return len(data)
 
     def flush(self) -> None:
-        """Write what is waiting as a block of its own."""
+        """Write the waiting bytes as a block of their own."""
         if self._waiting:
             self._file.write(_block(bytes(self._waiting)))
             self._waiting.clear()
@@ -45,13 +42,13 @@ class BgzipWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None:  # after an error the file must not look complete
             self.flush()
-            self._file.write(_block(b""))
+            self._file.write(_block(b""))  # the format's mark of the end, by which htslib knows a cut file
 
 
 def _block(data: bytes) -> bytes:
-    compressor = zlib.compressobj(wbits=-15)
+    compressor = zlib.compressobj(wbits=-15)  # negative: no zlib header, since gzip's is written here
     body = compressor.compress(data) + compressor.flush()
     size = _HEADER.size + len(body) + _FOOTER.size
     # gzip's magic, deflate, "has an extra field"; no time, no flags, unknown system; the extra field holds size - 1.

@@ -1,4 +1,4 @@
-"""Locks that the kernel releases when their process ends, however it ends, so that no lock file is left behind.
+"""Locks on open files and folders; the kernel releases them when their process ends, so no lock file is left behind.
 
 On a network file system, folders are locked against other processes of the same machine only.
 """
@@ -17,23 +17,20 @@ logger = logging.getLogger(__name__)
 _held: set[int] = set()
 
 
-def _let_go_in_child() -> None:
-    """A forked child (a loader process, say) outlives a killed parent by seconds, and must not keep its locks so long.
-
-    Closing leaves the parent's lock as it is, unlike unlocking.
-    """
+def _close_in_child() -> None:
+    """Close the inherited locks: a forked loader process outlives a killed parent by seconds, and would hold them."""
     for descriptor in _held:
-        os.close(descriptor)
+        os.close(descriptor)  # not flock(LOCK_UN), which would release the parent's lock too
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def take_lock(descriptor: int, path: Path) -> None:
     """Lock an open file or folder for this process until ``release``, or until the process ends.
 
-    Where the file system knows no locks, as on some clusters, a warning says so.
+    A file system without locks, as on some clusters, gives a warning.
 
     Raises:
         ConfigError: Another process holds it.
@@ -45,7 +42,7 @@ def take_lock(descriptor: int, path: Path) -> None:
             f"another process is writing {path}; wait until it is done, or name another output"
         ) from error
     except OSError as error:
-        logger.warning("%s cannot be locked (%s): see that no second process writes it", path, error.strerror)
+        logger.warning("%s cannot be locked (%s): make sure that no second process writes it", path, error.strerror)
     _held.add(descriptor)
 
 
@@ -53,7 +50,8 @@ def release(descriptor: int) -> None:
     """Unlock and close."""
     _held.discard(descriptor)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # also for children that were started with the descriptor
+        # Explicitly: closing does not unlock while a child process still has the descriptor.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     except OSError:  # it was never locked, as ``take_lock`` has warned
         logger.debug("nothing to unlock")
     os.close(descriptor)
@@ -61,7 +59,7 @@ def release(descriptor: int) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold the only writer's lock of an existing folder while the block runs.
+    """Lock an existing folder against other writers while the block runs.
 
     Raises:
         ConfigError: Another process holds it.

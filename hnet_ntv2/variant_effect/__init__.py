@@ -1,4 +1,4 @@
-"""What a variant changes in the eyes of the model."""
+"""Scores of variants: how the model's probabilities and vectors change from the reference to the alternative allele."""
 
 from .job import JobResult, score_file
 from .score import ScoreSettings, VariantScore, score_variants

@@ -1,4 +1,4 @@
-"""The windows that show a variant to the model: with the reference allele, the alternative, and a masked span."""
+"""The windows around a variant: with the reference allele, with the alternative, and with a masked span."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
 
 @dataclass(frozen=True)
 class AlleleWindow:
-    """A window and the allele in it.
+    """A window and the place of the allele in it.
 
     Attributes:
         ids: [length] character ids.
@@ -24,10 +24,8 @@ class AlleleWindow:
     end: int
 
     def near(self, reach: int) -> NDArray[np.bool_]:
-        """[length] A, C, G or T in the allele or at most ``reach`` bases from it.
-
-        An empty allele has no base of its own: at least the bases beside it are near.
-        """
+        """[length] Whether a base is A, C, G or T, and in the allele or at most ``reach`` bases from it."""
+        # A deleted allele has no base of its own, and a mean needs one: then at least the bases beside it are near.
         reach = max(reach, 1) if self.start == self.end else reach
         is_near = is_clean_base(self.ids)
         is_near[: max(self.start - reach, 0)] = False
@@ -37,7 +35,7 @@ class AlleleWindow:
 
 @dataclass(frozen=True)
 class VariantContext:
-    """A variant in its surroundings; both windows have the same flanks."""
+    """Both windows of a variant, with the same flanks."""
 
     ref: AlleleWindow
     alt: AlleleWindow
@@ -54,9 +52,9 @@ class VariantContext:
 def variant_context(genome: Genome, change: Change, window: int) -> VariantContext | None:
     """The windows of a variant, with equal flanks on both sides; shorter where the contig ends.
 
-    The flank is (window - length of the longer allele) / 2, rounded down, so that neither window is longer than
-    ``window``, and exchanging the alleles, or reading the other strand, gives the same windows. For that, an indel in
-    a repeat covers all places where it could be written: its own bases and ``change.slack``.
+    An indel in a repeat covers all places where it could be written: its own bases and ``change.slack``. The flank is
+    (window - length of the longer allele) / 2, rounded down. So neither window is longer than ``window``, and
+    exchanging the alleles, or reading the other strand, gives the same windows.
 
     Args:
         genome: Where ``change`` lies.
@@ -72,6 +70,7 @@ def variant_context(genome: Genome, change: Change, window: int) -> VariantConte
     flank = (window - longest) // 2
     start = max(change.start - flank, 0)
     end = min(change.end + change.slack + flank, genome.contigs[change.contig])
+    # BASE_BITS drops the soft mask (lower case).
     ids = genome.read(Interval(change.contig, start, end)) & np.uint8(BASE_BITS)
     first, last = change.start - start, change.end - start
     changed = np.concatenate([ids[:first], change.inserted, ids[last:]])
@@ -82,13 +81,12 @@ def variant_context(genome: Genome, change: Change, window: int) -> VariantConte
 
 
 def masked_rows(ids: NDArray[np.uint8], position: int, k: int) -> list[NDArray[np.uint8]]:
-    """Copies of a window with k bases around a position shown as [MASK], N left as it is.
+    """Copies of a window with k bases around a position masked, one per placement of the span.
 
-    The position is in the middle of the span. An even k has no middle: both placements nearest to it are given, one
-    being the mirror image of the other, so that both strands are asked the same. At the window's ends the span is
-    shorter.
+    The position is in the middle of the span, which is shorter at the window's ends. N is not masked.
     """
     rows = []
+    # An even k has no middle: both placements nearest to it, so that both strands give the same scores.
     for before in sorted({(k - 1) // 2, k // 2}):
         row = ids.copy()
         span = row[max(position - before, 0) : position - before + k]

@@ -1,10 +1,11 @@
-"""Score a whole file of variants: one line per allele in the order of the input, and nothing finished is lost."""
+"""Score a file of variants into a table, one line per allele in the file's order; an interrupted job can be resumed."""
 
 import dataclasses
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import ConfigError, GenomeError
 from ..genome import Genome, Variant, VariantChecker, file_digest, read_variants
 from ..genome.files import check_rereadable, open_sequence_file
-from ..inference.settings_file import require_same_settings
+from ..inference.settings_file import describe_job, read_settings, require_same_settings, settings_path
 from ..inference.windows import default_window
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from ..storage import growing_file, is_stream, open_text, partial_path
+from ..storage import growing_file, is_stream, open_text, partial_path, resolve
 from .score import DEFAULT_WINDOW, ScoreSettings, VariantScore, check_score_settings, score_variants
 
 COLUMNS = (
@@ -24,9 +25,11 @@ COLUMNS = (
     *("log_odds", "delta_log_likelihood", "cosine_distance", "l2_distance", "skipped"),
 )
 MISSING = "NA"
-# Alleles that are scored and written together. A resumed job begins at a whole group, so that its batches, and with
-# them the last digits, are those of a job that was never interrupted.
+# Alleles that are scored and written together. A resumed job starts with a whole group: so its batches, and the last
+# digits of the scores, are those of a job that was never interrupted.
 GROUP_SIZE = 32
+# The end of a line: the four scores and ".", or no scores and a reason. Nothing else is written by this version.
+_RESULT = re.compile(rb"(?:(?:NA|-?(?:[0-9.]+(?:e[+-][0-9]+)?|nan|inf))\t){4}\.\n|(?:NA\t){4}[^\t\n]+\n")
 _HEADER = ("\t".join(COLUMNS) + "\n").encode()
 
 Progress = Callable[[int, int], None]
@@ -35,14 +38,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class JobResult:
-    """What a job did.
+    """Counts of a finished job.
 
     Attributes:
         num_alleles: Lines of the output.
         num_scored: Lines with scores.
         num_mismatches: Lines skipped because the reference allele is not what the genome has.
         num_kept: Lines that an earlier, interrupted job had written.
-        damage: What was found behind the kept lines, where that was not just the end; None otherwise.
+        damage: The first line of the earlier job that could not be kept, as a message; None if there was none.
     """
 
     num_alleles: int
@@ -57,7 +60,7 @@ class JobResult:
 
 
 def check_variants(path: str | os.PathLike[str], genome: Genome, skip_mismatches: bool = False) -> tuple[int, int]:
-    """Read the whole file and compare every reference allele with the genome, before anything is scored.
+    """Count the alleles of a file, and those whose reference allele is not the genome's.
 
     Returns:
         How many alleles there are, and how many of them do not fit the genome.
@@ -93,39 +96,51 @@ def score_file(
 ) -> JobResult:
     """Score every allele of a file into a table.
 
-    Lines are appended to ``<output>.partial`` as groups of alleles are done; it becomes ``output`` at the end. What the
-    scores depend on stands beside the table in ``<output>.settings.json``; to resume a job, it must be the same.
+    Lines are appended to ``<output>.partial``, group by group; it becomes ``output`` at the end. The settings that the
+    scores depend on stand beside the table in ``<output>.settings.json``; a job is resumed with the same settings only.
 
     Args:
         model: In eval mode.
         genome: The reference.
         variants: VCF, BCF or table, see ``read_variants``.
-        output: Tab-separated table, one line per allele; ``skipped`` says why a line has no scores (else "."). ``.gz``
-            is compressed by bgzip; a pipe, a device or ``-`` (standard output) gets the lines and no settings.
-        settings: How; the defaults of ``ScoreSettings`` without.
-        model_id: What tells this model's weights from others', such as ``model_fingerprint``.
-        skip_mismatches: Alleles that do not fit the genome are reported as skipped, not an error.
-        resume: Go on after the lines that are there, as far as they are those of ``variants``.
+        output: Tab-separated table, one line per allele; ``skipped`` is the reason for no scores, else ".". ``.gz`` is
+            compressed by bgzip; a pipe, a device or ``-`` (standard output) gets the lines and no settings.
+        settings: None for the defaults of ``ScoreSettings``.
+        model_id: Identifies the model's weights, such as ``model_fingerprint``.
+        skip_mismatches: Alleles that do not fit the genome become skipped lines, not an error.
+        resume: Keep the lines that are there, as far as they are those of ``variants``, and append the rest.
         progress: Called after each group.
 
     Raises:
-        ConfigError: The output exists and is not to be resumed, belongs to other settings, cannot be written, or
+        ConfigError: The output exists and ``resume`` is off, belongs to other settings, cannot be written, or
             another process is writing it.
         GenomeError: The file of variants is malformed or does not fit the genome.
     """
     settings = settings or ScoreSettings()
     check_score_settings(settings)
     settings = dataclasses.replace(settings, window=settings.window or default_window(model.config, DEFAULT_WINDOW))
-    target = None if is_stream(output) else Path(output).expanduser().resolve()
+    target = None if is_stream(output) else resolve(output)
     _require_absent(target, resume)
     variants = check_rereadable(variants, "a file of variants")
+    # All of the file before the first score: an error in its last line must not come after hours.
     num_alleles, num_mismatches = check_variants(variants, genome, skip_mismatches)
-    identity = _identity(model, genome, variants, settings, model_id, skip_mismatches)
-    # What an interrupted job left is opened in any case, and refused without --resume: it is not to be lost.
+    identity = describe_job(
+        model,
+        model_id,
+        genome,
+        settings,
+        columns=list(COLUMNS),
+        alleles="trimmed and left-aligned",  # earlier versions scored alleles as the file spells them
+        variants=file_digest(variants),
+        skip_mismatches=skip_mismatches,
+        group_size=GROUP_SIZE,
+    )
+    # Not truncated even without --resume: ``_start`` refuses to overwrite the hours of work of an interrupted job.
     with growing_file(output, resume or target is not None) as file:
         kept = _start(file, target, variants, identity, resume)
         num_done, num_scored = kept.num_lines, kept.num_scored
-        for group in _groups(variants, num_done):
+        remaining = islice(read_variants(variants), num_done, None)
+        while group := list(islice(remaining, GROUP_SIZE)):
             lines = _score_group(model, genome, group, settings)
             file.write("".join(lines).encode())
             file.flush()
@@ -145,30 +160,8 @@ def _require_absent(target: Path | None, resume: bool) -> None:
         raise ConfigError(f"{target} exists: --resume goes on with it; name another file, or remove it, to start anew")
 
 
-def _identity(
-    model: HNetNTV2ForMaskedLM,
-    genome: Genome,
-    variants: str | os.PathLike[str],
-    settings: ScoreSettings,
-    model_id: str,
-    skip_mismatches: bool,
-) -> dict[str, Any]:
-    """What the lines of a table depend on."""
-    return {
-        "columns": list(COLUMNS),
-        "alleles": "trimmed and left-aligned",
-        "model": model_id,
-        "genome": genome.fingerprint,
-        "variants": file_digest(variants),
-        "device": model.device.type,
-        "skip_mismatches": skip_mismatches,
-        "group_size": GROUP_SIZE,
-        **dataclasses.asdict(settings),
-    }
-
-
 class _Kept(NamedTuple):
-    """What a resumed job finds; ``damage`` is None where it was only cut short."""
+    """The lines that a resumed job keeps; ``damage`` as in ``JobResult``."""
 
     num_lines: int
     num_scored: int
@@ -182,60 +175,47 @@ def _start(
     identity: dict[str, Any],
     resume: bool,
 ) -> _Kept:
-    """Make the table ready to be appended to: its header, and the lines of an interrupted job that are good.
+    """Write the header, or keep the good lines of an interrupted job; then the table can be appended to.
 
     Args:
         file: Open at its start; empty, or what an interrupted job left.
         target: Where the table will be; None for a stream.
-        variants: The alleles it should list.
-        identity: What its lines should depend on.
+        variants: The alleles that it should list.
+        identity: The settings of this job.
         resume: Whether earlier lines may be kept.
     """
     if target is None:
         file.write(_HEADER)
         return _Kept(0, 0, None)
-    _require_absent(target, resume)  # now that nobody else writes it
-    partial, sidecar = partial_path(target), target.with_name(f"{target.name}.settings.json")
-    if partial.stat().st_size:
-        if not resume:
-            raise ConfigError(
-                f"{partial} is what an interrupted job left: --resume goes on with it; name another file, "
-                "or remove it, to start anew"
-            )
-        _check_identity(sidecar, target, identity)
-        return _keep_good_lines(file, partial, variants)
-    if target.exists() and target.stat().st_size:
-        try:
-            _check_identity(sidecar, target, identity)
-            return _copy_good_lines(target, file, variants)
-        except BaseException:
-            partial.unlink()  # the table itself is still there
-            raise
-    with open_text(sidecar) as text:
-        text.write(json.dumps(identity, indent=2) + "\n")
-    file.write(_HEADER)
-    return _Kept(0, 0, None)
-
-
-def _copy_good_lines(target: Path, file: BinaryIO, variants: str | os.PathLike[str]) -> _Kept:
-    """Go on from a table that has its final name: older versions wrote in place, so it may be incomplete."""
-    with open_sequence_file(target) as (stream, _):
-        shutil.copyfileobj(stream, file)
-    return _keep_good_lines(file, target, variants)
-
-
-def _check_identity(sidecar: Path, output: Path, identity: dict[str, Any]) -> None:
+    # Again, now that the lock keeps other writers away: one may have finished since the first check.
+    _require_absent(target, resume)
+    partial, sidecar = partial_path(target), settings_path(target)
+    has_partial = partial.stat().st_size > 0
+    if has_partial and not resume:
+        raise ConfigError(
+            f"{partial} is what an interrupted job left: --resume goes on with it; name another file, "
+            "or remove it, to start anew"
+        )
+    if not has_partial and not (target.exists() and target.stat().st_size):
+        with open_text(sidecar) as text:
+            text.write(json.dumps(identity, indent=2) + "\n")
+        file.write(_HEADER)
+        return _Kept(0, 0, None)
     try:
-        stored = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: {error}") from error
-    if not isinstance(stored, dict):
-        raise ConfigError(f"--resume needs {sidecar}, which says how {output} was made: it is no JSON object")
-    require_same_settings(stored, identity, output)
+        require_same_settings(read_settings(sidecar), identity, target)
+        if not has_partial:
+            # A table with its final name can be incomplete: older versions wrote in place.
+            with open_sequence_file(target) as (stream, _):
+                shutil.copyfileobj(stream, file)
+        return _keep_good_lines(file, partial if has_partial else target, variants)
+    except BaseException:
+        if not has_partial:
+            partial.unlink()  # the empty file or the copy of this call; the table itself is still there
+        raise
 
 
 def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[str]) -> _Kept:
-    """Compare the lines of a table with the alleles it should list; cut it behind the last good whole group."""
+    """Compare the lines of a table with the alleles it should list; cut it after the last good whole group."""
     file.seek(0)
     if file.readline() != _HEADER:
         raise ConfigError(f"{shown} does not begin with the columns of this version; remove it to start anew")
@@ -244,7 +224,7 @@ def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[st
     line = b""
     for variant in read_variants(variants):
         line = file.readline()
-        if not _lists(line, variant):
+        if not _is_line_of(line, variant):
             break
         end += len(line)
         num_lines += 1
@@ -253,38 +233,17 @@ def _keep_good_lines(file: BinaryIO, shown: Path, variants: str | os.PathLike[st
             whole_end, whole_lines, whole_scored = end, num_lines, num_scored
     else:
         line = file.readline()
-    # A last line without its end is what an interruption leaves.
+    # No damage: nothing, or a last line without its end, which is what an interruption leaves.
     damage = f"line {num_lines + 2} of {shown} is not that of allele {num_lines + 1}" if line.endswith(b"\n") else None
     file.seek(whole_end)
     file.truncate()
     return _Kept(whole_lines, whole_scored, damage)
 
 
-def _lists(line: bytes, variant: Variant) -> bool:
-    """Whether it is a whole line of scores, or of a reason for none, of this allele."""
-    if not line.startswith("\t".join([*_place(variant), ""]).encode()) or not line.endswith(b"\n"):
-        return False
-    fields = line[:-1].split(b"\t")
-    if len(fields) != len(COLUMNS):
-        return False
-    *numbers, reason = fields[-len(VariantScore._fields) - 1 :]
-    if reason != b".":
-        return bool(reason) and all(number == MISSING.encode() for number in numbers)
-    return all(number == MISSING.encode() or _is_number(number) for number in numbers)
-
-
-def _is_number(text: bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _groups(variants: str | os.PathLike[str], num_done: int) -> Iterator[list[Variant]]:
-    left = islice(read_variants(variants), num_done, None)
-    while group := list(islice(left, GROUP_SIZE)):
-        yield group
+def _is_line_of(line: bytes, variant: Variant) -> bool:
+    """Whether a line is complete, belongs to this allele, and holds scores or a reason for none."""
+    place = "\t".join([*_place(variant), ""]).encode()
+    return line.startswith(place) and _RESULT.fullmatch(line, len(place)) is not None
 
 
 def _score_group(
@@ -305,6 +264,7 @@ def _place(variant: Variant) -> tuple[str, ...]:
 def _line(variant: Variant, result: VariantScore | str) -> str:
     place = _place(variant)
     if isinstance(result, str):
+        # A reason may quote the file: no tab or newline of it may break the table.
         return "\t".join([*place, *[MISSING] * len(VariantScore._fields), " ".join(result.split())]) + "\n"
     numbers = [MISSING if value is None else f"{value:.6g}" for value in result]
     return "\t".join([*place, *numbers, "."]) + "\n"

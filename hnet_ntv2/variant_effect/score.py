@@ -1,6 +1,6 @@
-"""Score variants: masked log-odds of substitutions, and how unmasked log p and vectors around any allele change."""
+"""Score variants: masked log-odds of substitutions; change of unmasked log p and of vectors around any allele."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class ScoreSettings:
     Attributes:
         window: Bases around a variant that the model sees, the longer allele included; None for the length of its
             training windows, or 1,024 where its config does not say.
-        near: How many bases on each side of the allele the delta and the distances look at. The allele is what is left
+        near: Bases on each side of the allele that count in the delta and the distances. The allele is what remains
             when the bases that reference and alternative share are trimmed; an indel in a repeat covers all places
             where it could be written.
         strands: "both" averages log-probabilities and vectors of both strands; "forward" runs one.
@@ -43,13 +43,11 @@ class VariantScore(NamedTuple):
     """The scores of one allele.
 
     Attributes:
-        log_odds: log p(alt) - log p(ref) in nats at the substituted base, which is shown as [MASK] with the bases
-            around it, k in all (``context.masked_rows``; the mean over placements). None unless the alleles differ in
-            exactly one base.
-        delta_log_likelihood: The sum of log p in nats of the bases as they are, over the allele and ``near``
-            bases on each side, with the alternative minus with the reference. Nothing is masked: the model sees the
-            bases that it is asked for and can copy them, so this is no likelihood of the sequence. An indel changes how
-            many bases are summed.
+        log_odds: log p(alt) - log p(ref) in nats at the substituted base, with k bases around it masked
+            (``context.masked_rows``; the mean over placements). None unless the alleles differ in exactly one base.
+        delta_log_likelihood: Sum of log p in nats over the allele and ``near`` bases on each side, with the alternative
+            minus with the reference. Nothing is masked: the model can copy the bases, so this is no likelihood of the
+            sequence. An indel changes the number of bases in the sum.
         cosine_distance: 1 - cosine of the mean vectors of the same bases with either allele.
         l2_distance: Euclidean distance of these mean vectors.
     """
@@ -61,7 +59,7 @@ class VariantScore(NamedTuple):
 
 
 def check_score_settings(settings: ScoreSettings) -> None:
-    """Stop at sizes that make no sense.
+    """Check that sizes are in range.
 
     Raises:
         ConfigError: Naming the setting.
@@ -77,41 +75,36 @@ def check_score_settings(settings: ScoreSettings) -> None:
 def score_variants(
     model: HNetNTV2ForMaskedLM, genome: Genome, variants: Sequence[Variant], settings: ScoreSettings | None = None
 ) -> list[VariantScore | str]:
-    """Score alleles whose reference was checked on the genome (``VariantChecker.problem``).
+    """The scores of alleles whose reference was checked on the genome (``VariantChecker.problem``).
 
     Args:
         model: In eval mode.
         genome: The reference.
-        variants: Alleles; what is masked or alike among them is computed once.
-        settings: How; the defaults of ``ScoreSettings`` without.
+        variants: Alleles; a row that several of them need is computed once.
+        settings: None for the defaults of ``ScoreSettings``.
 
     Returns:
-        For each allele its scores, or why it has none.
+        For each allele its scores, or the reason why it has none.
 
     Raises:
-        ConfigError: A setting makes no sense.
+        ConfigError: A setting is out of range.
         ContigNotFound, IntervalError: A variant is not on the genome.
     """
     settings = settings or ScoreSettings()
     check_score_settings(settings)
-    contexts = _contexts(genome, variants, settings.window or default_window(model.config, DEFAULT_WINDOW))
-    rows = _Rows()
-    k = model.config.kmer_size
-    for context in contexts:
-        if isinstance(context, VariantContext):
-            for row in (context.ref.ids, context.alt.ids, *_masked(context, k)):
-                rows.add(row)
-    answers = rows.answer(model, settings)
-    return [_score(each, answers, k, settings.near) if isinstance(each, VariantContext) else each for each in contexts]
-
-
-def _contexts(genome: Genome, variants: Sequence[Variant], window: int) -> list[VariantContext | str]:
+    window = settings.window or default_window(model.config, DEFAULT_WINDOW)
     checker = VariantChecker(genome)
-    contexts: list[VariantContext | str] = []
-    for variant in variants:
-        reason = checker.skip_reason(variant)
-        contexts.append(_context(genome, checker.change(variant), window) if reason is None else reason)
-    return contexts
+    contexts = [checker.skip_reason(each) or _context(genome, checker.change(each), window) for each in variants]
+    k = model.config.kmer_size
+    # By content: alleles of one site share the reference window and its masked copies.
+    rows = {
+        row.tobytes(): row
+        for context in contexts
+        if isinstance(context, VariantContext)
+        for row in (context.ref.ids, context.alt.ids, *_masked(context, k))
+    }
+    answers = _run_rows(model, rows, settings)
+    return [_score(each, answers, k, settings.near) if isinstance(each, VariantContext) else each for each in contexts]
 
 
 def _context(genome: Genome, change: Change, window: int) -> VariantContext | str:
@@ -128,7 +121,7 @@ def _masked(context: VariantContext, k: int) -> list[NDArray[np.uint8]]:
 
 
 class _Answer(NamedTuple):
-    """What the model says of one row.
+    """The model's output for one row.
 
     Attributes:
         log_probs: [length, 4] of A, C, G, T.
@@ -139,44 +132,37 @@ class _Answer(NamedTuple):
     vectors: NDArray[np.float32]
 
 
-class _Rows:
-    """The rows that the model must see, each once."""
-
-    def __init__(self) -> None:
-        self._rows: dict[bytes, NDArray[np.uint8]] = {}
-
-    def add(self, row: NDArray[np.uint8]) -> None:
-        self._rows.setdefault(row.tobytes(), row)
-
-    def answer(self, model: HNetNTV2ForMaskedLM, settings: ScoreSettings) -> dict[bytes, _Answer]:
-        """Run the model on all rows, batched by length."""
-        keys, rows = list(self._rows), list(self._rows.values())
-        answers = {}
-        for batch in batches_by_length([len(row) for row in rows], settings.batch_bases):
-            input_ids = pad_rows([rows[index] for index in batch], model.device)
-            with torch.inference_mode():
-                row_ids, output = model.model.run_strands(input_ids, strands=settings.strands)
-                hidden, chunkings, _ = output
-                is_valid = chunkings[0].is_valid[: len(input_ids)]
-                letters = average_letters(model.letter_log_probs(row_ids, output), is_valid)
-                # The mean over strands of log-probabilities is not normalised.
-                log_probs = letters.float().log_softmax(-1).cpu().numpy()
-                vectors = average_strands(hidden, is_valid).float().cpu().numpy()
-            for place, index in enumerate(batch):
-                length = len(rows[index])
-                answers[keys[index]] = _Answer(log_probs[place, :length], vectors[place, :length])
-        return answers
+def _run_rows(
+    model: HNetNTV2ForMaskedLM, rows: Mapping[bytes, NDArray[np.uint8]], settings: ScoreSettings
+) -> dict[bytes, _Answer]:
+    """Run the model on all rows, batched by length; the answers have the keys of the rows."""
+    keyed = list(rows.items())
+    answers = {}
+    for batch in batches_by_length([len(row) for _, row in keyed], settings.batch_bases):
+        input_ids = pad_rows([keyed[index][1] for index in batch], model.device)
+        with torch.inference_mode():
+            row_ids, output = model.model.run_strands(input_ids, strands=settings.strands)
+            hidden, chunkings, _ = output
+            is_valid = chunkings[0].is_valid[: len(input_ids)]
+            letters = average_letters(model.letter_log_probs(row_ids, output), is_valid)
+            # Normalised again: the mean of two strands' log-probabilities does not sum to 1 as probabilities.
+            log_probs = letters.float().log_softmax(-1).cpu().numpy()
+            vectors = average_strands(hidden, is_valid).float().cpu().numpy()
+        for place, index in enumerate(batch):
+            key, row = keyed[index]
+            answers[key] = _Answer(log_probs[place, : len(row)], vectors[place, : len(row)])
+    return answers
 
 
 def _score(context: VariantContext, answers: dict[bytes, _Answer], k: int, near: int) -> VariantScore:
     ref_sum, ref_mean = _surroundings(context.ref, answers[context.ref.ids.tobytes()], near)
     alt_sum, alt_mean = _surroundings(context.alt, answers[context.alt.ids.tobytes()], near)
     norms = float(np.linalg.norm(ref_mean) * np.linalg.norm(alt_mean))
-    cosine = float(ref_mean @ alt_mean) / norms if norms else 1.0
+    cosine = float(ref_mean @ alt_mean) / norms if norms else 1.0  # vectors of zeros do not differ
     return VariantScore(
         log_odds=_log_odds(context, answers, k),
         delta_log_likelihood=alt_sum - ref_sum,
-        cosine_distance=max(1 - cosine, 0.0),
+        cosine_distance=max(1 - cosine, 0.0),  # rounding can put the cosine above 1
         l2_distance=float(np.linalg.norm(alt_mean - ref_mean)),
     )
 
@@ -184,6 +170,7 @@ def _score(context: VariantContext, answers: dict[bytes, _Answer], k: int, near:
 def _surroundings(window: AlleleWindow, answer: _Answer, near: int) -> tuple[float, NDArray[np.float64]]:
     """Sum of the log-probabilities, and mean vector, of the bases near the allele."""
     is_near = window.near(near)
+    # float64: the difference of two sums is far smaller than the sums.
     letters = window.ids[is_near].astype(np.int64) - A
     log_probs = answer.log_probs[is_near].astype(np.float64)
     return float(log_probs[np.arange(len(letters)), letters].sum()), answer.vectors[is_near].mean(0, dtype=np.float64)

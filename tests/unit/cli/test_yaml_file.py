@@ -4,13 +4,12 @@ import pytest
 
 from hnet_ntv2.cli.bench import read_config
 from hnet_ntv2.cli.experiment import load_settings
-from hnet_ntv2.cli.init import read_settings
 from hnet_ntv2.cli.yaml_file import read_yaml
 from hnet_ntv2.errors import ConfigError
 
 READERS = {
     "--config-path": lambda path: load_settings(config_path=path),
-    "init --config": read_settings,
+    "init --config": lambda path: read_yaml("--config", path)[1],
     "bench --config": read_config,
 }
 

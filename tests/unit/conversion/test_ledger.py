@@ -12,8 +12,7 @@ from hnet_ntv2.conversion import saving
 from hnet_ntv2.conversion.graft import Start, config_for, copy_source, graft, sha256_of
 from hnet_ntv2.conversion.keys import copied_targets, destination
 from hnet_ntv2.conversion.ledger import LEDGER_FILE, Ledger, verify
-from hnet_ntv2.conversion.report import render_card, render_table
-from hnet_ntv2.conversion.saving import save_start
+from hnet_ntv2.conversion.saving import render_card, render_table, save_start
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.errors import ConfigError, WeightsError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM

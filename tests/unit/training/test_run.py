@@ -1,7 +1,7 @@
 """What a finished run leaves for others: a folder that loads, and the card of the weights that it started from."""
 
 from hnet_ntv2.conversion.graft import graft
-from hnet_ntv2.conversion.report import render_card
+from hnet_ntv2.conversion.saving import render_card
 from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.training.run import export_model
