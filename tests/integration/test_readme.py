@@ -174,6 +174,23 @@ def test_every_decision_is_in_the_list():
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
 
 
+def test_every_file_of_the_tour_exists():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    match = re.search(r"^## The path of a base\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert match is not None
+    files = re.findall(r"`([\w/]+(?:\.py|/))`", match.group(1))
+    assert len(set(files)) > 30
+    assert [name for name in files if not (REPOSITORY / "hnet_ntv2" / name.removeprefix("hnet_ntv2/")).exists()] == []
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_python_file_that_is_named_exists(document):
+    text = (REPOSITORY / document).read_text()
+    names = {name.split("/")[-1] for name in re.findall(r"`([\w/]+\.py)`", text)}
+    found = {path.name for folder in ("hnet_ntv2", "scripts", "tests") for path in (REPOSITORY / folder).rglob("*.py")}
+    assert names - found == set()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     path = REPOSITORY / document
