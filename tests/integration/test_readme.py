@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hnet_ntv2.genome import encode, write_twobit
+from hnet_ntv2.levels import BoundaryReason
 from tests.builders import tiny_model
 from tests.integration.test_scripts import table_of_options
 
@@ -189,6 +190,14 @@ def test_every_python_file_that_is_named_exists(document):
     names = {name.split("/")[-1] for name in re.findall(r"`([\w/]+\.py)`", text)}
     found = {path.name for folder in ("hnet_ntv2", "scripts", "tests") for path in (REPOSITORY / folder).rglob("*.py")}
     assert names - found == set()
+
+
+def test_glossary_has_every_reason_of_a_boundary():
+    text = (REPOSITORY / "docs" / "glossary.md").read_text()
+    words = [word.strip() for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for word in row.split(",")]
+    assert len(words) == len(set(words)) + words.count("word") - 1
+    missing = {reason.name.lower().replace("_", " ") for reason in BoundaryReason} - {"mask", *words}
+    assert not missing  # of a mask it is "protection"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
