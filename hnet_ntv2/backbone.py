@@ -10,7 +10,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import RowLayout, apply_rotary, attend_rows, attend_window, rotary_cos_sin
 from .shapes import Bool, Float, Tensor
-from .state_space import StateSpaceMixer
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -170,28 +169,7 @@ def run_blocks(
     return TrunkOutput(final_norm(hidden), tuple(states) if output_hidden_states else None)
 
 
-class _MixerBlock(GradientCheckpointingLayer):
-    """Pre-LN block of encoder and decoder: a mixer of positions, which the subclass makes, then a plain GELU MLP."""
-
-    def make_mlp(self, dim: int, mlp_width: int, layer_norm_eps: float) -> None:
-        """Make the parameters of the second half; called last, so that parameters stand in order of use."""
-        self.mlp_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.mlp_input = nn.Linear(dim, mlp_width)
-        self.mlp_output = nn.Linear(mlp_width, dim)
-
-    def add_mlp(self, hidden: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        """The block's second half."""
-        return hidden + self.mlp_output(F.gelu(self.mlp_input(self.mlp_norm(hidden))))
-
-    def start_at_identity(self, mixer_output: nn.Linear) -> None:
-        """Make both branches end in a zero matrix and a zero bias, marked to stay so."""
-        for layer in (mixer_output, self.mlp_output):
-            layer.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-
-class LocalBlock(_MixerBlock):
+class LocalBlock(GradientCheckpointingLayer):
     """Pre-LN block of encoder and decoder: windowed attention with rotary, then a plain GELU MLP.
 
     Args:
@@ -209,7 +187,9 @@ class LocalBlock(_MixerBlock):
         self.attention_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.attention_output = nn.Linear(dim, dim)
-        self.make_mlp(dim, mlp_width, layer_norm_eps)
+        self.mlp_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.mlp_input = nn.Linear(dim, mlp_width)
+        self.mlp_output = nn.Linear(mlp_width, dim)
 
     def forward(
         self, hidden: Float[Tensor, "batch length dim"], rotary: Rotary, is_valid: Bool[Tensor, "batch length"]
@@ -217,39 +197,16 @@ class LocalBlock(_MixerBlock):
         projected = self.query_key_value(self.attention_norm(hidden)).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = projected.unbind(dim=2)
         attended = attend_window(apply_rotary(query, *rotary), apply_rotary(key, *rotary), value, is_valid, self.window)
-        return self.add_mlp(hidden + self.attention_output(attended.flatten(-2)))
+        hidden = hidden + self.attention_output(attended.flatten(-2))
+        return hidden + self.mlp_output(F.gelu(self.mlp_input(self.mlp_norm(hidden))))
 
     def zero_output_projections(self) -> None:
-        """Make the block the identity."""
-        self.start_at_identity(self.attention_output)
-
-
-class StateSpaceBlock(_MixerBlock):
-    """Pre-LN block of encoder and decoder: a bidirectional state space mixer, then a plain GELU MLP.
-
-    Args:
-        dim: Width.
-        num_heads: Heads of the mixer.
-        mlp_width: Hidden width of the MLP.
-        state_size: Columns of each head's state.
-        layer_norm_eps: Of both norms.
-    """
-
-    def __init__(self, dim: int, num_heads: int, mlp_width: int, state_size: int, layer_norm_eps: float):
-        super().__init__()
-        self.mixer_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.mixer = StateSpaceMixer(dim, num_heads, state_size)
-        self.make_mlp(dim, mlp_width, layer_norm_eps)
-
-    def forward(
-        self, hidden: Float[Tensor, "batch length dim"], rotary: Rotary, is_valid: Bool[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch length dim"]:
-        del rotary  # positions are what the recurrence counts
-        return self.add_mlp(hidden + self.mixer(self.mixer_norm(hidden), is_valid))
-
-    def zero_output_projections(self) -> None:
-        """Make the block the identity, as ``LocalBlock`` does."""
-        self.start_at_identity(self.mixer.output)
+        """Make the block the identity: both branches end in a zero matrix and a zero bias."""
+        for layer in (self.attention_output, self.mlp_output):
+            # Without the mark, transformers' post_init would draw these weights again.
+            layer.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 
 class LocalLayers(nn.Module):
@@ -262,7 +219,6 @@ class LocalLayers(nn.Module):
         mlp_width: Hidden width of each MLP.
         window: Positions seen on each side.
         layer_norm_eps: Of every norm.
-        state_size: Columns of a head's state in a state space mixer; None mixes by windowed attention.
         rope_theta: Rotary base.
     """
 
@@ -274,19 +230,14 @@ class LocalLayers(nn.Module):
         mlp_width: int,
         window: int,
         layer_norm_eps: float,
-        state_size: int | None = None,
         rope_theta: float = 10000.0,
     ):
         super().__init__()
         self.head_dim = dim // num_heads
         self.rope_theta = rope_theta
-
-        def block() -> LocalBlock | StateSpaceBlock:
-            if state_size is None:
-                return LocalBlock(dim, num_heads, mlp_width, window, layer_norm_eps)
-            return StateSpaceBlock(dim, num_heads, mlp_width, state_size, layer_norm_eps)
-
-        self.blocks = nn.ModuleList(block() for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            LocalBlock(dim, num_heads, mlp_width, window, layer_norm_eps) for _ in range(num_layers)
+        )
 
     def forward(
         self, hidden: Float[Tensor, "batch length dim"], is_valid: Bool[Tensor, "batch length"]

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from .configuration_hnet_ntv2 import HNetNTV2Config
-from .kmers import NUM_SOURCE_SPECIALS, SOURCE_CLS, source_token_ids
+from .kmers import source_token_ids
 from .shapes import Bool, Float, Int, Tensor
+from .vocabulary import NUM_SOURCE_SPECIALS, SOURCE_CLS
 
 
 class KmerEmbedding(nn.Embedding):

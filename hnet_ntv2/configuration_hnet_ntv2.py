@@ -13,6 +13,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from .errors import ConfigError
+from .vocabulary import MASK_ID, PAD_ID, source_vocab_size
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,6 @@ _LARGEST = {
     "max_chunk_length": 1 << 20,
     "max_trunk_positions": 1 << 24,
     "window": 1 << 20,
-    "state_size": 1 << 12,
     "num_labels": 1 << 16,
 }
 _MOST_VALUES = 20_000_000_000
@@ -70,6 +70,15 @@ _MOST_KMER_SIZE = 8
 
 # An unknown name this similar to one of ours is taken for a slip (1 is the same).
 _SIMILAR = 0.8
+
+# Settings that earlier versions had: the value at which a saved config still loads, and the last version that had it
+# (docs/decisions/0018).
+REMOVED_SETTINGS = {
+    "local_mixer": ("attention", "0.1.0"),
+    "state_size": (64, "0.1.0"),
+    "bidirectional_strategy": ("add", "0.1.0"),
+    "tokenizer_type": ("default", "0.1.0"),
+}
 
 # What a saved folder can be loaded as with trust_remote_code, whichever of these classes was saved.
 _AUTO_MAP = {
@@ -108,15 +117,10 @@ class HNetNTV2Config(PreTrainedConfig):
         rope_scaling_factor: Divides the trunk's rotary positions (linear interpolation), for long sequences.
         max_trunk_positions: Longest rotary position that the source model saw; beyond it the model warns.
         window: Local attention sees this many positions on each side.
-        local_mixer: How encoder and decoder layers mix positions: "attention" in a window, or "ssm", a bidirectional
-            state space model.
-        state_size: Columns of each head's state of "ssm".
         layer_norm_eps: Of every layer norm; NTv2's published files say 1e-12.
         bidirectional: Average both strands in ``eval()``; training draws the strand per window in the data.
-        bidirectional_strategy: How strands are joined: "add" averages log-probabilities and vectors.
         classification_strands: What classifiers run in ``train()`` and in ``eval()``: the "forward" strand, or "both",
             whose logits are averaged. Forward suits tasks with an orientation, such as promoters.
-        tokenizer_type: "default" = one token per base.
         ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
         router_offset_rate: How much of the gap between a router's share of boundaries and its target a training step
             closes by moving the router's offset, besides undoing what the step did to the share. In other trainers
@@ -144,8 +148,8 @@ class HNetNTV2Config(PreTrainedConfig):
     keys_to_ignore_at_inference = ["hidden_states"]  # noqa: RUF012  (the base class declares a plain list)
 
     vocab_size: int = 16
-    pad_token_id: int = 4
-    mask_token_id: int = 3
+    pad_token_id: int = PAD_ID
+    mask_token_id: int = MASK_ID
     d_model: int = 1024
     d_base: int | None = None
     n_head: int = 16
@@ -166,13 +170,9 @@ class HNetNTV2Config(PreTrainedConfig):
     rope_scaling_factor: float = 1.0
     max_trunk_positions: int = 2048
     window: int = 128
-    local_mixer: Literal["attention", "ssm"] = "attention"
-    state_size: int = 64
     layer_norm_eps: float = 1e-12
     bidirectional: bool = True
-    bidirectional_strategy: Literal["add"] = "add"
     classification_strands: Literal["forward", "both"] = "forward"
-    tokenizer_type: Literal["default"] = "default"
     ratio_loss_weight: float = 0.03
     router_offset_rate: float = 0.1
     mask_rate: float = 0.15
@@ -187,6 +187,7 @@ class HNetNTV2Config(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any):
+        kwargs = _drop_removed(kwargs)
         unknown = _unknown_names(kwargs)
         if unknown:
             raise ConfigError(_describe_unknown(unknown))
@@ -219,7 +220,7 @@ class HNetNTV2Config(PreTrainedConfig):
     @property
     def kmer_vocab_size(self) -> int:
         """Tokens of the source model: 6 specials, 4^k k-mers, A T C G N."""
-        return 4**self.kmer_size + 11
+        return source_vocab_size(self.kmer_size)
 
     @property
     def least_values(self) -> int:
@@ -237,8 +238,9 @@ class HNetNTV2Config(PreTrainedConfig):
         """A config from what a file holds. Settings of other tools are left out with a warning.
 
         Raises:
-            ConfigError: A name is nearly one of ours, or a value does not fit.
+            ConfigError: A name is nearly one of ours, or a value does not fit, or is one of a removed setting.
         """
+        config_dict = _drop_removed(config_dict)
         foreign = [name for name in _unknown_names(config_dict) if _nearest(name) is None]
         if foreign:
             _warn_of_foreign(tuple(foreign))
@@ -287,7 +289,6 @@ class HNetNTV2Config(PreTrainedConfig):
             "n_main_layer",
             "kmer_size",
             "window",
-            "state_size",
             "max_trunk_positions",
         ]:
             require(getattr(self, name) > 0, f"model setting {name}={getattr(self, name)} must be positive")
@@ -339,6 +340,18 @@ class HNetNTV2Config(PreTrainedConfig):
 
     def _raw_guards(self):
         return (self.guard_stage1, self.guard_stage2, self.guard_stage3)
+
+
+def _drop_removed(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without removed ones, each of which must hold the only value that is left of it."""
+    for name in REMOVED_SETTINGS.keys() & settings:
+        only_value, last_version = REMOVED_SETTINGS[name]
+        if settings[name] != only_value:
+            raise ConfigError(
+                f"model setting {name}={settings[name]!r} was removed: version {last_version} of hnet-ntv2 is the last "
+                f"that had it, and this one loads {only_value!r} only"
+            )
+    return {name: value for name, value in settings.items() if name not in REMOVED_SETTINGS}
 
 
 def _unknown_names(names: Iterable[str]) -> list[str]:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from .kmers import MASK_ID, GridCells, grid_cells, is_clean_base, run_length_left, run_length_right, shift_left
+from .kmers import GridCells, grid_cells, run_length_left, run_length_right, shift_left
 from .levels import BoundaryReason
 from .shapes import Bool, Int, Shaped, Tensor
+from .vocabulary import MASK_ID, is_clean_base
 
 
 class _Decision(NamedTuple):

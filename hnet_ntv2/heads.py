@@ -4,16 +4,10 @@ import torch
 from torch import nn
 
 from .configuration_hnet_ntv2 import HNetNTV2Config
-from .kmers import (
-    BASE_IDS,
-    MASK_ID,
-    fits_whole_kmer,
-    is_clean_base,
-    kmer_marginals,
-    letter_log_probs,
-)
+from .kmers import fits_whole_kmer, kmer_marginals, letter_log_probs
 from .levels import Level
 from .shapes import Bool, Float, Int, Tensor
+from .vocabulary import BASE_IDS, MASK_ID, is_clean_base
 
 
 class SourceHead(nn.Module):

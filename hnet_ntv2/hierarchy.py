@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from .attention import pack_rows, unpack_rows
-from .backbone import LocalBlock, LocalLayers, StateSpaceBlock, Trunk
+from .backbone import LocalBlock, LocalLayers, Trunk
 from .chunking import ChunkLimits, Router, pool_chunks, pool_level
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .levels import Chunking, Level
@@ -111,7 +111,7 @@ class ChunkStage(nn.Module):
         self.gates_skip = config.residual_gating
         self.encoder = _local_layers(config, dim, config.layers_per_stage(config.n_enc_layer)[stage])
         for block in self.encoder.blocks:
-            assert isinstance(block, LocalBlock | StateSpaceBlock)
+            assert isinstance(block, LocalBlock)
             # A new encoder passes its input on unchanged, so that a graft starts as NTv2.
             block.zero_output_projections()
         self.router = Router(dim, ChunkLimits(least, greatest, config.max_chunk_length))
@@ -189,7 +189,6 @@ def _local_layers(config: HNetNTV2Config, dim: int, count: int) -> LocalLayers:
         mlp_width=config.intermediate_size * dim // config.d_model,
         window=config.window,
         layer_norm_eps=config.layer_norm_eps,
-        state_size=config.state_size if config.local_mixer == "ssm" else None,
     )
 
 

@@ -5,16 +5,19 @@ from typing import NamedTuple
 import torch
 
 from .shapes import Bool, Float, Int, Tensor
-
-# Character ids (Caduceus-compatible).
-MASK_ID, PAD_ID, N_ID = 3, 4, 11
-BASE_IDS = (7, 8, 9, 10)  # A C G T
-
-# Token ids of the source vocabulary: 6 specials, 4^k k-mers over "ATCG", then A T C G N.
-SOURCE_UNK, SOURCE_PAD, SOURCE_MASK, SOURCE_CLS = 0, 1, 2, 3
-NUM_SOURCE_SPECIALS = 6
-
-_ACGT_IN_ATCG = (0, 2, 3, 1)  # A T C G count as 0 1 2 3 in the source's k-mer order
+from .vocabulary import (
+    BASE_IDS,
+    FIRST_BASE,
+    KMER_DIGITS,
+    LAST_BASE,
+    MASK_ID,
+    NUM_SOURCE_SPECIALS,
+    SOURCE_MASK,
+    SOURCE_PAD,
+    SOURCE_UNK,
+    N,
+    is_clean_base,
+)
 
 
 class GridCells(NamedTuple):
@@ -31,11 +34,6 @@ class GridCells(NamedTuple):
     is_middle: Bool[Tensor, "batch length"]
     first: Int[Tensor, "batch length"]
     is_whole: Bool[Tensor, "batch length"]
-
-
-def is_clean_base(input_ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """Whether each id is one of A, C, G, T."""
-    return (input_ids >= BASE_IDS[0]) & (input_ids <= BASE_IDS[-1])
 
 
 def run_length_right(is_member: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
@@ -73,7 +71,7 @@ def kmer_digits(input_ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch le
     """The place of each base in "ATCG", the order of the source's k-mers; 0 where there is no base."""
     # Compared, not looked up: a table made here would be sent to the device in every forward pass.
     digits = torch.zeros_like(input_ids)
-    for base, place in zip(BASE_IDS, _ACGT_IN_ATCG, strict=True):
+    for base, place in zip(BASE_IDS, KMER_DIGITS, strict=True):
         digits = digits + (input_ids == base) * place
     return digits
 
@@ -102,7 +100,7 @@ def source_token_ids(
     kmer = torch.where(holds_mask(is_masked, k), SOURCE_MASK, NUM_SOURCE_SPECIALS + code)
     token = torch.where(fits_whole_kmer(input_ids, is_valid, k), kmer, letter)
     token = torch.where(is_clean_base(input_ids) | is_masked, token, SOURCE_UNK)
-    token = torch.where(input_ids == N_ID, NUM_SOURCE_SPECIALS + num_kmers + 4, token)
+    token = torch.where(input_ids == N, NUM_SOURCE_SPECIALS + num_kmers + 4, token)
     return torch.where(is_valid, token, SOURCE_PAD)
 
 
@@ -139,7 +137,7 @@ def reverse_complement(
     input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
 ) -> Int[Tensor, "batch length"]:
     """The other strand, read in its own direction: A-T, C-G, all other ids unchanged; padding stays on the right."""
-    complement = torch.where(is_clean_base(input_ids), BASE_IDS[0] + BASE_IDS[-1] - input_ids, input_ids)
+    complement = torch.where(is_clean_base(input_ids), FIRST_BASE + LAST_BASE - input_ids, input_ids)
     return flip_rows(complement, is_valid)
 
 
@@ -171,4 +169,4 @@ def letter_log_probs(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Ten
 def _in_acgt_order(values: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
     """Columns for A, T, C, G as columns for A, C, G, T."""
     # An index that is a list would be sent to the device each time.
-    return torch.stack([values[..., place] for place in _ACGT_IN_ATCG], dim=-1)
+    return torch.stack([values[..., place] for place in KMER_DIGITS], dim=-1)

@@ -21,22 +21,16 @@ from .errors import InputError, WeightsError
 from .forced_boundaries import force_boundaries
 from .heads import Heads, SourceHead
 from .hierarchy import ChunkStage, build_hierarchy
-from .kmers import (
-    BASE_IDS,
-    flip_rows,
-    holds_mask,
-    is_clean_base,
-    reverse_complement,
-)
+from .kmers import flip_rows, holds_mask, reverse_complement
 from .levels import Chunking, Level, final_chunk_of
 from .model_files import check_before_loading
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
 from .ratio_control import count_boundaries, move_offsets, ratio_losses
 from .shapes import Bool, Float, Int, Shaped, Tensor
-from .state_space import StateSpaceMixer
 from .strands import StrandRun, Strands, both_strands
 from .upsampling import input_dtype
+from .vocabulary import BASE_IDS, is_clean_base
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +76,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
     # forward() takes **keywords, which would make Trainer divide the loss by a number that it passes in them.
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [rf"^{_FORMER_BUFFER}$"]  # noqa: RUF012  (the base class declares a plain list)
-    _no_split_modules = ["NTv2Block", "LocalBlock", "StateSpaceBlock"]  # noqa: RUF012  (the base class declares a plain list)
+    _no_split_modules = ["NTv2Block", "LocalBlock"]  # noqa: RUF012  (the base class declares a plain list)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Random weights; what is marked ``starts_at_zero`` (encoder outputs, skips, base embedding) starts at zero.
@@ -92,7 +86,7 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
         if getattr(module, "starts_at_zero", False):
             for parameter in module.parameters(recurse=False):
                 nn.init.zeros_(parameter)
-        elif isinstance(module, Router | KmerEmbedding | StateSpaceMixer):
+        elif isinstance(module, Router | KmerEmbedding):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.initializer_gain * module.in_features**-0.5)

@@ -9,28 +9,20 @@ from typing import Any, ClassVar
 from transformers import BatchEncoding, PreTrainedTokenizer
 
 from .errors import InputError
-
-BASE_VOCABULARY = ("[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N")
-
-_KMER_SPECIAL_TOKENS = ("<unk>", "<pad>", "<mask>", "<cls>", "<eos>", "<bos>")
-_KMER_LETTERS = "ATCG"  # in the order of NTv2's vocabulary
-
-_AMBIGUITY_CODES = "RYSWKMBDHVN"
+from .vocabulary import (
+    AMBIGUITY_CODES,
+    BASE_BITS,
+    BASE_VOCABULARY,
+    DECODE,
+    ENCODE,
+    KMER_LETTERS,
+    NUM_SOURCE_SPECIALS,
+    SOURCE_SPECIALS,
+)
 
 _NO_LIMIT = 10**20  # transformers writes 1e30 where a tokenizer has no limit
-
-
-def _base_table() -> bytes:
-    """Letter -> id for every byte; 0, the id of [CLS], marks letters that are no base."""
-    table = bytearray(256)
-    spelled = {"A": "A", "C": "C", "G": "G", "T": "T", "U": "T"} | dict.fromkeys(_AMBIGUITY_CODES, "N")
-    for letter, base in spelled.items():
-        table[ord(letter)] = table[ord(letter.lower())] = BASE_VOCABULARY.index(base)
-    return bytes(table)
-
-
-_ID_OF_LETTER = _base_table()
-_BASE_OF_ID = bytes(ord(token) if len(token) == 1 else 0 for token in BASE_VOCABULARY).ljust(256, b"\0")
+_ID_OF_LETTER = (ENCODE & BASE_BITS).tobytes()  # 0, the id of [CLS], marks letters that are no base
+_BASE_OF_ID = DECODE.tobytes()
 
 
 def encode_bases(sequence: str, first_position: int = 0) -> bytes:
@@ -50,7 +42,7 @@ def encode_bases(sequence: str, first_position: int = 0) -> bytes:
     if wrong >= 0:
         raise InputError(
             f"{sequence[wrong]!r} at position {first_position + wrong} (from 0) is not a base; accepted are "
-            f"A, C, G, T, U, the IUPAC codes {_AMBIGUITY_CODES} (read as N) in either case, and tokens such as [MASK]"
+            f"A, C, G, T, U, the IUPAC codes {AMBIGUITY_CODES} (read as N) in either case, and tokens such as [MASK]"
         )
     return ids
 
@@ -212,15 +204,15 @@ class NTv2Tokenizer(_SequenceTokenizer):
 
 def kmer_vocabulary(k: int) -> tuple[str, ...]:
     """NTv2's tokens in the order of their ids: six specials, 4^k k-mers, then A T C G N."""
-    kmers = ("".join(letters) for letters in itertools.product(_KMER_LETTERS, repeat=k))
-    return (*_KMER_SPECIAL_TOKENS, *kmers, *_KMER_LETTERS, "N")
+    kmers = ("".join(letters) for letters in itertools.product(KMER_LETTERS, repeat=k))
+    return (*SOURCE_SPECIALS, *kmers, *KMER_LETTERS, "N")
 
 
 def _kmer_size_of_file(path: Path, k: int | None) -> int:
     """k of a vocabulary file, which must be exactly the vocabulary of that k."""
     tokens = tuple(path.read_text(encoding="utf-8").split("\n"))
     tokens = tokens[:-1] if tokens[-1] == "" else tokens
-    first_kmer = tokens[len(_KMER_SPECIAL_TOKENS)] if len(tokens) > len(_KMER_SPECIAL_TOKENS) else ""
+    first_kmer = tokens[NUM_SOURCE_SPECIALS] if len(tokens) > NUM_SOURCE_SPECIALS else ""
     size = len(first_kmer)
     if not 1 < size <= 8 or tokens != kmer_vocabulary(size):
         raise InputError(f"{path} is not a vocabulary of NTv2: six special tokens, all k-mers in ATCG order, A T C G N")

@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from .levels import BoundaryReason, Chunking
-from .scans import linear_scan
 from .shapes import Bool, Float, Tensor
 
+# As in H-Net: a router's P of exactly 0 or 1 would stop the gradient to the chunks on the far side of the boundary.
 _CLAMP = 1e-4
+
+# Chunks per block of the scan: inside a block each meets each in one matrix product; between blocks one state goes on.
+_BLOCK = 32
 
 
 def boundary_weights(chunking: Chunking, forced_probability: str = "one") -> Float[Tensor, "batch chunks"]:
@@ -76,6 +79,37 @@ def _log_one_minus(weight: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """log(1 - P), minus infinity at P = 1 with a zero gradient instead of NaN."""
     is_one = weight >= 1
     return torch.log1p(-weight.masked_fill(is_one, 0.5)).masked_fill(is_one, -torch.inf)
+
+
+def linear_scan(
+    log_decay: Float[Tensor, "batch steps"], inputs: Float[Tensor, "batch steps dim"]
+) -> Float[Tensor, "batch steps dim"]:
+    """h_k = exp(log_decay_k) h_{k-1} + inputs_k, as triangular matrices over blocks; their ends recurse.
+
+    Decays within a block are sums of the logarithms between two steps (never differences of running sums, whose
+    rounding errors reach the gradients).
+    """
+    batch, steps, dim = inputs.shape
+    if steps <= _BLOCK:
+        return _decay_matrix(log_decay) @ inputs
+    pad = -steps % _BLOCK
+    log_decay = nn.functional.pad(log_decay, (0, pad)).reshape(batch, -1, _BLOCK)
+    blocks = nn.functional.pad(inputs, (0, 0, 0, pad)).reshape(batch, -1, _BLOCK, dim)
+    within = _decay_matrix(log_decay) @ blocks
+    since_start = log_decay.cumsum(-1)
+    at_end = linear_scan(since_start[..., -1], within[:, :, -1])
+    carried = torch.cat([torch.zeros_like(at_end[:, :1]), at_end[:, :-1]], dim=1)
+    total = within + since_start.exp()[..., None] * carried[:, :, None]
+    return total.reshape(batch, -1, dim)[:, :steps]
+
+
+def _decay_matrix(log_decay: Float[Tensor, "*batch steps"]) -> Float[Tensor, "*batch steps steps"]:
+    """Entry [k, j] is the product of the decays j+1..k; 1 on the diagonal, 0 above it."""
+    steps = log_decay.shape[-1]
+    ones = torch.ones(steps, steps, dtype=torch.bool, device=log_decay.device)
+    per_column = log_decay[..., None].expand(*log_decay.shape, steps)
+    segment_sum = per_column.masked_fill(~ones.tril(-1), 0.0).cumsum(-2)
+    return segment_sum.exp().masked_fill(~ones.tril(), 0.0)
 
 
 def input_dtype(layer: nn.Module) -> torch.dtype:

@@ -16,8 +16,6 @@ _CHECKED = (
         "forced_boundaries",
         "hierarchy",
         "kmers",
-        "scans",
-        "state_space",
         "upsampling",
     ),
     *("heads", "outputs", "modeling_hnet_ntv2", "modeling_ntv2"),

@@ -76,19 +76,6 @@ def windowed_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
     return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
 
 
-def scan_states_slowly(x, step, rate, write, read):
-    """The selective state space recurrence, one position after the other."""
-    batch, length, heads, head_dim = x.shape
-    state = x.new_zeros(batch, heads, write.shape[-1], head_dim)
-    outputs = []
-    for t in range(length):
-        decay = (step[:, t] * rate).exp()[..., None, None]
-        written = write[:, t, None, :, None] * (step[:, t, :, None] * x[:, t])[:, :, None, :]
-        state = decay * state + written
-        outputs.append((read[:, t, None, :, None] * state).sum(2))
-    return torch.stack(outputs, 1)
-
-
 def segment_at_once(model, text: str, window: int, flank: int, batch_bases: int):
     """Chunks of a whole sequence held in memory, of each strand by itself, mapped to the forward frame.
 

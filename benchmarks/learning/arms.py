@@ -89,7 +89,6 @@ ONE_AT_A_TIME = (
     Arm("ratio_0.01", "ratio loss weight 0.01", model={"ratio_loss_weight": 0.01}),
     Arm("ratio_0.1", "ratio loss weight 0.1", model={"ratio_loss_weight": 0.1}),
     Arm("held_by_loss", "routers' offsets held, the ratio loss alone", model={"router_offset_rate": 0.0}),
-    Arm("ssm", "state space mixer in encoder and decoder", model={"local_mixer": "ssm", "state_size": 32}),
     Arm("single_base_masks", "single masked bases in training", training={"mask.span": 1}),
     Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teachers={"hidden_state": 1.0}),
     Arm("half_rate", "grafted parts at 0.5 instead of 0.1", training={"grafted_rate": 0.5}),

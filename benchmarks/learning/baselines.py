@@ -13,11 +13,10 @@ from hnet_ntv2.attention import pack_rows, unpack_rows
 from hnet_ntv2.backbone import Trunk
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.training.schedule import warmup_cosine
+from hnet_ntv2.vocabulary import FIRST_BASE
 
 from .evaluate import evaluate_view
 from .setup import Setup, clock
-
-_FIRST_BASE = 7
 
 
 class PlainTransformer(nn.Module):
@@ -78,7 +77,7 @@ def train_plain(
             group["lr"] = setup.learning_rate * factor(step)
         shown, labels = (batch[name].long().to(setup.accelerator) for name in ("input_ids", "labels"))
         is_target = labels != -100
-        loss = F.nll_loss(model(shown)[is_target], labels[is_target] - _FIRST_BASE)
+        loss = F.nll_loss(model(shown)[is_target], labels[is_target] - FIRST_BASE)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)

@@ -21,6 +21,7 @@ from hnet_ntv2.training.metrics import (
     stage_metrics,
     unmasked,
 )
+from hnet_ntv2.vocabulary import FIRST_BASE, reverse_complement
 
 from .setup import Setup
 
@@ -28,7 +29,6 @@ Batch = Mapping[str, Tensor]
 LogProbs = Callable[[Batch], Tensor]
 
 BLOCK_LENGTH = 16_384
-_FIRST_BASE = 7
 _REPEAT_K = 12
 _REPEAT_COUNT = 20
 _MASK_FREE_WINDOWS = 256
@@ -54,7 +54,7 @@ class WindowSums:
             labels: [rows, length] ids at targets, -100 elsewhere.
         """
         is_target = labels != -100
-        classes = (labels.long() - _FIRST_BASE).clamp(min=0)
+        classes = (labels.long() - FIRST_BASE).clamp(min=0)
         nats = -log_probs.double().gather(-1, classes[..., None])[..., 0]
         self.nats[rows] += (nats * is_target).sum(1).numpy()
         self.correct[rows] += ((log_probs.argmax(-1) == classes) & is_target).sum(1).numpy()
@@ -104,7 +104,7 @@ def model_log_probs(model: HNetNTV2ForMaskedLM, **options) -> LogProbs:
     def log_probs(batch: Batch) -> Tensor:
         shown, labels = (batch[name].long().to(model.device) for name in ("input_ids", "labels"))
         output = model(shown, labels=labels, only_targets=True, strands="forward", **options)
-        return output.logits[..., _FIRST_BASE : _FIRST_BASE + 4].cpu()
+        return output.logits[..., FIRST_BASE : FIRST_BASE + 4].cpu()
 
     return log_probs
 
@@ -166,7 +166,7 @@ def kmer_counts(windows: NDArray[np.uint8]) -> NDArray[np.int32]:
     """How often each 12-mer occurs in some windows or their reverse complements."""
     counts = np.zeros(4**_REPEAT_K, dtype=np.int32)
     for part in np.array_split(windows, max(1, len(windows) // 2000)):
-        for strand in (part, _complement(part)[:, ::-1]):
+        for strand in (part, reverse_complement(part)):
             codes, is_whole = _codes(strand)
             counts += np.bincount(codes[is_whole], minlength=4**_REPEAT_K).astype(np.int32)
     return counts
@@ -180,7 +180,7 @@ def repetitive_share(windows: NDArray[np.uint8], counts: NDArray[np.int32]) -> N
 
 
 def _codes(windows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    digits = windows.astype(np.int64) - _FIRST_BASE
+    digits = windows.astype(np.int64) - FIRST_BASE
     is_base = (digits >= 0) & (digits < 4)
     digits = np.where(is_base, digits, 0)
     last = windows.shape[1] - _REPEAT_K + 1
@@ -189,11 +189,6 @@ def _codes(windows: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bo
         codes = codes * 4 + digits[:, offset : offset + last]
         is_whole &= is_base[:, offset : offset + last]
     return codes, is_whole
-
-
-def _complement(windows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    is_base = (windows >= _FIRST_BASE) & (windows < _FIRST_BASE + 4)
-    return np.where(is_base, 2 * _FIRST_BASE + 3 - windows, windows).astype(np.uint8)
 
 
 def context_baselines(data: HG38DataModule, setup: Setup) -> dict[str, float]:

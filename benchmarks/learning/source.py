@@ -13,7 +13,7 @@ from torch import Tensor
 from hnet_ntv2.base_embeddings import KmerEmbedding
 from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.data.datamodule import HG38DataModule
-from hnet_ntv2.kmers import SOURCE_CLS, kmer_marginals, source_token_ids
+from hnet_ntv2.kmers import kmer_marginals, source_token_ids
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
 from hnet_ntv2.storage import open_text
 from hnet_ntv2.tokenization_hnet_ntv2 import NTv2Tokenizer
@@ -21,6 +21,7 @@ from hnet_ntv2.training.checkpoint_io import read_checkpoint, write_checkpoint
 from hnet_ntv2.training.metrics import unmasked
 from hnet_ntv2.training.schedule import warmup_cosine
 from hnet_ntv2.training.teachers import cut_tokens
+from hnet_ntv2.vocabulary import SOURCE_CLS, source_vocab_size
 
 from .setup import SourceSetup, clock, describe_device, on_device
 
@@ -88,7 +89,7 @@ def build_source(setup: SourceSetup) -> NTv2ForMaskedLM:
     """A random source; k-mer vectors in and out are composed of letters, as random ones are in our model."""
     torch.manual_seed(setup.seed)
     config = NTv2Config(
-        vocab_size=4**K + 11,
+        vocab_size=source_vocab_size(K),
         hidden_size=setup.width,
         num_hidden_layers=setup.layers,
         num_attention_heads=setup.heads,

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
+from ..configuration_hnet_ntv2 import REMOVED_SETTINGS, HNetNTV2Config, own_field_names
 from ..errors import ConfigError
 from ..training.settings import REMOVED, PretrainSettings, build_settings
 from .yaml_file import read_yaml
@@ -138,7 +138,7 @@ def _with_unlisted_settings(override: str) -> str:
 def _is_nested_setting(name: str) -> bool:
     *path, last = name.split(".")
     if path == ["model"]:
-        return last in own_field_names()
+        return last in own_field_names() or last in REMOVED_SETTINGS
     kind: Any = PretrainSettings
     for part in path:
         kind = _fields(kind).get(part)
@@ -166,7 +166,7 @@ def _check_model(model: Mapping[str, Any], source: str) -> None:
 def _check_model_keys(model: Mapping[str, Any], source: str) -> None:
     known = own_field_names()
     for name in model:
-        if name not in known:
+        if name not in known and name not in REMOVED_SETTINGS:  # the config itself says what became of those
             raise ConfigError(f"unknown setting 'model.{name}' in {source}; known here: {', '.join(sorted(known))}")
 
 

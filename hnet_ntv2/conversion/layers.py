@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from ..attention import RowLayout, rotary_cos_sin
 from ..backbone import NTv2Block
 from ..errors import ConfigError
-from ..kmers import SOURCE_CLS, grid_cells, source_token_ids
+from ..kmers import grid_cells, source_token_ids
 from ..shapes import Float, Int, Tensor
+from ..vocabulary import SOURCE_CLS
 from .keys import BLOCK_PREFIX
 from .source import NTv2Source
 

@@ -10,9 +10,8 @@ import torch
 
 from ..errors import DataError
 from ..genome import Genome, SplitInterval, open_genome, read_split_intervals
-from ..genome.alphabet import BASE_BITS
-from ..kmers import MASK_ID, is_clean_base
 from ..shapes import Int, Tensor
+from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
 
 _MOST_N = 0.02
 

@@ -18,6 +18,7 @@ from ..model_files import INDEX, WEIGHTS, require_finite, shard_names, weight_fi
 from ..modeling_ntv2 import published_key_shapes, require_layout
 from ..shapes import Tensor
 from ..tokenization_hnet_ntv2 import NTv2Tokenizer
+from ..vocabulary import source_vocab_size
 from . import DEFAULT_SOURCE
 from .stored import StoredTensor, read_headers
 
@@ -125,7 +126,7 @@ def read_folder(folder: Path, name: str, revision: str | None, *, is_local: bool
 def _kmer_size(folder: Path, config: NTv2Config) -> int:
     """k from the vocabulary's size, and from ``vocab.txt`` where there is one, whose order is checked too."""
     size = round(math.log(max(config.vocab_size - 11, 4), 4))
-    if 4**size + 11 != config.vocab_size:
+    if source_vocab_size(size) != config.vocab_size:
         raise ConfigError(f"{folder / 'config.json'}: vocab_size={config.vocab_size} is not 4^k + 11 for any k")
     vocabulary = folder / "vocab.txt"
     if vocabulary.is_file() and vocabulary.stat().st_size > _MOST_VOCABULARY_BYTES:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError
-from ..genome.alphabet import BASE_BITS, SOFT_MASK, reverse_complement
 from ..shapes import Bool, Float, Int, Tensor, UInt8
+from ..vocabulary import BASE_BITS, SOFT_MASK, reverse_complement
 from .dataset import RawWindows
 from .masking import NO_TARGET, MaskConfig, MaskedWindows, MaskKeys, mask_windows
 from .ramps import CellShares

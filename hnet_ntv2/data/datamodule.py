@@ -24,9 +24,9 @@ from ..genome import (
     read_repeats,
     read_split_intervals,
 )
-from ..genome.alphabet import BASE_BITS, SOFT_MASK
 from ..genome.files import check_rereadable
 from ..shapes import Tensor, UInt8
+from ..vocabulary import BASE_BITS, SOFT_MASK
 from .collate import Batch, MaskingCollator
 from .dataset import EvaluationSampler, FixedWindows, TrainingSampler, TrainingWindows
 from .masking import MaskConfig

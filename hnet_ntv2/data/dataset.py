@@ -8,8 +8,8 @@ from torch.utils.data import Dataset, Sampler
 
 from ..errors import ConfigError
 from ..genome import Genome, SpanIndex
-from ..genome.alphabet import BASE_BITS, SOFT_MASK
 from ..shapes import Bool, Int, UInt8
+from ..vocabulary import BASE_BITS, SOFT_MASK
 from .windows import WindowIndex, WindowPlaces
 
 

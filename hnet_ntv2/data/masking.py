@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from ..genome import alphabet
+from ..kmers import grid_cells
 from ..shapes import Bool, Int, UInt8
+from ..vocabulary import FIRST_BASE, MASK_ID, is_clean_base
 from .random import Stream, below, draw_bits, unit_interval, window_keys
 
-MASK_ID = 3
 NO_TARGET = -100
 
 
@@ -116,7 +117,7 @@ def mask_windows(
     rows = np.repeat(spans.row, spans.length)
     columns = (spans.start[:, None] + np.arange(spans.length)).reshape(-1)
     original = input_ids[rows, columns]
-    is_target = is_base(original)
+    is_target = is_clean_base(original)
     rows, columns, original = rows[is_target], columns[is_target], original[is_target]
     kind = np.repeat(kind, spans.length)[is_target]
 
@@ -125,11 +126,6 @@ def mask_windows(
     shown = input_ids.copy()
     shown[rows, columns] = _shown(original, kind, keys.letter[rows], columns, config)
     return MaskedWindows(shown, labels)
-
-
-def is_base(input_ids: UInt8[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-    """Which ids are A, C, G or T."""
-    return (input_ids >= alphabet.A) & (input_ids <= alphabet.T)
 
 
 def _span_kinds(spans: _Spans, keys: MaskKeys) -> NDArray[np.float64]:
@@ -148,7 +144,7 @@ def _shown(
     shown = np.where(kind < config.mask_share, np.uint8(MASK_ID), original)
     is_random = (kind >= config.mask_share) & (kind < config.mask_share + config.random_share)
     letters = below(draw_bits(letter_keys[is_random], columns[is_random]), 4)
-    shown[is_random] = (alphabet.A + letters).astype(np.uint8)
+    shown[is_random] = (FIRST_BASE + letters).astype(np.uint8)
     return shown
 
 
@@ -196,10 +192,7 @@ def _grid_spans(input_ids: NDArray[np.uint8], keys: MaskKeys, config: MaskConfig
 
 
 def grid_token_starts(input_ids: UInt8[np.ndarray, "batch length"], k: int) -> Bool[np.ndarray, "batch length"]:
-    """First base of each whole k-mer token: pieces without N or special ids are cut from their left end."""
-    length = input_ids.shape[1]
-    position = np.arange(length, dtype=np.int32)
-    is_break = ~is_base(input_ids)
-    piece_start = np.maximum.accumulate(np.where(is_break, position + 1, np.int32(0)), axis=1)
-    piece_end = np.minimum.accumulate(np.where(is_break, position, np.int32(length))[:, ::-1], axis=1)[:, ::-1]
-    return ~is_break & ((position - piece_start) % k == 0) & (position + k <= piece_end)
+    """First base of each whole k-mer token of NTv2's grid."""
+    ids = torch.from_numpy(input_ids).long()
+    cells = grid_cells(ids, torch.ones_like(ids, dtype=torch.bool), k)
+    return (cells.is_start & cells.is_whole).numpy()

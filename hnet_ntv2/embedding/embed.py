@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
-from ..genome.alphabet import BASE_BITS, A, T
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
     Progress,
@@ -24,6 +23,7 @@ from ..levels import Chunking, final_chunk_of
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2Model
 from ..shapes import Float, Int, Tensor
 from ..strands import Strands
+from ..vocabulary import BASE_BITS, is_clean_base
 from .sequences import NamedSequence
 
 LAST_LAYER = "last"
@@ -163,7 +163,7 @@ class _Sums:
     def __init__(self, sequence: NamedSequence, per_base: bool) -> None:
         letters = sequence.bases & BASE_BITS
         self._name = sequence.name
-        self._counts = (letters >= A) & (letters <= T)
+        self._counts = is_clean_base(letters)
         self._sum: NDArray[np.float64] | None = None
         self._wants_bases = per_base
         self._per_base: NDArray[np.float32] | None = None

@@ -13,7 +13,7 @@ from ..genome.files import check_readable, is_pipe
 
 
 class NamedSequence(NamedTuple):
-    """A name and encoded bases, [length] bytes as in ``genome.alphabet``."""
+    """A name and encoded bases, [length] bytes as in ``vocabulary``."""
 
     name: str
     bases: NDArray[np.uint8]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..genome.alphabet import decode
 from ..levels import Chunking
+from ..vocabulary import decode
 
 FINAL_MARK, INNER_MARK = "|", "·"
 

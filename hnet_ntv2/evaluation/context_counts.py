@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from ..genome.alphabet import A, N, T
+from ..vocabulary import A, N, is_clean_base
 from .flanks import Flanks, flanks_of_targets
 
 CONCENTRATIONS = tuple(2.0**power for power in range(-4, 13))
@@ -192,7 +192,7 @@ def _windows(arrays: Sequence[NDArray[np.uint8]], k: int, span: int) -> NDArray[
     found = []
     for array in arrays:
         letters = array.astype(np.int64) - A
-        is_base = (array >= A) & (array <= T)
+        is_base = is_clean_base(array)
         for strand, clean in ((letters, is_base), (3 - letters[::-1], is_base[::-1])):
             found.append(_windows_of_strand(strand, clean, k, span))
     return np.concatenate(found) if found else np.empty(0, np.int64)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ..data.datamodule import HG38DataModule
 from ..errors import DataError
 from ..genome import Interval
-from ..genome.alphabet import BASE_BITS, A, T
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_file, open_text
+from ..vocabulary import BASE_BITS, A, T
 from .chunk_text import chunk_text, first_bases
 from .context_counts import ContextCounts, composition_bits
 from .curves import draw_curves, read_history

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..genome.alphabet import A, T
+from ..vocabulary import A, T, is_clean_base
 
 MASK = 3
 
@@ -50,7 +50,7 @@ def flanks_of_targets(masked_ids: NDArray, labels: NDArray, k: int, span: int) -
 
     run_start, run_end = _bounds_of_runs(ids == MASK)
     start = _start_of_span(target_at, run_start[target_at], run_end[target_at], span)
-    is_base = (ids >= A) & (ids <= T)
+    is_base = is_clean_base(ids)
     letters = np.where(is_base, ids - A, 0)
     base_start, base_end = _bounds_of_runs(is_base)
     behind = start + span

@@ -23,10 +23,11 @@ from ..configuration_ntv2 import NTv2Config
 from ..conversion.calibrate import calibrate_routers
 from ..conversion.graft import build_model
 from ..errors import ConfigError
-from ..kmers import NUM_SOURCE_SPECIALS, SOURCE_CLS
+from ..kmers import kmer_digits
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..shapes import Int, Tensor
+from ..vocabulary import FIRST_BASE, LAST_BASE, NUM_SOURCE_SPECIALS, SOURCE_CLS
 
 KINDS = ("forward", "step")
 _CALIBRATION_BASES = 2048
@@ -168,12 +169,12 @@ def single_nucleotides(config: HNetNTV2Config, num_layers: int) -> Contestant:
 
 def random_bases(length: int, seed: int = 0) -> Int[Tensor, "1 length"]:
     """Uniform A, C, G, T."""
-    return torch.randint(7, 11, (1, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(FIRST_BASE, LAST_BASE + 1, (1, length), generator=torch.Generator().manual_seed(seed))
 
 
 def kmer_tokens(bases: Int[Tensor, "1 length"], k: int) -> Int[Tensor, "1 tokens"]:
     """NTv2's tokens of clean bases, ``<cls>`` in front; the remainder is left out."""
-    digit = bases.new_tensor([0, 2, 3, 1])[bases - 7]
+    digit = kmer_digits(bases)
     places = 4 ** torch.arange(k - 1, -1, -1, device=bases.device)
     whole = digit[:, : bases.shape[1] // k * k].reshape(1, -1, k)
     tokens = NUM_SOURCE_SPECIALS + (whole * places).sum(-1)

@@ -1,6 +1,6 @@
 """Genomes, intervals and annotation, in numpy only: nothing here imports torch or transformers."""
 
-from .alphabet import decode, encode, reverse_complement
+from ..vocabulary import decode, encode, reverse_complement
 from .bed import SplitInterval, check_disjoint, default_split, read_bed, read_split_intervals
 from .cache import default_cache_dir, file_digest, open_genome
 from .contigs import HG38_LENGTHS, canonical, resolve

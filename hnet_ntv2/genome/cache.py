@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GenomeError
-from .alphabet import is_n
+from ..vocabulary import is_n
 from .fasta import BLOCK_BYTES, Progress, SequenceBlock, read_genome_blocks
 from .files import check_readable, check_rereadable
 from .genome import BASES, BLOCK_BITS, INDEX, N_RUNS, SUMS, Genome, checksum, index_checksum

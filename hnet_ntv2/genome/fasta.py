@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GenomeError, shown
-from .alphabet import ENCODE
+from ..vocabulary import ENCODE
 from .files import check_readable, is_pipe, open_sequence_file
 from .twobit import TwoBitFile, is_twobit
 

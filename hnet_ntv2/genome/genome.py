@@ -42,7 +42,7 @@ def index_checksum(index: dict[str, Any]) -> str:
 class Genome:
     """Read windows of a cached genome through a memory map; only the pages of a window are touched.
 
-    Bases are bytes as in ``alphabet``. Positions "in the genome" count along the contigs in the order of the file, as
+    Bases are bytes as in ``vocabulary``. Positions "in the genome" count along the contigs in the order of the file, as
     the windows of a training set are stored. Cheap to pickle: another process maps the same file.
 
     Args:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import GenomeError, shown
 from ..storage import appearing_file
-from .alphabet import BASE_BITS, SOFT_MASK, A, C, G, N, T, is_n
+from ..vocabulary import BASE_BITS, SOFT_MASK, A, C, G, N, T, is_n
 from .files import check_readable
 
 _SIGNATURE = 0x1A412743

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ContigNotFound
-from .alphabet import BASE_BITS, decode, encode, is_n
+from ..vocabulary import AMBIGUITY_CODES, BASE_BITS, decode, encode, is_n
 from .contigs import ContigResolver
 from .genome import Genome
 from .interval import Interval
 
-LETTERS = re.compile(r"[ACGTURYSWKMBDHVN]+", re.IGNORECASE)
+LETTERS = re.compile(f"[ACGTU{AMBIGUITY_CODES}]+", re.IGNORECASE)
 _MOST_LETTERS_SHOWN = 20
 # Bases of the genome that are compared at once while an indel is moved.
 _STEP = 4096

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
-from ..genome.alphabet import BASE_BITS
-from ..kmers import PAD_ID
 from ..shapes import Int, Tensor
+from ..vocabulary import BASE_BITS, PAD_ID
 
 DEFAULT_BATCH_BASES = 16384
 # What models whose config does not tell the length of their training windows were cut into before.

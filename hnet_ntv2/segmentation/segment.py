@@ -72,7 +72,7 @@ class ResolvedSettings:
 
 @runtime_checkable
 class Readable(Protocol):
-    """A sequence whose bases, encoded as in ``genome.alphabet``, are read piece by piece."""
+    """A sequence whose bases, encoded as in ``vocabulary``, are read piece by piece."""
 
     def __len__(self) -> int: ...
 
@@ -125,7 +125,7 @@ def segment_sequences(
 
     Args:
         model: In eval mode.
-        sequences: With a field ``bases``, encoded as in ``genome.alphabet``; read as they are needed.
+        sequences: With a field ``bases``, encoded as in ``vocabulary``; read as they are needed.
         settings: How; the defaults of ``SegmentSettings`` without.
         progress: Called after each forward pass.
 

@@ -8,12 +8,12 @@ import torch
 from ..levels import BoundaryReason, Chunking, final_chunk_of
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Shaped, Tensor
+from ..vocabulary import FIRST_BASE, LAST_BASE
 
 Sums = dict[str, torch.Tensor]
 Stages = tuple[Chunking, ...]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
-_FIRST_BASE, _LAST_BASE = 7, 10
 _REASONS = {
     "mask": BoundaryReason.MASK,
     "anchor": BoundaryReason.ANCHOR,
@@ -54,8 +54,8 @@ def target_sums(
         name: The sums are ``name_nats``, ``name_hits``, ``name_count``.
     """
     chosen = where & (labels != -100)
-    letters = logits[chosen][:, _FIRST_BASE : _LAST_BASE + 1].float()
-    classes = labels[chosen].long() - _FIRST_BASE
+    letters = logits[chosen][:, FIRST_BASE : LAST_BASE + 1].float()
+    classes = labels[chosen].long() - FIRST_BASE
     nats = -letters.log_softmax(-1).gather(-1, classes[:, None])
     return {
         f"{name}_nats": nats.double().sum(),

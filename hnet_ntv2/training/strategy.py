@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ..backbone import LocalBlock, NTv2Block, StateSpaceBlock
+from ..backbone import LocalBlock, NTv2Block
 from ..errors import ConfigError
 from .checkpoint_io import SafetensorsCheckpointIO
 from .settings import TrainerSettings
@@ -39,7 +39,7 @@ def build_strategy(settings: TrainerSettings, kind: str) -> Strategy | str:
     if settings.strategy == "fsdp":
         if kind != "cuda":
             raise ConfigError("trainer.strategy=fsdp needs CUDA devices; use auto")
-        return ShardedStrategy(auto_wrap_policy={NTv2Block, LocalBlock, StateSpaceBlock})
+        return ShardedStrategy(auto_wrap_policy={NTv2Block, LocalBlock})
     if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
         return DDPStrategy(find_unused_parameters=False)  # every parameter gets a gradient in every step
     return "auto"

@@ -15,11 +15,12 @@ from ..conversion.graft import sha256_of
 from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..conversion.source import open_source
 from ..errors import ConfigError
-from ..kmers import BASE_IDS, MASK_ID, SOURCE_CLS, SOURCE_PAD, grid_cells, kmer_marginals, source_token_ids
+from ..kmers import grid_cells, kmer_marginals, source_token_ids
 from ..levels import final_boundaries
 from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Tensor
+from ..vocabulary import BASE_IDS, MASK_ID, SOURCE_CLS, SOURCE_PAD
 
 _EMBEDDING = "esm.embeddings.word_embeddings.weight"
 

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..genome import Change, Genome, Interval
-from ..genome.alphabet import BASE_BITS, A, T
-from ..kmers import MASK_ID
+from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class AlleleWindow:
         An empty allele has no base of its own: at least the bases beside it are near.
         """
         reach = max(reach, 1) if self.start == self.end else reach
-        is_near = (self.ids >= A) & (self.ids <= T)
+        is_near = is_clean_base(self.ids)
         is_near[: max(self.start - reach, 0)] = False
         is_near[self.end + reach :] = False
         return is_near
@@ -93,6 +92,6 @@ def masked_rows(ids: NDArray[np.uint8], position: int, k: int) -> list[NDArray[n
     for before in sorted({(k - 1) // 2, k // 2}):
         row = ids.copy()
         span = row[max(position - before, 0) : position - before + k]
-        span[(span >= A) & (span <= T)] = MASK_ID
+        span[is_clean_base(span)] = MASK_ID
         rows.append(row)
     return rows

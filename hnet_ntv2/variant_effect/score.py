@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..genome import Change, Genome, Variant, VariantChecker
-from ..genome.alphabet import A
 from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, default_window, pad_rows
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..strands import Strands
+from ..vocabulary import A
 from .context import AlleleWindow, VariantContext, masked_rows, variant_context
 
 DEFAULT_WINDOW, DEFAULT_NEAR = 1024, 32

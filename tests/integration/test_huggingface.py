@@ -27,6 +27,7 @@ from hnet_ntv2 import (
     HNetNTV2Model,
     HNetNTV2Tokenizer,
 )
+from hnet_ntv2.configuration_hnet_ntv2 import REMOVED_SETTINGS
 from hnet_ntv2.errors import ConfigError, InputError, WeightsError
 from hnet_ntv2.levels import BoundaryReason
 from tests.builders import ids, lively_model, random_dna, tiny_config, tiny_model
@@ -183,6 +184,9 @@ def test_settings_of_the_base_class_and_of_other_tools_do_not_stop_loading(saved
         ({"target_ratio_stage2": None, "target_ratio_stage3": 0.5}, "needs target_ratio_stage2"),
         ({"d_base": 24}, "d_base"),
         ({"n_main_layer": 0}, "positive"),
+        ({"local_mixer": "ssm"}, "local_mixer='ssm' was removed: version 0.1.0 .* the last"),
+        ({"state_size": 32}, "state_size=32 was removed"),
+        ({"tokenizer_type": "bpe"}, "tokenizer_type='bpe' was removed"),
     ],
 )
 def test_config_refuses(settings, message):
@@ -195,6 +199,21 @@ def test_a_saved_config_with_an_unknown_key_is_refused(saved):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"windw": 3}))
     with pytest.raises(ConfigError, match="'windw' is probably 'window'"):
+        HNetNTV2ForMaskedLM.from_pretrained(folder)
+
+
+def test_a_saved_config_with_removed_settings_loads_silently_at_their_old_defaults_only(saved, caplog):
+    _, folder = saved
+    path = folder / "config.json"
+    old = {"local_mixer": "attention", "state_size": 64, "bidirectional_strategy": "add", "tokenizer_type": "default"}
+    assert old == {name: value for name, (value, _) in REMOVED_SETTINGS.items()}
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | old))
+    loaded = HNetNTV2ForMaskedLM.from_pretrained(folder)
+    assert not caplog.records
+    assert not old.keys() & loaded.config.to_dict()
+    path.write_text(json.dumps(written | old | {"local_mixer": "ssm"}))
+    with pytest.raises(ConfigError, match=r"config.json: .*local_mixer='ssm' was removed: version 0\.1\.0"):
         HNetNTV2ForMaskedLM.from_pretrained(folder)
 
 

@@ -2,9 +2,10 @@
 
 import torch
 
-from hnet_ntv2.kmers import MASK_ID, holds_mask
+from hnet_ntv2.kmers import holds_mask
 from hnet_ntv2.levels import BoundaryReason
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.vocabulary import MASK_ID
 from tests.builders import random_dna, tiny_config
 
 LENGTH = 240

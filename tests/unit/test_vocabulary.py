@@ -1,11 +1,14 @@
-"""Letters to bytes and back, as tables."""
+"""Letters to bytes and back, as tables; the ids that the documents name."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hnet_ntv2.errors import GenomeError
 from hnet_ntv2.genome import decode, encode, reverse_complement
-from hnet_ntv2.genome.alphabet import BASE_BITS, COMPLEMENT, SOFT_MASK
+from hnet_ntv2.vocabulary import BASE_BITS, BASE_VOCABULARY, COMPLEMENT, SOFT_MASK
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,11 @@ def test_complement_is_its_own_inverse_and_keeps_special_ids_and_the_repeat_bit(
 def test_reverse_complement_works_on_the_last_axis_of_a_batch():
     batch = np.stack([encode(b"AAC"), encode(b"GTN")])
     assert [decode(row) for row in reverse_complement(batch)] == [b"GTT", b"NAC"]
+
+
+def test_the_glossary_gives_the_ids_of_the_vocabulary():
+    glossary = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text()
+    (row,) = re.findall(r"\| character id \|.*", glossary)
+    named = re.findall(r"(\[[A-Z]+\]|\b[ACGTN]) (\d+)", row)
+    assert {token for token, _ in named} == {"[MASK]", "[PAD]", *"ACGTN"}
+    assert all(BASE_VOCABULARY[int(number)] == token for token, number in named)
