@@ -203,6 +203,15 @@ def test_glossary_has_every_reason_of_a_boundary():
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     path = REPOSITORY / document
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
-        if not target.startswith("http"):
-            assert (path.parent / target).exists(), f"{document} links to {target}"
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text()):
+        if target.startswith("http"):
+            continue
+        found = path.parent / target if target else path
+        assert found.exists(), f"{document} links to {target}"
+        assert not heading or heading in headings(found), f"{document} links to {target}#{heading}"
+
+
+def headings(path: Path) -> set[str]:
+    """The names under which the headings of a page can be linked to."""
+    lines = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}
