@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from .configuration_hnet_ntv2 import HNetNTV2Config
-from .kmers import source_token_ids
+from .forced_boundaries import force_boundaries
+from .kmers import holds_mask, source_token_ids
+from .levels import Level
 from .shapes import Bool, Float, Int, Tensor
 from .vocabulary import NUM_SOURCE_SPECIALS, SOURCE_CLS
 
@@ -50,3 +52,49 @@ class BaseEmbeddings(nn.Module):
         tokens = source_token_ids(input_ids, is_valid, self.kmer_size)
         cls_vector = self.kmer(torch.full((1,), SOURCE_CLS, device=input_ids.device))[0]
         return self.base(input_ids) + self.kmer(tokens), cls_vector
+
+
+def base_level(
+    embedded: Float[Tensor, "batch length dim"],
+    input_ids: Int[Tensor, "batch length"],
+    is_valid: Bool[Tensor, "batch length"],
+    config: HNetNTV2Config,
+    *,
+    on_grid: Bool[Tensor, "batch length"] | bool = False,
+    anchors: Bool[Tensor, "batch length"] | bool = False,
+) -> Level:
+    """The level that the outermost stage works on, whose positions are the bases.
+
+    Args:
+        embedded: Vectors of the bases, as wide as the trunk.
+        input_ids: Character ids.
+        is_valid: False at padding.
+        config: Of the model.
+        on_grid: See ``force_boundaries``.
+        anchors: See ``force_boundaries``.
+    """
+    forced_boundary, forced_reason = force_boundaries(
+        input_ids,
+        is_valid,
+        k=config.kmer_size,
+        num_stages=config.num_stages,
+        on_grid=on_grid,
+        anchors=anchors,
+        protect_masks=config.mask_protection,
+    )
+    is_masked = (input_ids == config.mask_token_id) & is_valid
+    sees_mask = holds_mask(is_masked, config.kmer_size)
+    # The router compares a base with the one before it, and each vector holds the k-mer that starts there.
+    is_clear = ~(sees_mask | nn.functional.pad(sees_mask[:, :-1], (1, 0)))
+    width = config.base_dim
+    return Level(
+        hidden=embedded[..., :width],
+        is_valid=is_valid,
+        first_base=torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids),
+        num_bases=is_valid.sum(1),
+        is_masked=is_masked,
+        is_clear=is_clear,
+        forced_boundary=forced_boundary,
+        forced_reason=forced_reason,
+        tail=embedded[..., width:] if width < config.d_model else None,
+    )

@@ -33,7 +33,7 @@ from .upsampling import Upsampler
 # Offsets that the base-resolution upsampler tells apart when no cap bounds the length of a chunk.
 _UNCAPPED_OFFSETS = 32
 
-NetworkOutput = tuple[Float[Tensor, "batch positions dim"], tuple[Chunking, ...], Level]
+NetworkOutput = tuple[Float[Tensor, "rows positions dim"], tuple[Chunking, ...], Level]
 """Vectors at the input's positions; the chunkings inside, outermost first; the final chunks as they left the trunk."""
 
 States = dict[str, Tensor]

@@ -1,10 +1,15 @@
-"""Both strands as one batch, forward rows first, and their results joined in the forward frame."""
+"""Both strands in one batch: stack them, run the network, split what it decided, average what it computed.
 
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+Stacked rows are the batch's forward rows, then the reverse complements of the same rows in the same order. Everything
+of a reverse row counts positions along that strand, until ``average_strands`` mirrors it.
+"""
+
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 
-from .kmers import flip_rows
+from .errors import InputError
+from .kmers import flip_rows, reverse_complement
 from .levels import Chunking, Level
 from .shapes import Bool, Float, Int, Shaped, Tensor
 
@@ -12,47 +17,62 @@ Strands = Literal["forward", "both"]
 _Record = TypeVar("_Record", Chunking, Level)
 
 
-class StrandRun(NamedTuple):
-    """One batch of rows through the network, before strands are joined."""
+def stack_strands(
+    input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], strands: str
+) -> tuple[Int[Tensor, "rows length"], Bool[Tensor, "rows length"]]:
+    """The ids and the validity of the rows that the network runs on.
 
-    input_ids: Int[Tensor, "rows length"]
-    is_valid: Bool[Tensor, "rows length"]
-    hidden: Float[Tensor, "rows length dim"]
-    stages: tuple[Chunking, ...]
-    final: Level
-    hidden_states: dict[str, Tensor]
-    num_strands: int
-
-    def join(self, values: Float[Tensor, "rows length ..."]) -> Float[Tensor, "batch length ..."]:
-        """The mean over strands in the forward frame."""
-        if self.num_strands == 1:
-            return values
-        forward, reverse = values.chunk(2)
-        return (forward + flip_rows(reverse, self.is_valid.chunk(2)[1])) / 2
-
-    def strand_stages(self) -> tuple[tuple[Chunking, ...], tuple[Chunking, ...] | None]:
-        """Chunking per strand, each in its own frame."""
-        if self.num_strands == 1:
-            return self.stages, None
-        forward, reverse = (tuple(_strand(chunking, i, 2) for chunking in self.stages) for i in (0, 1))
-        return forward, reverse
-
-    def forward_states(self) -> dict[str, Tensor] | None:
-        """The named states of the forward strand, if they were asked for."""
-        states = {name: state.chunk(self.num_strands)[0] for name, state in self.hidden_states.items()}
-        return states or None
-
-    def forward_chunks(self) -> Level:
-        """The trunk's output for the forward strand."""
-        return _strand(self.final, 0, self.num_strands)
+    Raises:
+        InputError: ``strands`` is neither "forward" nor "both".
+    """
+    if strands == "forward":
+        return input_ids, is_valid
+    if strands != "both":
+        raise InputError(f"strands={strands!r}; choose 'forward' or 'both'")
+    # The reverse complement stays right-padded, so that its valid positions are those of the forward strand.
+    return torch.cat([input_ids, reverse_complement(input_ids, is_valid)]), is_valid.repeat(2, 1)
 
 
-def _strand(record: _Record, number: int, num_strands: int) -> _Record:
-    """The rows of one strand in all fields of a record."""
-    fields = (None if field is None else field.chunk(num_strands)[number] for field in record)
+def stack_flag(
+    flag: Shaped[Tensor, "batch length"] | bool, is_valid: Bool[Tensor, "batch length"], num_rows: int
+) -> Shaped[Tensor, "rows length"] | bool:
+    """A flag per base of the forward strand for each of the stacked rows; a single value holds for all rows."""
+    if isinstance(flag, bool) or num_rows == len(is_valid):
+        return flag
+    return torch.cat([flag, flip_rows(flag, is_valid)])
+
+
+def select_rows(record: _Record, rows: slice) -> _Record:
+    """Some rows of all fields of a record."""
+    fields = (None if field is None else field[rows] for field in record)
     return type(record)(*cast(Any, fields))
 
 
-def both_strands(flag: Shaped[Tensor, "batch length"] | bool, is_valid: Bool[Tensor, "batch length"]):
-    """A per-base flag for the forward rows and, mirrored, for the reverse ones."""
-    return flag if isinstance(flag, bool) else torch.cat([flag, flip_rows(flag, is_valid)])
+def split_strands(
+    chunkings: tuple[Chunking, ...], batch_size: int
+) -> tuple[tuple[Chunking, ...], tuple[Chunking, ...] | None]:
+    """The chunkings of the forward rows, and those of the reverse rows along their own strand (None without any)."""
+    forward = tuple(select_rows(chunking, slice(batch_size)) for chunking in chunkings)
+    if len(chunkings[0].is_valid) == batch_size:
+        return forward, None
+    return forward, tuple(select_rows(chunking, slice(batch_size, None)) for chunking in chunkings)
+
+
+def average_strands(
+    values: Float[Tensor, "rows length ..."], is_valid: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "batch length ..."]:
+    """The mean over strands of a value per base, at the bases of the forward strand."""
+    if len(values) == len(is_valid):
+        return values
+    forward, reverse = values.chunk(2)
+    return (forward + flip_rows(reverse, is_valid)) / 2
+
+
+def average_letters(
+    log_probs: Float[Tensor, "rows length 4"], is_valid: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "batch length 4"]:
+    """``average_strands`` of log-probabilities of A, C, G, T, which the reverse strand spells T, G, C, A."""
+    if len(log_probs) == len(is_valid):
+        return log_probs
+    forward, reverse = log_probs.chunk(2)
+    return average_strands(torch.cat([forward, reverse.flip(-1)]), is_valid)

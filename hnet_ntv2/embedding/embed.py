@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
+from ..hierarchy import States
 from ..inference.windows import (
     DEFAULT_BATCH_BASES,
     Progress,
@@ -22,7 +23,7 @@ from ..inference.windows import (
 from ..levels import Chunking, final_chunk_of
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM, HNetNTV2Model
 from ..shapes import Float, Int, Tensor
-from ..strands import Strands
+from ..strands import Strands, average_strands
 from ..vocabulary import BASE_BITS, is_clean_base
 from .sequences import NamedSequence
 
@@ -81,24 +82,27 @@ def base_vectors(
     model: HNetNTV2Model, input_ids: Int[Tensor, "batch length"], layer: str = LAST_LAYER, strands: Strands = "both"
 ) -> Float[Tensor, "batch length dim"]:
     """One vector per base of right-padded rows; the mean over strands in the forward frame."""
-    run = model.run_strands(input_ids, None, None, None, strands, layer != LAST_LAYER)
-    if layer == LAST_LAYER:
-        return run.join(run.hidden)
-    return run.join(_spread_to_bases(run.hidden_states[layer], layer, run.stages))
+    states: States = {}
+    _, (hidden, chunkings, _) = model.run_strands(
+        input_ids, strands=strands, states=None if layer == LAST_LAYER else states
+    )
+    if layer != LAST_LAYER:
+        hidden = _spread_to_bases(states[layer], layer, chunkings)
+    return average_strands(hidden, chunkings[0].is_valid[: len(input_ids)])
 
 
 def _spread_to_bases(
-    state: Float[Tensor, "rows positions dim"], layer: str, stages: tuple[Chunking, ...]
+    state: Float[Tensor, "rows positions dim"], layer: str, chunkings: tuple[Chunking, ...]
 ) -> Float[Tensor, "rows length dim"]:
     """A named state at every base; ``<cls>`` in front of the trunk's states is left out."""
     if layer.startswith("trunk_"):
-        state, depth = state[:, 1:], len(stages)
+        state, depth = state[:, 1:], len(chunkings)
     else:
         stage = re.match(r"stage(\d+)_", layer)
         depth = int(stage.group(1)) - 1 if stage else 0
     if depth == 0:
         return state
-    chunk_of = final_chunk_of(stages[:depth])
+    chunk_of = final_chunk_of(chunkings[:depth])
     return state.gather(1, chunk_of[..., None].expand(-1, -1, state.shape[-1]))
 
 

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..genome import Change, Genome, Variant, VariantChecker
 from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, default_window, pad_rows
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from ..strands import Strands
+from ..strands import Strands, average_letters, average_strands
 from ..vocabulary import A
 from .context import AlleleWindow, VariantContext, masked_rows, variant_context
 
@@ -155,10 +155,13 @@ class _Rows:
         for batch in batches_by_length([len(row) for row in rows], settings.batch_bases):
             input_ids = pad_rows([rows[index] for index in batch], model.device)
             with torch.inference_mode():
-                run = model.model.run_strands(input_ids, None, None, None, settings.strands)
+                row_ids, output = model.model.run_strands(input_ids, strands=settings.strands)
+                hidden, chunkings, _ = output
+                is_valid = chunkings[0].is_valid[: len(input_ids)]
+                letters = average_letters(model.letter_log_probs(row_ids, output), is_valid)
                 # The mean over strands of log-probabilities is not normalised.
-                log_probs = model.letter_log_probs(run).float().log_softmax(-1).cpu().numpy()
-                vectors = run.join(run.hidden).float().cpu().numpy()
+                log_probs = letters.float().log_softmax(-1).cpu().numpy()
+                vectors = average_strands(hidden, is_valid).float().cpu().numpy()
             for place, index in enumerate(batch):
                 length = len(rows[index])
                 answers[keys[index]] = _Answer(log_probs[place, :length], vectors[place, :length])

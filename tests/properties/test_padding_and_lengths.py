@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hnet_ntv2.errors import InputError
-from tests.builders import ids, random_dna, tiny_model
+from hnet_ntv2.input_checks import check_input
+from tests.builders import ids, random_dna, tiny_config, tiny_model
 
 SETTINGS = [
     {},
@@ -86,7 +87,7 @@ def test_ids_outside_the_vocabulary_are_named():
 @pytest.mark.parametrize("shape", [(4,), (0, 4), (2, 0)])
 def test_shapes_without_a_base_are_refused(shape):
     with pytest.raises(InputError, match="expected"):
-        tiny_model().model._check_input(torch.full(shape, 7), None)
+        check_input(torch.full(shape, 7), None, tiny_config())
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 6, 7, 127, 128, 129, 1000, 1024, 4099])
