@@ -1,4 +1,4 @@
-"""What the source model's k-mers mean at single bases: token ids, the k-mer grid, strands, marginals of its softmax."""
+"""NTv2's k-mers at single bases: token ids, the k-mer grid, both strands, base probabilities from k-mer logits."""
 
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ def fits_whole_kmer(
 
 
 def holds_mask(is_masked: Bool[Tensor, "batch length"], k: int) -> Bool[Tensor, "batch length"]:
-    """Whether one of the k bases from each base on is masked; what lies behind the row's end is not."""
+    """Whether one of the k bases from each base on is masked; bases past the row's end count as not masked."""
     found = is_masked
     for offset in range(1, k):
         found = found | shift_left(is_masked, offset)
@@ -68,8 +68,8 @@ def holds_mask(is_masked: Bool[Tensor, "batch length"], k: int) -> Bool[Tensor, 
 
 
 def kmer_digits(input_ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """The place of each base in "ATCG", the order of the source's k-mers; 0 where there is no base."""
-    # Compared, not looked up: a table made here would be sent to the device in every forward pass.
+    """The digit (0 to 3) of each base in the source's k-mers; 0 where there is no base."""
+    # Compared, not looked up: a table made here would be copied to the device in every forward pass.
     digits = torch.zeros_like(input_ids)
     for base, place in zip(BASE_IDS, KMER_DIGITS, strict=True):
         digits = digits + (input_ids == base) * place
@@ -105,7 +105,7 @@ def source_token_ids(
 
 
 def shift_left(values: Tensor, offset: int) -> Tensor:
-    """Bring the value ``offset`` positions to the right here; zeros come in at the end."""
+    """Move each row ``offset`` positions to the left; zeros fill the end."""
     return torch.nn.functional.pad(values, (0, offset))[:, offset:]
 
 
@@ -137,6 +137,7 @@ def reverse_complement(
     input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"]
 ) -> Int[Tensor, "batch length"]:
     """The other strand, read in its own direction: A-T, C-G, all other ids unchanged; padding stays on the right."""
+    # Computed, since a table would be copied to the device; A + T = C + G.
     complement = torch.where(is_clean_base(input_ids), FIRST_BASE + LAST_BASE - input_ids, input_ids)
     return flip_rows(complement, is_valid)
 
@@ -149,13 +150,16 @@ def kmer_marginals(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Tenso
         k: Length of the k-mers.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
+    # Over whole k-mers only: special tokens and single letters would take part of the probability.
     probability = wide[:, NUM_SOURCE_SPECIALS : NUM_SOURCE_SPECIALS + 4**k].softmax(-1)
     marginals = []
+    # Each round sums out the first letter that is left, so the tensor shrinks by 4.
     for offset in range(k):
         by_letter = probability.reshape(len(logits), 4, 4 ** (k - 1 - offset))
         marginals.append(by_letter.sum(-1))
         probability = by_letter.sum(1)
     joint = _in_acgt_order(torch.stack(marginals, dim=1))
+    # A certain k-mer leaves other bases a probability of 0, whose log is infinite.
     return joint.clamp(min=torch.finfo(joint.dtype).tiny).log()
 
 
@@ -168,5 +172,5 @@ def letter_log_probs(logits: Float[Tensor, "chunks vocab"], k: int) -> Float[Ten
 
 def _in_acgt_order(values: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
     """Columns for A, T, C, G as columns for A, C, G, T."""
-    # An index that is a list would be sent to the device each time.
+    # Stacked: indexing with a list would copy the list to the device each time.
     return torch.stack([values[..., place] for place in KMER_DIGITS], dim=-1)

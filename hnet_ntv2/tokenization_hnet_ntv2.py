@@ -48,13 +48,14 @@ def encode_bases(sequence: str, first_position: int = 0) -> bytes:
 
 
 class _SequenceTokenizer(PreTrainedTokenizer):
-    """A fixed vocabulary, special tokens recognised where they are written, the rest cut by ``_cut``."""
+    """A fixed vocabulary. Special tokens written in a sequence are kept whole, ``_cut`` cuts the rest."""
 
     model_input_names: ClassVar[list[str]] = ["input_ids", "attention_mask"]
     padding_side = "right"
     longest_input: ClassVar[int]  # ``model_max_length`` unless it is given
 
     def __init__(self, vocabulary: tuple[str, ...], **kwargs: Any):
+        # Only a real limit: files saved without one hold transformers' 1e30.
         if (kwargs.get("model_max_length") or _NO_LIMIT) >= _NO_LIMIT:
             kwargs["model_max_length"] = self.longest_input
         self._tokens = vocabulary
@@ -72,6 +73,7 @@ class _SequenceTokenizer(PreTrainedTokenizer):
         """Cut a sequence into tokens; special tokens written in it are kept whole."""
         if kwargs.pop("split_special_tokens", self.split_special_tokens):
             return self._cut(text, 0)
+        # Longest first, so that no token is cut by another that is its beginning.
         longest_first = sorted(self._added_tokens_encoder, key=len, reverse=True)
         pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
         tokens, position = [], 0
@@ -117,7 +119,7 @@ class _SequenceTokenizer(PreTrainedTokenizer):
         return "".join(tokens)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        return ()
+        return ()  # the vocabulary is this file's own
 
 
 class HNetNTV2Tokenizer(_SequenceTokenizer):

@@ -1,4 +1,4 @@
-"""Turn raw windows into a training batch: strand, masking, loss weights. Once per micro-batch, in bytes."""
+"""Turn the raw windows of a micro-batch into a batch: strand, masks, loss weights."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NotRequired, TypedDict
@@ -19,7 +19,7 @@ class Batch(TypedDict):
     """What a training or validation step gets, on the CPU.
 
     Attributes:
-        input_ids: Character ids as the model sees them, in bytes until they are on the device.
+        input_ids: Character ids as the model sees them, one byte each until they are on the device.
         labels: The id of each target, -100 elsewhere.
         loss_weights: Weight of each base in the loss.
         is_repeat: Whether each base is annotated as a repeat.
@@ -42,7 +42,7 @@ class Batch(TypedDict):
 
 
 class _Draws(NamedTuple):
-    """What a window draws for itself, by counters: the same whatever the batch, rank or restart.
+    """Random decisions per window, by counters: the same in any batch, on any rank, after any restart.
 
     Attributes:
         masks_on_grid: [batch] the window's masks are whole tokens of NTv2's grid.
@@ -58,6 +58,7 @@ class _Draws(NamedTuple):
     def of(cls, seed: int, windows: RawWindows, length: int, shares: CellShares) -> "_Draws":
         keys = window_keys(seed, Stream.MODEL, windows.epoch, windows.number)[:, None]
         grid, anchors = (share[:, None] for share in shares.at(windows.counter))
+        # All are drawn, needed or not, so that a draw's number does not depend on the shares.
         draws = unit_interval(draw_bits(keys, np.arange(1 + 2 * length)))
         cells, flanks = draws[:, 1 : 1 + length], draws[:, 1 + length :]
         return cls(draws[:, 0] < grid[:, 0], cells < grid, flanks < anchors)
@@ -65,7 +66,7 @@ class _Draws(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskingCollator:
-    """Makes the batch of some raw windows; what is masked follows from (seed, epoch, k) of each window.
+    """Make a batch of raw windows; the masks follow from the seed and each window's epoch and number k.
 
     Attributes:
         mask: How to mask.
@@ -105,6 +106,7 @@ class MaskingCollator:
             on_grid = on_grid | draws.masks_on_grid
             flags = {"on_grid": torch.from_numpy(draws.on_grid), "anchors": torch.from_numpy(draws.anchors)}
         masked = self._mask(input_ids, windows, on_grid)
+        # float32 scalars: Python's floats would make the array float64.
         weights = np.where(is_repeat, np.float32(self.repeat_weight), np.float32(1.0))
         batch = Batch(
             input_ids=torch.from_numpy(masked.input_ids),
@@ -124,12 +126,14 @@ class MaskingCollator:
         self, input_ids: UInt8[np.ndarray, "batch length"], windows: RawWindows, on_grid: Bool[np.ndarray, " batch"]
     ) -> MaskedWindows:
         keys = MaskKeys.of(self.seed, windows.epoch, windows.number)
+        # Masked twice only where a batch holds both kinds: between the phases of a warm start.
         if on_grid.all() or not on_grid.any():
             masked = self._mask_rows(input_ids, keys, bool(on_grid.any()))
         else:
             masked = self._mask_rows(input_ids, keys, False)
             aligned = self._mask_rows(input_ids[on_grid], keys.rows(on_grid), True)
             masked.input_ids[on_grid], masked.labels[on_grid] = aligned
+        # Windows that only fill a last batch are counted elsewhere.
         masked.labels[windows.counter < 0] = NO_TARGET
         return masked
 

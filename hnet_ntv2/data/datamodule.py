@@ -1,4 +1,4 @@
-"""The data of a training run: opens the genome, keeps the splits apart, and serves batches from any position."""
+"""The data of a training run: open the genome, check that splits are disjoint, serve batches from any position."""
 
 import hashlib
 import logging
@@ -36,19 +36,19 @@ from .windows import WindowIndex
 
 logger = logging.getLogger(__name__)
 
-# Of the most repetitive genomes (maize, lungfish) up to nine tenths are repeats.
+# Above the share in the most repetitive genomes (maize, lungfish: up to nine tenths).
 _NEARLY_ALL = 0.95
-_WINDOWS_LOOKED_AT = 256
+_NUM_SAMPLED = 256
 
 EVALUATION_SEED = 0
-"""Validation masks are the same in every run, so that runs with different seeds can be compared."""
+"""Validation masks do not depend on a run's seed, so that runs with different seeds can be compared."""
 
 
 class HG38DataModule(LightningDataModule):
     """Windows of a genome for masked-language-model training, validation and test.
 
-    Sample c of training is a function of the seed and c alone; ``set_position`` says where to go on. The trainer must
-    be made with ``use_distributed_sampler=False``: the ranks' shares are dealt out here.
+    Training sample c depends on the seed and c alone; ``set_position`` sets the first c. The trainer needs
+    ``use_distributed_sampler=False``: this module assigns samples to ranks.
 
     Args:
         fasta: Genome, as FASTA (plain, gzip, bgzip) or .2bit.
@@ -171,11 +171,11 @@ class HG38DataModule(LightningDataModule):
         self._warn_if_all_repeats()
 
     def _warn_if_all_repeats(self) -> None:
-        """A FASTA in lower case, as GenBank writes it, would train with every base at the weight of a repeat."""
+        """Warn if nearly all bases count as repeats, as in a FASTA in lower case (GenBank writes them so)."""
         if self.repeat_weight == 1 or self._rank_and_world_size()[0] != 0:
             return
         train = self.window_index("train")
-        dataset = FixedWindows(self.genome, train, _WINDOWS_LOOKED_AT, self._repeats)
+        dataset = FixedWindows(self.genome, train, _NUM_SAMPLED, self._repeats)
         bases = dataset.__getitems__(range(len(dataset))).bases
         share = ((bases & SOFT_MASK) != 0).mean()
         if share < _NEARLY_ALL:
@@ -221,27 +221,23 @@ class HG38DataModule(LightningDataModule):
         return self._indices[split]
 
     def plain_windows(self, split: str, count: int | None = None) -> UInt8[Tensor, "windows length"]:
-        """Character ids of tiles of a split as they are, without masks: all, or ``count`` spread evenly."""
-        places = self.window_index(split).fixed(self.window_index(split).evenly_spread(count))
+        """Character ids of tiles of a split, without masks: all, or ``count`` spread evenly."""
+        index = self.window_index(split)
+        places = index.fixed(index.evenly_spread(count))
         return torch.from_numpy(self.genome.gather(places.start, self.seq_length) & BASE_BITS)
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Training windows in one pass over the tiles."""
-        return len(self.window_index("train"))
 
     # Serving
 
     def set_position(self, samples_seen: int, stop: int | None = None) -> None:
-        """Let the next training loader start at sample ``samples_seen``, and end before ``stop`` (None: never)."""
+        """Start the next training loader at sample ``samples_seen``; it ends before ``stop`` (None: never)."""
         self._position, self._stop = samples_seen, stop
 
     def set_micro_batch_size(self, windows: int) -> None:
-        """Let the next loaders, those of all splits, serve so many windows at a time."""
+        """Set the windows per micro-batch of the next loaders of all splits."""
         self.micro_batch_size = self.eval_micro_batch_size = windows
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Micro-batches of this rank, from the position on; endless unless ``set_position`` named a stop."""
+        """This rank's micro-batches from the position on; endless unless ``set_position`` set a stop."""
         rank, world_size = self._rank_and_world_size()
         dataset = TrainingWindows(self.genome, self.window_index("train"), self.seed, self._repeats)
         sampler = TrainingSampler(
@@ -270,7 +266,7 @@ class HG38DataModule(LightningDataModule):
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            persistent_workers=self.num_workers > 0,  # starting workers anew costs seconds per validation
             worker_init_fn=_leave_signals_to_main_process,
         )
 
@@ -288,7 +284,7 @@ class HG38DataModule(LightningDataModule):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    # Telling
+    # Describing
 
     def fingerprint(self) -> dict[str, str | None]:
         """Digests of what is read: the genome file, the intervals in use, the repeats file."""
@@ -304,7 +300,8 @@ class HG38DataModule(LightningDataModule):
         }
 
     def describe(self) -> dict[str, Any]:
-        """What a run's record says of its data: files, digests, and the windows of each split (JSON values)."""
+        """Files, digests and the windows of each split, for the record of a run (JSON values)."""
+        assert self.genome is not None
         splits = {
             split: {
                 "intervals": len(self.split_intervals(split)),
@@ -313,7 +310,7 @@ class HG38DataModule(LightningDataModule):
                 "windows": len(index),
                 "windows_left_out_as_n": index.num_skipped_n,
             }
-            for split, index in ((split, self.window_index(split)) for split in self.indexed_splits)
+            for split, index in self._indices.items()
         }
         return {
             "fasta": str(self.fasta),
@@ -324,12 +321,6 @@ class HG38DataModule(LightningDataModule):
             "fingerprint": self.fingerprint(),
             "splits": splits,
         }
-
-    @property
-    def indexed_splits(self) -> tuple[str, ...]:
-        """The splits that have windows."""
-        assert self.genome is not None
-        return tuple(self._indices)
 
     # Resuming
 
@@ -343,12 +334,13 @@ class HG38DataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the position of ``state_dict``.
+        """Continue at the position of ``state_dict``.
 
         Raises:
             DataError: if seed, window length or files differ from those of the run that saved it (at once, or in
                 ``setup`` if the genome is not open yet).
         """
+        # Kept, because the genome may not be open yet; setup() compares then.
         self._expected = dict(state_dict)
         self._position = int(state_dict["position"])
         if self._genome is not None:

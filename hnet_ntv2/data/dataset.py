@@ -1,4 +1,4 @@
-"""Map sample counters to raw windows, a whole micro-batch at a time; and the samplers that hand out the counters."""
+"""Map sample counters to raw windows, a micro-batch at a time; samplers that yield the counters of a rank."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class RawWindows(NamedTuple):
         counter: Sample counter of each window; negative for filling that must not count.
         epoch: Which pass over the tiles it belongs to.
         number: Its number k within that pass.
-        is_reverse: Whether to read it on the reverse strand.
+        is_reverse: Whether the model reads it on the reverse strand.
     """
 
     bases: UInt8[np.ndarray, "batch length"]
@@ -32,7 +32,7 @@ class RawWindows(NamedTuple):
 
 
 class WindowDataset(Dataset[RawWindows]):
-    """Windows of one split by sample counter. Subclasses say where the window of a counter lies.
+    """Windows of one split by sample counter. Subclasses define where the window of a counter lies.
 
     Args:
         genome: Where to read.
@@ -48,6 +48,7 @@ class WindowDataset(Dataset[RawWindows]):
     def __getitem__(self, counter: int) -> RawWindows:
         return self.__getitems__([counter])
 
+    # PyTorch's loader calls this instead of __getitem__ per sample: one vectorised draw for the micro-batch.
     def __getitems__(self, counters: Sequence[int]) -> RawWindows:
         counter = np.asarray(counters, dtype=np.int64)
         places = self._places(counter)
@@ -99,14 +100,14 @@ class FixedWindows(WindowDataset):
 class TrainingSampler(Sampler[list[int]]):
     """Micro-batches of sample counters for one rank, from any position on.
 
-    The world takes ``micro_batch_size * world_size`` samples at a time, rank 0 the first of them: micro-batch i of rank
+    All ranks together take ``micro_batch_size * world_size`` samples at a time, rank 0 the first: micro-batch i of rank
     r holds ``start + i * micro_batch_size * world_size + r * micro_batch_size`` and the counters after it. So the
-    samples of an optimiser step depend on its global batch only, and a run resumed at ``start`` goes on where it was.
+    samples of an optimiser step depend on its global batch only, and a run resumes at ``start`` with the next sample.
 
     Args:
         micro_batch_size: Windows per micro-batch.
         start: First counter, the number of samples seen before.
-        stop: Counter to end before; None goes on for ever. Must leave whole micro-batches for all ranks.
+        stop: Counter to end before; None never ends. Must leave whole micro-batches for all ranks.
         rank: Which process this is.
         world_size: How many there are.
 

@@ -13,6 +13,6 @@ class DemoPaths(NamedTuple):
 
 
 def demo_paths() -> DemoPaths:
-    """Where the bundled demo data lie; their origin is in ``resources/README.md``."""
+    """Paths of the bundled demo data; ``resources/README.md`` names their origin."""
     folder = Path(str(resources.files("hnet_ntv2.resources")))
     return DemoPaths(folder / "chr20_demo.2bit", folder / "chr20_demo.bed")

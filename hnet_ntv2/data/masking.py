@@ -1,7 +1,7 @@
-"""Choose masked spans and corrupt windows: vectorised over a batch, drawn by counters, blind to the letters.
+"""Choose masked spans and replace their letters: vectorised over a batch, drawn by counters.
 
-Where spans lie and what is shown there never depends on which of A, C, G, T stands in the sequence (only on where
-something else stands), so nothing about a hidden base leaks into the model's input.
+Where spans lie and what is shown there does not depend on which of A, C, G, T a base is, only on where N and special
+ids are. So nothing about a hidden base leaks into the model's input.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class MaskConfig:
     """How much is masked, in what pieces, and how it is shown.
 
     Attributes:
-        rate: Share of a window's bases in masked spans, met up to rounding to whole spans (at least one span).
+        rate: Share of a window's bases in masked spans, rounded to whole spans (at least one).
         span: Bases per span, 1 for single bases.
         mask_share: Share of the spans shown as [MASK].
         random_share: Share of the spans shown as random letters; the rest stays as it is.
@@ -74,7 +74,7 @@ class MaskKeys(NamedTuple):
 
 
 class MaskedWindows(NamedTuple):
-    """A batch as the model sees it, and what it has to find.
+    """A batch as the model sees it, and its targets.
 
     Attributes:
         input_ids: Character ids with spans hidden.
@@ -113,7 +113,9 @@ def mask_windows(
         DataError: if a window is shorter than one span.
     """
     spans = _grid_spans(input_ids, keys, config) if config.grid_aligned else _free_spans(input_ids.shape, keys, config)
-    kind = np.zeros(len(spans.row)) if shown_as_mask_only else _span_kinds(spans, keys)
+    # One draw in [0, 1) per span; 0 is shown as [MASK].
+    kind = unit_interval(draw_bits(keys.kind[spans.row], spans.number))
+    kind = np.zeros_like(kind) if shown_as_mask_only else kind
     rows = np.repeat(spans.row, spans.length)
     columns = (spans.start[:, None] + np.arange(spans.length)).reshape(-1)
     original = input_ids[rows, columns]
@@ -126,11 +128,6 @@ def mask_windows(
     shown = input_ids.copy()
     shown[rows, columns] = _shown(original, kind, keys.letter[rows], columns, config)
     return MaskedWindows(shown, labels)
-
-
-def _span_kinds(spans: _Spans, keys: MaskKeys) -> NDArray[np.float64]:
-    """One draw in [0, 1) per span."""
-    return unit_interval(draw_bits(keys.kind[spans.row], spans.number))
 
 
 def _shown(
@@ -166,12 +163,13 @@ def _distinct_sorted(keys: NDArray[np.uint64], count: int, bound: int) -> NDArra
 
     It is the first ``count`` different values of the key's sequence of draws, so drawing more never changes it.
     """
+    # Enough for a full set nearly always: about count^2 / (2 bound) draws repeat an earlier value.
     num_draws = count + 8 + 2 * count * count // bound
     while True:
         value = below(draw_bits(keys[:, None], np.arange(num_draws)), bound)
         packed = np.sort(value * num_draws + np.arange(num_draws), axis=1)
         value, order = packed // num_draws, packed % num_draws
-        # Repeats of a value go last, so that they are never among the chosen.
+        # Repeated values go last, so that none is chosen twice.
         order[:, 1:][value[:, 1:] == value[:, :-1]] = num_draws
         limit = np.partition(order, count - 1, axis=1)[:, count - 1 : count]
         if (limit < num_draws).all():
@@ -180,12 +178,13 @@ def _distinct_sorted(keys: NDArray[np.uint64], count: int, bound: int) -> NDArra
 
 
 def _grid_spans(input_ids: NDArray[np.uint8], keys: MaskKeys, config: MaskConfig) -> _Spans:
-    """Whole k-mer tokens, the same share of each window's whole tokens."""
+    """Whole k-mer tokens of NTv2's grid: the share ``rate`` of those of each window, at random."""
     row, start = np.nonzero(grid_token_starts(input_ids, config.grid_k))
     num_tokens = np.bincount(row, minlength=len(input_ids))
     first_of_row = np.cumsum(num_tokens) - num_tokens
     number = np.arange(len(row)) - first_of_row[row]
     by_draw = np.lexsort((draw_bits(keys.place[row], number), row))
+    # At least one where there is any, as for free spans.
     wanted = np.maximum(np.rint(config.rate * num_tokens), num_tokens > 0)
     chosen = np.sort(by_draw[number < wanted[row]])
     return _Spans(row[chosen], start[chosen], number[chosen], config.grid_k)

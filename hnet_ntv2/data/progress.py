@@ -1,4 +1,4 @@
-"""A progress bar on standard error for the one slow thing the data layer does: building the genome cache."""
+"""A progress bar on standard error while the genome cache is built, which takes minutes for a large genome."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ..genome.fasta import Progress as ProgressCallback
 
 @contextmanager
 def cache_progress(title: str, *, visible: bool = True) -> Iterator[ProgressCallback | None]:
-    """A callback for ``open_genome`` that draws a bar; the bar appears at the first call, so never for a built cache.
+    """A callback for ``open_genome`` that draws a bar. The bar appears at the first call, so not for a finished cache.
 
     Args:
         title: Text in front of the bar.

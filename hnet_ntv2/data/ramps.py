@@ -1,4 +1,4 @@
-"""Values that change over a run: straight lines over optimiser steps, one after the other."""
+"""Values per optimiser step: straight lines, one after the other."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Ramp:
     """A value per optimiser step.
 
     Attributes:
-        pieces: In order; pieces without steps are skipped, and after the last one its end stays.
+        pieces: In order; pieces without steps are skipped. After the last piece the value stays at its end.
 
     Raises:
         ConfigError: if there is no piece, or one has a negative number of steps.
@@ -41,7 +41,7 @@ class Ramp:
         first = 0
         for piece in self.pieces:
             inside = (step >= first) & (step < first + piece.steps)
-            share = (step - first) / max(piece.steps - 1, 1)
+            share = (step - first) / max(piece.steps - 1, 1)  # a piece of one step has its start only
             value = np.where(inside, piece.start + (piece.end - piece.start) * share, value)
             first += piece.steps
         return value
@@ -49,7 +49,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class CellShares:
-    """How many of NTv2's cells are forced, and how many masked runs have anchors, at each training sample.
+    """Share of NTv2's cells that are forced, and of masked runs with anchors, at each training sample.
 
     Attributes:
         grid: Share of cells on NTv2's grid, and of windows whose masks lie on it, per optimiser step.
@@ -63,5 +63,6 @@ class CellShares:
 
     def at(self, counter: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Grid share and anchor share of each sample counter."""
+        # Negative counters are filling, whose values are not used.
         step = np.maximum(counter, 0) // self.samples_per_step
         return self.grid(step), self.anchors(step)

@@ -1,6 +1,6 @@
-"""Randomness as a function of counters: the draw number i of window k in epoch e, for a seed and a purpose.
+"""Random bits as a function of counters: draw i of window k in epoch e, for a seed and a purpose.
 
-No state is carried, so a sample is the same whatever the batch, worker, rank or restart that asks for it. The mixing
+There is no state, so a sample is the same in any batch or worker, on any rank, after any restart. The mixing
 function is the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); a window's key is the chain of mixed
 (seed, stream, epoch, k), its i-th draw the i-th output of a SplitMix64 sequence that starts at the key.
 """
@@ -38,6 +38,7 @@ def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _as_uint64(values: Integers) -> NDArray[np.uint64]:
+    # An array even for a scalar: numpy warns of overflow, which is wanted here, for scalars only.
     return np.atleast_1d(np.asarray(values, dtype=np.int64)).view(np.uint64)
 
 
@@ -63,6 +64,7 @@ def draw_bits(keys: NDArray[np.uint64], draw: Integers) -> NDArray[np.uint64]:
 
 def unit_interval(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Random bits as float64 in [0, 1)."""
+    # 53 bits, as many as a float64's mantissa holds: the result is exact and below 1.
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -72,7 +74,7 @@ def below(bits: NDArray[np.uint64], bound: Integers) -> NDArray[np.int64]:
 
 
 def permute(index: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where a random permutation of ``size`` things, given by its key, sends each index, without storing it.
+    """The images of some indices under a random permutation of ``size`` things, which is never stored.
 
     A generalised Feistel cipher on the smallest near-square rectangle of at least ``size`` cells, repeated for the few
     values that leave the range (Black and Rogaway, CT-RSA 2002).
@@ -87,6 +89,7 @@ def permute(index: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> ND
     value = np.array(index, dtype=np.int64)
     keys = np.broadcast_to(keys, value.shape)
     outside = np.ones(value.shape, dtype=bool)
+    # Ends: a permutation of the rectangle brings each value back into the range after some rounds.
     while outside.any():
         value[outside] = _shuffle_cells(value[outside], height, width, keys[outside])
         outside = value >= size
@@ -94,7 +97,7 @@ def permute(index: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> ND
 
 
 def _shuffle_cells(value: NDArray[np.int64], height: int, width: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Six half-rounds: row and column are shifted in turn by an amount that only the other one decides."""
+    """Six half-rounds: row and column are shifted in turn by an amount that depends on the other one only."""
     row, column = np.divmod(value, width)
     for turn in range(0, 6, 2):
         row = (row + below(draw_bits(draw_bits(keys, turn), column), height)) % height

@@ -1,4 +1,4 @@
-"""Which windows there are and where the next one lies: tiles of a split's intervals, drawn by counters."""
+"""Tiles of the intervals of a split, and the places of windows drawn from them by counters."""
 
 import logging
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ class WindowPlaces(NamedTuple):
 class WindowIndex:
     """The tiles of one split: windows of one length that lie inside their interval and are not mostly N.
 
-    An interval is cut into as many tiles as fit; what is left over is spread between them, so that with a jitter of
-    half a window every base can be drawn.
+    An interval is cut into as many tiles as fit; the rest is spread between them. So with a jitter of half a window
+    every base can be drawn.
 
     Attributes:
         length: Bases per window.
@@ -124,6 +124,7 @@ class WindowIndex:
         and nothing else.
         """
         epoch, number = np.divmod(counters, len(self))
+        # A permutation, not a draw with replacement: each epoch shows each tile once.
         tile = permute(number, len(self), window_keys(seed, Stream.TILE_ORDER, epoch, 0))
         fixed = self.tile_start[tile]
         first = np.maximum(fixed - self.length // 2, self.interval_start[tile])
@@ -131,6 +132,7 @@ class WindowIndex:
         bits = draw_bits(window_keys(seed, Stream.JITTER, epoch, number), 0)
         start = first + below(bits, last - first + 1)
         num_n = self.n_runs.count(start, start + self.length)
+        # Back to the tile, which was checked: moving may have brought in a run of N.
         start = np.where(num_n > self.max_n_share * self.length, fixed, start)
         strand = below(draw_bits(window_keys(seed, Stream.STRAND, epoch, number), 0), 2)
         return WindowPlaces(start, strand.astype(bool), epoch, number)

@@ -3,7 +3,7 @@
 from ..vocabulary import decode, encode, reverse_complement
 from .bed import SplitInterval, check_disjoint, default_split, read_bed, read_split_intervals
 from .cache import default_cache_dir, file_digest, open_genome
-from .contigs import HG38_LENGTHS, canonical, resolve
+from .contigs import HG38_LENGTHS, ContigResolver, canonical
 from .fasta import read_genome_blocks
 from .genome import Genome
 from .interval import Interval, SpanIndex
@@ -15,6 +15,7 @@ from .variant_files import read_variants
 __all__ = [
     "HG38_LENGTHS",
     "Change",
+    "ContigResolver",
     "Genome",
     "Interval",
     "SpanIndex",
@@ -36,7 +37,6 @@ __all__ = [
     "read_repeats",
     "read_split_intervals",
     "read_variants",
-    "resolve",
     "reverse_complement",
     "write_twobit",
 ]

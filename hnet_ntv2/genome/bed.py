@@ -1,4 +1,4 @@
-"""Read interval files (BED), say which split each interval belongs to, and keep the splits apart."""
+"""Read interval files (BED), assign each interval to a split, check that the splits share no base."""
 
 import os
 import re
@@ -35,7 +35,7 @@ class _Row(NamedTuple):
 
 def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
     """Data lines of a BED file, split at tabs (or at spaces where there are none)."""
-    found = False
+    is_empty = True
     for number, line in text_rows(path):
         if not line.strip() or line.startswith("#") or _is_header(line):
             continue
@@ -43,31 +43,23 @@ def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
         place = f"{path}, line {number}"
         if len(fields) < min_columns:
             raise GenomeError(f"{place}: {len(fields)} columns, at least {min_columns} are needed, split by tabs")
-        found = True
+        is_empty = False
         yield _Row(place, fields)
-    if not found:
+    if is_empty:
         raise GenomeError(f"{path} holds no intervals")
 
 
 def _is_header(line: str) -> bool:
-    """Whether it is a ``track`` or ``browser`` line; a contig may have that name, and a number follows it then."""
+    """Whether it is a ``track`` or ``browser`` line."""
     if not line.startswith(("track", "browser")):
         return False
     words = line.split(maxsplit=2)
+    # A contig may be called "track"; a whole number follows it then.
     return words[0] in ("track", "browser") and (len(words) == 1 or whole_number(words[1]) is None)
 
 
-def _coordinates(row: _Row) -> tuple[int, int]:
-    start, end = whole_number(row.fields[1]), whole_number(row.fields[2])
-    if start is None or end is None:
-        raise GenomeError(
-            f"{row.place}: start {shown(row.fields[1])} and end {shown(row.fields[2])} must be whole numbers"
-        )
-    return start, end
-
-
 class RowChecker:
-    """Brings contig names to the genome's own and checks ends; does nothing without a genome."""
+    """Translate contig names to those of the genome and check ends; without a genome only the numbers are checked."""
 
     def __init__(self, contigs: Mapping[str, int] | None) -> None:
         self._contigs = contigs
@@ -80,12 +72,17 @@ class RowChecker:
             ContigNotFound, IntervalError, GenomeError: with the file and line.
         """
         contig = row.fields[0]
-        start, end = _coordinates(row)
+        start, end = whole_number(row.fields[1]), whole_number(row.fields[2])
+        if start is None or end is None:
+            raise GenomeError(
+                f"{row.place}: start {shown(row.fields[1])} and end {shown(row.fields[2])} must be whole numbers"
+            )
         try:
             if self._resolve is not None:
                 contig = self._resolve(contig)
             Interval(contig, start, end)
         except (ContigNotFound, IntervalError) as error:
+            # The same class, so that callers can leave out what does not fit and still refuse malformed lines.
             raise type(error)(f"{row.place}: {error}") from None
         if self._contigs is not None and end > self._contigs[contig]:
             raise IntervalError(
@@ -104,12 +101,12 @@ def read_bed(
 
     Args:
         path: BED file or pipe; comment, ``track`` and ``browser`` lines are skipped.
-        contigs: Contig lengths of the genome: names are brought to its own, and ends are checked.
+        contigs: Contig lengths of the genome: names are translated to its own, ends are checked.
         on_misfit: Called with the error of an interval that does not fit the genome, which is then left out; None
             raises it.
 
     Raises:
-        GenomeError: if the file cannot be read, is empty, or a line is malformed (told with its number).
+        GenomeError: if the file cannot be read, is empty, or a line is malformed (the error names it).
         ContigNotFound: if a contig is unknown.
         IntervalError: if an interval is reversed, empty, or goes past its contig's end.
     """
@@ -136,7 +133,7 @@ def read_split_intervals(
 
     Args:
         path: The file. ``split`` is train, valid (or validation, val, dev) or test.
-        contigs: Contig lengths of the genome: names are brought to its own, and ends are checked.
+        contigs: Contig lengths of the genome: names are translated to its own, ends are checked.
         folds: For a file with ``foldN`` instead of splits, the folds that are not for training, such as
             ``{"fold3": "valid", "fold4": "test"}``; all others train.
 
@@ -168,7 +165,7 @@ def _split_of(row: _Row) -> str:
 
 
 class _FoldTable:
-    """Splits by fold: the folds named are held out, the others train."""
+    """The split of a row by its fold: the folds named are held out, the others train."""
 
     def __init__(self, path: str | os.PathLike[str], folds: Mapping[str, str]) -> None:
         for fold, split in folds.items():
@@ -206,6 +203,7 @@ def default_split(contigs: Mapping[str, int]) -> list[SplitInterval]:
     Raises:
         DataError: if train or valid would be empty.
     """
+    # By chromosome: windows of one chromosome in two splits would share repeats and linked sequence.
     split_of = dict.fromkeys(DEFAULT_TRAIN, "train") | dict.fromkeys(DEFAULT_VALID, "valid")
     split_of |= dict.fromkeys(DEFAULT_TEST, "test")
     intervals = [
@@ -229,6 +227,7 @@ def check_disjoint(intervals: Sequence[SplitInterval]) -> None:
     Raises:
         DataError: naming the first two intervals of different splits that overlap.
     """
+    # Sorted by start, an interval overlaps an earlier one of a split only if it overlaps the one that ends last.
     furthest: dict[tuple[str, str], SplitInterval] = {}
     for interval in sorted(intervals, key=lambda item: (item.contig, item.start)):
         for split in SPLITS:

@@ -1,9 +1,9 @@
 """The memory-mapped genome: built once per content of a source file, one byte per base, read by window.
 
-``open_genome`` looks the file's content up in the cache directory and builds what is missing. A finished cache is one
+``open_genome`` finds the cache by the digest of the file's content and builds a missing one. A finished cache is one
 directory ``<digest>-v1`` with ``genome.u8`` (the contigs in a row), its checksums ``sums.npy``, ``n_runs.npy`` and
-``index.json``. It comes into being by one rename, so a killed build never leaves something that looks finished. What
-is damaged is noticed when it is read (see ``genome``) and built again.
+``index.json``. One rename creates it, so a killed build never leaves a cache that seems finished. Damage is detected
+when bases are read (see ``genome``), and the cache is built again.
 """
 
 import errno
@@ -77,7 +77,7 @@ def open_genome(
         if genome is None:
             with _build_lock(target) as is_alone:
                 # Again, since another process may have built it while this one waited for the lock.
-                genome = _open_finished(target, source, tells=True) or _build(source, target, is_alone, progress)
+                genome = _open_finished(target, source, logs=True) or _build(source, target, is_alone, progress)
     return genome
 
 
@@ -85,8 +85,8 @@ def _digest_of(target: Path) -> str:
     return target.name.removesuffix(f"-v{FORMAT_VERSION}")
 
 
-def _open_finished(target: Path, source: Path, tells: bool = False) -> Genome | None:
-    """The finished cache, or None if there is none or it is damaged."""
+def _open_finished(target: Path, source: Path, logs: bool = False) -> Genome | None:
+    """The finished cache; None if there is none or it is damaged (logged if ``logs``)."""
     if not target.is_dir():
         return None
     try:
@@ -94,7 +94,7 @@ def _open_finished(target: Path, source: Path, tells: bool = False) -> Genome | 
         if genome.fingerprint != _digest_of(target):
             raise GenomeError(f"the genome cache {target} is that of another file")
     except GenomeError as error:
-        if tells:
+        if logs:
             logger.warning("%s; it is built again", error)
         return None
     return genome
@@ -107,7 +107,7 @@ def _build_again(source: Path, target: Path) -> None:
             Genome(target, source).check()
             return
         except GenomeError:
-            pass  # the reason for being here, which is logged
+            pass  # expected: the caller has logged it
         if file_digest(check_readable(source)) != _digest_of(target):
             raise GenomeError(
                 f"the genome cache {target} is damaged, and {source} has changed since it was built; "
@@ -160,6 +160,7 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
             sums += [zlib.crc32(bases[start : start + block].data) for start in range(0, len(bases), block)]
             position += len(bases)
         file.flush()
+        # The rename may reach the disk before the data: a power cut would leave an empty file in a finished folder.
         os.fsync(file.fileno())
     n_runs = SpanIndex(np.concatenate(run_starts), np.concatenate(run_ends))
     files = {
@@ -177,14 +178,14 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
 
 
 def _count_contigs(blocks: Iterator[SequenceBlock], contigs: dict[str, int]) -> Iterator[NDArray[np.uint8]]:
-    """Pass the bases on, and add their number to their contig's."""
+    """Yield the bases of each block, adding their number to ``contigs``."""
     for contig, bases in blocks:
         contigs[contig] = contigs.get(contig, 0) + len(bases)
         yield bases
 
 
 def _whole_blocks(pieces: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Join the bases of short contigs and cut those of long ones to whole checksum blocks, but for the last."""
+    """Regroup bases into pieces of whole checksum blocks; only the last piece may end within a block."""
     held, count = [], 0
     for piece in pieces:
         held.append(piece)
@@ -199,11 +200,12 @@ def _whole_blocks(pieces: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.ui
 
 
 def _write(file: io.BufferedIOBase, data: memoryview) -> None:
+    # A function of its own, so that a test can let the disk be full.
     file.write(data)
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> str:
-    """Write an array; gives the file's checksum."""
+    """Write an array; returns the file's checksum."""
     data = io.BytesIO()
     np.save(data, array, allow_pickle=False)
     path.write_bytes(data.getvalue())
@@ -216,7 +218,7 @@ def _partial_prefix(target: Path) -> str:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed builds left behind: whoever holds the lock knows that nobody else is building."""
+    """Remove the folders of killed builds. Only under the lock, when no other process is building."""
     for leftover in target.parent.glob(f"{_partial_prefix(target)}*"):
         logger.info("removing the leftover of an interrupted build: %s", leftover)
         shutil.rmtree(leftover, ignore_errors=True)
@@ -259,7 +261,7 @@ def _cache_errors(root: Path) -> Iterator[None]:
 
 
 def _content_digest(source: Path, root: Path) -> str:
-    """Digest of the file's content; remembered by path, size and time, so that reopening does not read the file."""
+    """Digest of the file's content; stored by path, size and time, so that reopening does not read the file."""
     status, path = source.stat(), str(source.resolve())
     stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
     entry = _read_digests(root).get(path)
@@ -275,7 +277,7 @@ def _content_digest(source: Path, root: Path) -> str:
 
 
 def _digest_entry(path: str, stamp: list[int], digest: Any) -> dict[str, Any]:
-    """What is remembered of a file; a damaged entry does not equal the one made of its own digest."""
+    """The stored entry of a file, with a checksum, so that a damaged entry does not equal a recomputed one."""
     return {"stamp": stamp, "digest": digest, "checksum": checksum(json.dumps([path, stamp, digest]).encode())}
 
 
@@ -293,7 +295,7 @@ def _remember_digest(root: Path, path: str, entry: dict[str, Any]) -> None:
 def _read_digests(root: Path) -> dict[str, Any]:
     try:
         known = json.loads((root / _DIGESTS).read_bytes())
-    except (OSError, ValueError):  # it is a memory only: what cannot be read is found out anew
+    except (OSError, ValueError):  # only saves time: digests that cannot be read are computed again
         return {}
     return known if isinstance(known, dict) else {}
 

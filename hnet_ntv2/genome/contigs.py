@@ -34,24 +34,13 @@ def canonical(name: str) -> str:
     return "MT" if short == "M" else short
 
 
-def resolve(name: str, known: Iterable[str], *, source: str = "the genome") -> str:
-    """Find the name under which ``known`` holds the contig ``name``, whatever the naming style.
-
-    For many names over the same contigs use ``ContigResolver``.
+class ContigResolver:
+    """Find the name under which a genome holds a contig, whatever the naming style.
 
     Args:
-        name: Contig name in any style.
         known: The names of the genome.
         source: What ``known`` belongs to, for the error.
-
-    Raises:
-        ContigNotFound: if no known name matches, or several do.
     """
-    return ContigResolver(known, source=source)(name)
-
-
-class ContigResolver:
-    """``resolve`` for many names: the contigs are looked through once, however many names follow."""
 
     def __init__(self, known: Iterable[str], *, source: str = "the genome") -> None:
         self._known = dict.fromkeys(known)
@@ -59,9 +48,14 @@ class ContigResolver:
         self._by_canonical: dict[str, list[str]] | None = None
 
     def __call__(self, name: str) -> str:
-        """The genome's name for ``name``; raises ContigNotFound as ``resolve`` does."""
+        """The genome's name for ``name``.
+
+        Raises:
+            ContigNotFound: if no known name matches, or several do.
+        """
         if name in self._known:
             return name
+        # Built once, at the first name of another style: draft assemblies have 100,000 contigs.
         if self._by_canonical is None:
             self._by_canonical = {}
             for known in self._known:

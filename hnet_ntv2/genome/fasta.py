@@ -1,8 +1,8 @@
 """Read a genome file (FASTA plain, gzip, bgzip; .2bit) as a stream of encoded blocks; never a chromosome at once."""
 
-import io
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,17 +48,18 @@ def read_genome_blocks(
         block_size: Largest number of bytes read, and so of bases given, at a time.
 
     Raises:
-        GenomeError: if the file is missing, empty, truncated, not a FASTA, holds a letter outside IUPAC (told with
-            contig and line), a header longer than ``MAX_HEADER``, or a contig twice, without sequence, or with a
+        GenomeError: if the file is missing, empty, truncated, not a FASTA, holds a letter outside IUPAC (the error
+            names contig and line), a header longer than ``MAX_HEADER``, or a contig twice, without sequence, or with a
             control character in its name.
     """
     path = check_readable(path)
+    # .2bit needs random access, which a pipe has not.
     blocks = _twobit_blocks if not is_pipe(path) and is_twobit(path) else _fasta_blocks
     yield from _checked_contigs(path, blocks(path, progress, block_size))
 
 
 def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[SequenceBlock]:
-    """Pass blocks on; a contig must come once and hold at least one base."""
+    """Yield the blocks; refuse a contig that comes twice or has no base."""
     lengths: dict[str, int] = {}
     current = None
     for block in blocks:
@@ -110,16 +111,11 @@ def _fasta_blocks(path: Path, progress: Progress | None, block_size: int) -> Ite
     size = path.stat().st_size
     with open_sequence_file(path) as (stream, raw):
         parser = _FastaParser(path)
-        for chunk in _unix_line_ends(_chunks(stream, block_size)):
+        for chunk in _unix_line_ends(iter(partial(stream.read, block_size), b"")):
             yield from parser.feed(chunk)
             if progress is not None:
                 progress(raw.tell(), size)
         yield from parser.finish()
-
-
-def _chunks(stream: io.BufferedIOBase, size: int) -> Iterator[bytes]:
-    while chunk := stream.read(size):
-        yield chunk
 
 
 def _unix_line_ends(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -127,6 +123,7 @@ def _unix_line_ends(chunks: Iterator[bytes]) -> Iterator[bytes]:
     held = b""
     for chunk in chunks:
         text = held + chunk
+        # Kept for the next chunk, whose first byte says whether this is one line end or two.
         held = b"\r" if text.endswith(b"\r") else b""
         if b"\r" in text:
             text = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -200,6 +197,7 @@ class _FastaParser:
 
     def _sequence(self, body: bytes) -> SequenceBlock:
         assert self._contig is not None
+        # translate drops line ends and blanks in the same pass.
         encoded = body.translate(_ENCODE_BYTES, _BLANKS)
         if b"\0" in encoded:
             self._refuse_letter(body)

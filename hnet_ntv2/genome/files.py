@@ -1,4 +1,4 @@
-"""Opening the files a user names: plain or gzipped, file or pipe, with every failure told as a GenomeError."""
+"""Open files that a user names: plain or gzipped, file or pipe. Every failure is a GenomeError."""
 
 import gzip
 import io
@@ -16,8 +16,8 @@ from ..errors import GenomeError
 GZIP_MAGIC = b"\x1f\x8b"
 # The empty block that bgzip writes last; a BGZF file without it was cut at a block boundary, which gzip cannot notice.
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_MAGIC_BYTES = 18
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MAGIC_BYTES = 18  # up to the end of bgzip's own field in the gzip header
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # A compressed file of a few kilobytes can hold one line of gigabytes; no line of a table comes near this.
 MAX_LINE = 1 << 24
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
@@ -28,10 +28,15 @@ def whole_number(text: str) -> int | None:
 
     Also None from 19 digits on: no coordinate has as many, and ``int`` takes quadratic time.
     """
-    if len(text) <= 18 and text.isdigit() and text.isascii():  # nearly always, and three times as fast
+    if len(text) <= 18 and text.isdigit() and text.isascii():  # the usual case, three times as fast as the pattern
         return int(text)
     text = text.strip()
     return int(text) if _WHOLE_NUMBER.fullmatch(text) else None
+
+
+def is_bgzip(magic: bytes) -> bool:
+    """Whether a file whose first 18 bytes are ``magic`` is bgzip: gzip with an extra field BC."""
+    return magic.startswith(GZIP_MAGIC) and len(magic) >= 16 and bool(magic[3] & 4) and magic[12:14] == b"BC"
 
 
 def is_pipe(path: str | os.PathLike[str]) -> bool:
@@ -41,7 +46,7 @@ def is_pipe(path: str | os.PathLike[str]) -> bool:
 
 
 def check_readable(path: str | os.PathLike[str]) -> Path:
-    """Check that ``path`` is a pipe, or a file with something in it, and give it back as a Path.
+    """Check that ``path`` is a pipe, or a file with something in it, and return it as a Path.
 
     ``-`` is standard input, as it is standard output where files are written.
 
@@ -112,8 +117,9 @@ class _Source(io.RawIOBase):
 
 
 def _read_fully(file: io.RawIOBase, count: int) -> bytes:
-    """``count`` bytes, fewer only at the end; one read of a pipe gives what its writer has written until now."""
+    """``count`` bytes, fewer only at the end."""
     found = b""
+    # In a loop: one read of a pipe returns only what has been written so far.
     while len(found) < count and (more := file.read(count - len(found))):
         found += more
     return found
@@ -134,14 +140,14 @@ def open_sequence_file(path: str | os.PathLike[str]) -> Iterator[tuple[io.Buffer
         source = _Source(file)
         if not source.magic:
             raise GenomeError(f"{path} is empty; did the program that writes into it fail?")
-        is_bgzf = len(source.magic) >= 16 and source.magic[3] & 4 and source.magic[12:14] == b"BC"
+        is_bgzf = is_bgzip(source.magic)
         if is_bgzf and file.seekable():
-            _check_bgzf_end(path, _end_of(path))  # before anything is read
+            _check_bgzf_end(path, _end_of(path))  # now rather than after minutes of reading
         buffered = io.BufferedReader(source, buffer_size=1 << 17)
         is_gzip = source.magic.startswith(GZIP_MAGIC)
         with gzip.GzipFile(fileobj=buffered) if is_gzip else buffered as stream:
-            if stream.peek(len(_BYTE_ORDER_MARK)).startswith(_BYTE_ORDER_MARK):
-                stream.read(len(_BYTE_ORDER_MARK))
+            if stream.peek(len(BYTE_ORDER_MARK)).startswith(BYTE_ORDER_MARK):
+                stream.read(len(BYTE_ORDER_MARK))
             yield stream, source
         if is_bgzf and source.at_end:
             _check_bgzf_end(path, source.tail)

@@ -1,8 +1,8 @@
 """A genome on disk, one byte per base, from which windows are read. Knows how to read a cache, not how to build one.
 
-Nothing of a cache is believed unchecked. ``index.json`` holds a checksum of itself and of each small file. The bases
-have one CRC-32 per 65,536 of them, which is compared when a block is read for the first time: to open a genome of any
-size takes milliseconds, and a window costs 10 microseconds more, once.
+Everything in a cache is checked before use. ``index.json`` holds a checksum of itself and of each small file. Each
+block of 65,536 bases has a CRC-32, which is compared at the block's first read. So opening a genome of any size takes
+milliseconds, and a window costs 10 microseconds more, once.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 BASES, INDEX, N_RUNS, SUMS = "genome.u8", "index.json", "n_runs.npy", "sums.npy"
 BLOCK_BITS = 16
-"""A checksum covers 2^16 bases: so few that a short window checks little, so many that hg38 has 50,000 checksums."""
+"""A checksum covers 2^16 bases: a short window checks little, and hg38 has only 50,000 checksums."""
 
 
 def checksum(data: bytes) -> str:
@@ -35,7 +35,7 @@ def checksum(data: bytes) -> str:
 
 
 def index_checksum(index: dict[str, Any]) -> str:
-    """Checksum of what ``index.json`` says."""
+    """Checksum of the content of ``index.json``."""
     return checksum(json.dumps(index).encode())
 
 
@@ -76,6 +76,7 @@ class Genome:
     def __repr__(self) -> str:
         return f"Genome({str(self.source)!r}, {len(self.contigs)} contigs, {self.num_bases} bases)"
 
+    # Without the map, which pickle would copy: a loader process maps the file itself.
     def __getstate__(self) -> dict:
         return {"folder": self._folder, "source": self.source, "rebuild": self._rebuild}
 
@@ -104,6 +105,7 @@ class Genome:
     def read(self, interval: Interval) -> NDArray[np.uint8]:
         """A copy of the interval's encoded bases; raises as ``locate``, and GenomeError as ``check``."""
         start = self.locate(interval)
+        # A copy: the map is read-only, and callers write into what they get.
         return np.array(self._checked(start, start + len(interval)))
 
     def gather(self, starts: NDArray[np.int64], length: int) -> NDArray[np.uint8]:
@@ -126,7 +128,7 @@ class Genome:
         self._checked(0, self.num_bases)
 
     def _checked(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Bases [start, end), after a comparison of the blocks that are read for the first time."""
+        """Bases [start, end); blocks that are read for the first time are compared with their checksums."""
         blocks = slice(start >> BLOCK_BITS, ((end - 1) >> BLOCK_BITS) + 1)
         if not self._is_checked[blocks].all():
             self._compare(blocks)

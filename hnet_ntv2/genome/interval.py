@@ -1,4 +1,4 @@
-"""Coordinates as types: one interval, and a sorted set of spans that answers questions about windows."""
+"""Coordinates: one interval, and a sorted set of spans that counts and marks positions of windows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +86,9 @@ class SpanIndex:
 
 
 def _merge(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort spans and merge those that overlap or touch."""
     order = np.argsort(starts, kind="stable")
+    # The running maximum: a short span inside an earlier long one must not end the merged span.
     starts, ends = starts[order], np.maximum.accumulate(ends[order])
     opens = np.ones(len(starts), dtype=bool)
     opens[1:] = starts[1:] > ends[:-1]

@@ -1,4 +1,4 @@
-"""Repeat annotation: RepeatMasker's and Dfam's tables to BED, and BED to a lookup by position in the genome."""
+"""Convert RepeatMasker's and Dfam's tables to BED, and BED to a lookup by position in the genome."""
 
 import logging
 import os

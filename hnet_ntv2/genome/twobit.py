@@ -1,4 +1,4 @@
-"""UCSC's .2bit format: read by blocks and write. Four bases per byte, with N runs and soft-masked runs beside them.
+"""Read (by blocks) and write UCSC's .2bit format: four bases per byte, beside them runs of N and of soft mask.
 
 Layout (all integers 32-bit, in the byte order of the signature): signature 0x1A412743, version, number of sequences,
 reserved; per sequence the length of its name (one byte), the name, and the offset of its record (64-bit in version 1);
@@ -25,12 +25,8 @@ _SIGNATURE = 0x1A412743
 _BASE_OF_CODE = np.array([T, C, A, G], dtype=np.uint8)
 
 
-def _unpacking_table() -> NDArray[np.uint8]:
-    codes = (np.arange(256)[:, None] >> np.array([6, 4, 2, 0])) & 3
-    return _BASE_OF_CODE[codes]
-
-
-_UNPACK = _unpacking_table()
+# The four bases of each packed byte, [256, 4].
+_UNPACK = _BASE_OF_CODE[(np.arange(256)[:, None] >> np.array([6, 4, 2, 0])) & 3]
 
 
 class _Record(NamedTuple):
@@ -88,11 +84,12 @@ class TwoBitFile:
         """Stream a contig as encoded bases, at most ``block_size`` (rounded to a multiple of 4) at a time."""
         record = self._records[contig]
         n_runs, masked_runs = self._runs(record.n_runs_at), self._runs(record.masked_runs_at)
-        step = max(block_size // 4 * 4, 4)
+        step = max(block_size // 4 * 4, 4)  # so that each block starts with a whole packed byte
         for start in range(0, record.num_bases, step):
             end = min(start + step, record.num_bases)
             packed = self._take(record.packed_at + start // 4, (end - start + 3) // 4)
             bases = _UNPACK[packed].reshape(-1)[: end - start]
+            # N first: a run of soft mask may cover N, which keeps the mask's bit.
             for run in n_runs.inside(start, end):
                 bases[run] = N
             for run in masked_runs.inside(start, end):
@@ -140,7 +137,7 @@ class TwoBitFile:
 
     def _take(self, offset: int, count: int) -> NDArray[np.uint8]:
         taken = self._bytes[offset : offset + count]
-        if len(taken) != count:
+        if len(taken) != count:  # a slice past the end is shorter, not an error
             raise GenomeError(f"{self._path} is truncated or damaged: {count} bytes are missing at byte {offset}")
         return taken
 
@@ -172,6 +169,7 @@ def write_twobit(path: str | os.PathLike[str], contigs: Mapping[str, NDArray[np.
 
 def _packed_record(bases: NDArray[np.uint8]) -> bytes:
     header = b"".join(_packed_runs(flags) for flags in (is_n(bases), bases >= SOFT_MASK))
+    # N is packed as T (0); its run says what it is.
     code_of_base = np.zeros(BASE_BITS + 1, dtype=np.uint8)
     code_of_base[_BASE_OF_CODE] = np.arange(4, dtype=np.uint8)
     codes = np.zeros((len(bases) + 3) // 4 * 4, dtype=np.uint8)

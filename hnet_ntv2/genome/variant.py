@@ -14,7 +14,7 @@ from .interval import Interval
 
 LETTERS = re.compile(f"[ACGTU{AMBIGUITY_CODES}]+", re.IGNORECASE)
 _MOST_LETTERS_SHOWN = 20
-# Bases of the genome that are compared at once while an indel is moved.
+# Bases compared at once while an indel is moved: one block decides most indels, long repeats take several.
 _STEP = 4096
 
 
@@ -91,7 +91,7 @@ class Change:
 
 
 class VariantChecker:
-    """Finds variants on a genome, whatever the style of its contig names, and compares their reference alleles."""
+    """Locate variants on a genome, in any style of contig names, and compare their reference alleles."""
 
     def __init__(self, genome: Genome) -> None:
         self._genome = genome
@@ -114,7 +114,7 @@ class VariantChecker:
         where = f"{variant.contig}:{variant.position + 1}"
         if variant.position + len(variant.ref) > length:
             return f"reference allele {_short(variant.ref)} at {where} goes past the contig's end at {length}"
-        found, written = self._found(variant), variant.ref_bases
+        found, written = self._reference(variant), variant.ref_bases
         if ((found == written) | is_n(found) | is_n(written)).all():
             return None
         letters = _short(decode(found).decode())
@@ -127,7 +127,7 @@ class VariantChecker:
         length = self._genome.contigs[self._resolve(variant.contig)]
         if (reason := _telomere(variant, length)) is not None:
             return reason
-        return "reference allele where the genome has N" if is_n(self._found(variant)).any() else None
+        return "reference allele where the genome has N" if is_n(self._reference(variant)).any() else None
 
     def change(self, variant: Variant) -> Change:
         """The variant without what both alleles share, moved as far left as it goes, so that a change has one form.
@@ -143,8 +143,8 @@ class VariantChecker:
             self._genome, _trimmed(Change(contig, variant.position, variant.ref_bases, variant.alt_bases))
         )
 
-    def _found(self, variant: Variant) -> NDArray[np.uint8]:
-        """What the genome has in the place of the reference allele, upper case."""
+    def _reference(self, variant: Variant) -> NDArray[np.uint8]:
+        """The genome's bases at the place of the reference allele, upper case."""
         contig = self._resolve(variant.contig)
         place = Interval(contig, variant.position, variant.position + len(variant.ref))
         return self._genome.read(place) & np.uint8(BASE_BITS)
@@ -188,7 +188,7 @@ def _left_aligned(genome: Genome, change: Change) -> Change:
 
 
 def _num_repeated(genome: Genome, contig: str, place: int, bases: NDArray[np.uint8], to_left: bool) -> int:
-    """How many bases of the genome on one side of a place go on with ``bases``, which repeat in a cycle."""
+    """Number of bases beside ``place``, to its left or right, that continue ``bases`` repeated in a cycle."""
     cycle = bases[::-1] if to_left else bases
     count = 0
     while True:

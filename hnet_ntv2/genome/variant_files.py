@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import GenomeError, shown
-from .files import GZIP_MAGIC, check_rereadable, open_sequence_file, text_rows, whole_number
+from .files import BYTE_ORDER_MARK, GZIP_MAGIC, check_rereadable, is_bgzip, open_sequence_file, text_rows, whole_number
 from .variant import LETTERS, Variant
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ _COLUMNS = ("chrom", "pos", "ref", "alt")
 _SYMBOLIC = re.compile(r"<[^<>\s]+>")
 # The parts between the brackets exclude brackets, so that matching takes linear time.
 _BREAKEND = re.compile(r"[^\[\]\s]*[\[\]][^\[\]\s]+[\[\]][^\[\]\s]*|\.[A-Za-z]+|[A-Za-z]+\.")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MOST_HEADER_LINE = 1 << 26  # bytes; one of 500,000 samples has a tenth of it
 _RECORDS_AT_ONCE = 1000
 _MOST_OF_A_BLOCK = 1 << 16  # decompressed bytes, by bgzip's format
@@ -34,11 +33,11 @@ def read_variants(path: str | os.PathLike[str]) -> Iterator[Variant]:
 
     A table has a header line that names its columns, separated by tabs or commas, with or without ``#`` in front;
     ``chrom``, ``pos`` (1-based), ``ref`` and ``alt`` in any case are read, and ``id`` if there is one. Several
-    alternatives are split at commas. What is not read may hold anything. A pipe is refused, since the kind of the file
-    is found before it is read.
+    alternatives are split at commas. Other columns may hold anything. A pipe is refused, since the file is opened
+    twice: once to recognise its kind.
 
     Raises:
-        GenomeError: The file cannot be read or has no header, or a line is malformed (told with its number).
+        GenomeError: The file cannot be read or has no header, or a line is malformed (the error names it).
     """
     path = check_rereadable(path, "a file of variants")
     header_lines = _num_header_lines(path)
@@ -92,7 +91,7 @@ def _next_records(path: Path, file: "pysam.VariantFile", number: int, is_text: b
 
 
 def _damage(path: Path, number: int, error: Exception, is_text: bool) -> GenomeError:
-    """What is wrong with a record that htslib could not read."""
+    """The error for a record that htslib could not read."""
     if not is_text:
         return GenomeError(f"{path}, record {number} cannot be read ({error}); is the file complete?")
     with open_sequence_file(path) as (stream, _):  # raises where the compression is damaged
@@ -118,7 +117,7 @@ def _open_vcf(path: Path) -> Iterator["pysam.VariantFile"]:
             raise GenomeError(
                 f"{path}: htslib cannot read its header; has it one line #CHROM, by tabs, without a sample twice?"
             ) from error
-        # A damaged file fails again when it is closed; its first failure has been told.
+        # A damaged file fails again when it is closed; its first failure has been raised.
         stack.callback(_close_quietly, file)
         yield file
 
@@ -132,8 +131,7 @@ def _needs_unpacking(path: Path) -> bool:
     """Whether it is gzip but not bgzip, or begins with a byte order mark: htslib reads neither."""
     with path.open("rb") as file:
         magic = file.read(18)
-    is_bgzip = magic[12:14] == b"BC"
-    return magic.startswith(_BYTE_ORDER_MARK) or (magic.startswith(GZIP_MAGIC) and not is_bgzip)
+    return magic.startswith(BYTE_ORDER_MARK) or (magic.startswith(GZIP_MAGIC) and not is_bgzip(magic))
 
 
 @contextmanager
@@ -153,7 +151,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _quiet_htslib() -> Iterator[None]:
-    """Without messages of htslib on standard error; what matters of them becomes an error of ours."""
+    """Suppress htslib's messages on standard error; failures become errors of ours."""
     import pysam
 
     before = pysam.set_verbosity(0)

@@ -148,7 +148,7 @@ def test_without_an_interval_file_the_split_is_by_chromosome(tmp_path):
     contigs = {name: random_bases(300, seed) for seed, name in enumerate(["1", "20", "21", "22", "Y"])}
     files = {"fasta": make_fasta(tmp_path, contigs), "cache_dir": tmp_path / "cache"}
     module = make(files)
-    found = {split: [item.contig for item in module.split_intervals(split)] for split in module.indexed_splits}
+    found = {split: [item.contig for item in module.split_intervals(split)] for split in module.describe()["splits"]}
     assert found == {"train": ["1"], "valid": ["21"], "test": ["20", "22"]}
 
 
@@ -205,7 +205,7 @@ def test_the_demo_is_real_sequence_with_disjoint_splits(tmp_path):
     module = make({"fasta": paths.fasta, "intervals": paths.intervals, "cache_dir": tmp_path}, seq_length=1024)
     assert module.genome.contigs == {"GRCh38_chr20_2097152-8388608": 6_291_456}
     assert module.genome.n_runs.num_covered == 0
-    windows = {split: len(module.window_index(split)) for split in module.indexed_splits}
+    windows = {split: len(module.window_index(split)) for split in module.describe()["splits"]}
     assert windows == {"train": 5120, "valid": 512, "test": 512}
     share = (take(module, 50)["labels"] != -100).float().mean()
     assert share == pytest.approx(0.15, abs=0.003)

@@ -5,8 +5,7 @@ import time
 import pytest
 
 from hnet_ntv2.errors import ContigNotFound
-from hnet_ntv2.genome import HG38_LENGTHS, canonical, resolve
-from hnet_ntv2.genome.contigs import ContigResolver
+from hnet_ntv2.genome import HG38_LENGTHS, ContigResolver, canonical
 
 UCSC = ["chr1", "chr2", "chr22", "chrX", "chrM", "chr1_KI270706v1_random"]
 ENSEMBL = ["1", "2", "22", "X", "MT", "KI270706.1"]
@@ -17,22 +16,22 @@ NCBI = ["NC_000001.11", "NC_000002.12", "NC_000022.11", "NC_000023.11", "NC_0129
 @pytest.mark.parametrize("position", range(5))
 def test_every_style_finds_the_same_chromosome(known, position):
     for style in (UCSC, ENSEMBL, NCBI):
-        assert resolve(style[position], known) == known[position]
+        assert ContigResolver(known)(style[position]) == known[position]
 
 
 @pytest.mark.parametrize("name", ["chr3", "3", "NC_000001.10", "", "chr", "KI270706v1", "chr01"])
 def test_an_unknown_name_is_refused_with_examples(name):
     with pytest.raises(ContigNotFound, match="chr1, chr2, chr22") as caught:
-        resolve(name, UCSC, source="hg38.fa")
+        ContigResolver(UCSC, source="hg38.fa")(name)
     assert repr(name) in str(caught.value)
     assert "hg38.fa" in str(caught.value)
 
 
 def test_a_name_that_could_be_two_contigs_is_refused_unless_it_is_exact():
     known = ["chr1", "NC_000001.11"]
-    assert resolve("chr1", known) == "chr1"
+    assert ContigResolver(known)("chr1") == "chr1"
     with pytest.raises(ContigNotFound, match="could be any"):
-        resolve("1", known)
+        ContigResolver(known)("1")
 
 
 def test_many_names_over_many_contigs_are_found_in_proportion():
@@ -45,7 +44,7 @@ def test_many_names_over_many_contigs_are_found_in_proportion():
 
 def test_names_of_other_genomes_only_lose_chr():
     assert canonical("chrIV") == canonical("IV") == "IV"
-    assert resolve("chrIV", ["I", "IV"]) == "IV"
+    assert ContigResolver(["I", "IV"])("chrIV") == "IV"
 
 
 def test_the_length_table_is_grch38():
