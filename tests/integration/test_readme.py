@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hnet_ntv2.genome import encode, write_twobit
+from hnet_ntv2.levels import BoundaryReason
 from tests.builders import tiny_model
 from tests.integration.test_scripts import table_of_options
 
@@ -174,9 +175,43 @@ def test_every_decision_is_in_the_list():
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
 
 
+def test_every_file_of_the_tour_exists():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    match = re.search(r"^## The path of a base\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    assert match is not None
+    files = re.findall(r"`([\w/]+(?:\.py|/))`", match.group(1))
+    assert len(set(files)) > 30
+    assert [name for name in files if not (REPOSITORY / "hnet_ntv2" / name.removeprefix("hnet_ntv2/")).exists()] == []
+
+
+@pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_python_file_that_is_named_exists(document):
+    text = (REPOSITORY / document).read_text()
+    names = {name.split("/")[-1] for name in re.findall(r"`([\w/]+\.py)`", text)}
+    found = {path.name for folder in ("hnet_ntv2", "scripts", "tests") for path in (REPOSITORY / folder).rglob("*.py")}
+    assert names - found == set()
+
+
+def test_glossary_has_every_reason_of_a_boundary():
+    text = (REPOSITORY / "docs" / "glossary.md").read_text()
+    words = [word.strip() for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for word in row.split(",")]
+    assert len(words) == len(set(words)) + words.count("word") - 1
+    missing = {reason.name.lower().replace("_", " ") for reason in BoundaryReason} - {"mask", *words}
+    assert not missing  # of a mask it is "protection"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document):
     path = REPOSITORY / document
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
-        if not target.startswith("http"):
-            assert (path.parent / target).exists(), f"{document} links to {target}"
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text()):
+        if target.startswith("http"):
+            continue
+        found = path.parent / target if target else path
+        assert found.exists(), f"{document} links to {target}"
+        assert not heading or heading in headings(found), f"{document} links to {target}#{heading}"
+
+
+def headings(path: Path) -> set[str]:
+    """The names under which the headings of a page can be linked to."""
+    lines = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}
