@@ -58,8 +58,10 @@ def test_what_is_no_text_or_no_file(tmp_path, reader):
     path.write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ConfigError, match=r"x\.yaml is not a readable YAML file"):
         READERS[reader](path)
-    with pytest.raises(ConfigError, match="cannot be read: there is no such file"):
+    with pytest.raises(ConfigError, match="cannot be read: it is a folder"):
         READERS[reader](tmp_path)
+    with pytest.raises(ConfigError, match="cannot be read: there is no such file"):
+        READERS[reader](tmp_path / "none.yaml")
 
 
 def test_a_few_aliases_are_written_out(tmp_path):
