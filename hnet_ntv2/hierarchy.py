@@ -1,8 +1,10 @@
 """The network: each stage encodes a level, cuts it into chunks, runs the inner network on them, expands and decodes.
 
-A *level* is a row of positions with their vectors and masks; a *chunking* says where on a level chunks begin and which
-positions they hold (``levels.py``). The outermost level is the bases. The chunks of one level are the positions of the
-next; the chunks of the last stage are the *final chunks*, which the trunk sees.
+A *level* is a row of positions: their vectors, and which of them are padding or hold a [MASK]. A *chunking* says where
+on a level chunks begin and which positions they hold (``levels.py``). The outermost level is the bases. Each base comes
+with the source model's embedding of the k-mer that starts there, so that the vector of a chunk's first base stands for
+its first k bases. The chunks of one level are the positions of the next; the chunks of the last stage are the *final
+chunks*, which the trunk sees.
 
     bases (a level)                                              vectors of the bases
       | encoder: local layers, as many positions as the level      ^ decoder: local layers
@@ -17,16 +19,16 @@ the source model's tokens (NTv2: 6-mers).
 2. **protection** of masks: a chunk begins at a run of [MASK], behind it, and every k bases inside it, but nowhere else
    inside. So no chunk mixes masked and clean bases.
 3. **grid**: where a warm start asks for it, chunks are the tokens of NTv2's own tokenizer, and the trunk computes what
-   NTv2 does. Training begins on the grid and leaves it cell by cell, so that the router gets more and more to decide.
+   NTv2 does. Training begins on the grid and leaves it token by token, so that the router gets more and more to decide.
 4. **anchor**: the k clean bases in front of a masked run are one final chunk, and so are the k bases behind it. The
    trunk then sees whole k-mers beside what it must predict. Between two runs closer than 2k, the chunk in front of the
-   second run stays whole and the one behind the first is shortened.
+   second run stays whole and the one behind the first is shortened; with fewer than k bases between them, none is made.
 5. **router**: a chunk begins where p > 0.5.
 
 Two bounds then correct the router, but none of the rules above it. The **cap** adds a boundary where a final chunk
-would be longer than ``max_chunk_length`` bases; it acts at every stage, because inner stages only merge chunks. The
-**guard** drops or adds the router's least certain boundaries where a row would have too many chunks (memory) or too
-few. It counts the cap's boundaries and leaves them alone.
+would be longer than ``max_chunk_length`` bases. It acts at every stage: an inner stage can merge chunks but not cut
+them. The **guard** drops or adds the router's least certain boundaries where a row would have too many chunks (memory)
+or too few. It works on the count with the cap's boundaries in it, so that the cap holds whatever the guard drops.
 
 Rules 1 to 4 follow from the input ids alone. ``forced_boundaries.py`` writes them into the level before the network
 runs. The router and the two bounds are in ``chunking.py``.
@@ -131,16 +133,17 @@ class ChunkStage(nn.Module):
         for block in self.encoder.blocks:
             assert isinstance(block, LocalBlock | StateSpaceBlock)
             # A new encoder passes its input on unchanged, so that the trunk starts on NTv2's own embeddings. Decoders
-            # start at random: the router's gradient comes through them.
+            # start at random: masked bases lie in forced chunks, so the task's gradient reaches the router only where
+            # a decoder mixes neighbouring positions.
             block.zero_output_projections()
         self.router = Router(dim, ChunkLimits(least, greatest, config.max_chunk_length))
-        # Narrow bases (d_base < d_model) are widened for the inner network by a learned vector, as in H-Net, and by
-        # ``Level.tail``: the coordinates of the k-mer embedding that the narrow vectors have no room for.
+        # Where bases are narrow (d_base < d_model), a pooled vector gets its missing coordinates from ``Level.tail``,
+        # the rest of the base's k-mer embedding, plus a learned vector (H-Net widens by such a vector alone).
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
         self.main = main
         self.upsampler = Upsampler(
             dim,
-            # Only bases need their place in the chunk: the head predicts each of them from one chunk vector.
+            # Bases of one chunk get the same chunk vector; their place in it tells the decoder which is which.
             num_offsets=(config.max_chunk_length or _UNCAPPED_OFFSETS) if stage == 0 else 0,
             use_smoothing=config.smoothing,
             forced_probability=config.forced_probability,
@@ -162,7 +165,7 @@ class ChunkStage(nn.Module):
         chunking = self.router(level)  # rules 1 to 4 stand in ``level.forced_boundary``; cap and guard are applied too
         chunks = self.pool(level, chunking)
         coarse, inner_chunkings, final = self.main(chunks, cls_vector, states)
-        # A narrow stage 1 takes back the coordinates that its own vectors filled; the widening has served the trunk.
+        # Where bases are narrow, their first d_base coordinates come back; the others were for the trunk.
         coarse = coarse[..., : level.hidden.shape[-1]]
         expanded = self.upsampler(coarse, level.hidden, chunking, self._skip_gate(level, chunks, chunking))
         # The upsampler returns float32; the decoder goes on in the type that the inner network has.
@@ -208,6 +211,7 @@ def _local_layers(config: HNetNTV2Config, dim: int, count: int) -> LocalLayers:
         num_layers=count,
         dim=dim,
         num_heads=dim // head_dim,
+        # A plain MLP as wide as the setting says, not halved as in the trunk: it has no gate.
         mlp_width=config.intermediate_size * dim // config.d_model,
         window=config.window,
         layer_norm_eps=config.layer_norm_eps,
