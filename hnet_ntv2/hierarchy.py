@@ -22,16 +22,17 @@ the source model's tokens (NTv2: 6-mers).
    NTv2 does. Training begins on the grid and leaves it token by token, so that the router gets more and more to decide.
 4. **anchor**: the k clean bases in front of a masked run are one final chunk, and so are the k bases behind it. The
    trunk then sees whole k-mers beside what it must predict. Between two runs closer than 2k, the chunk in front of the
-   second run stays whole and the one behind the first is shortened; with fewer than k bases between them, none is made.
+   second run stays whole and the one behind the first is shortened. A flank of fewer than k clean bases makes no chunk.
 5. **router**: a chunk begins where p > 0.5.
 
 Two bounds then correct the router, but none of the rules above it. The **cap** adds a boundary where a final chunk
 would be longer than ``max_chunk_length`` bases. It acts at every stage: an inner stage can merge chunks but not cut
 them. The **guard** drops or adds the router's least certain boundaries where a row would have too many chunks (memory)
-or too few. It works on the count with the cap's boundaries in it, so that the cap holds whatever the guard drops.
+or too few. For every choice it tries, the cap's boundaries are made anew and counted, so that the cap always holds.
 
-Rules 1 to 4 follow from the input ids alone. ``forced_boundaries.py`` writes them into the level before the network
-runs. The router and the two bounds are in ``chunking.py``.
+Rules 1 to 4 follow from the input ids alone. ``forced_boundaries.py`` writes their decisions for all stages into the
+level of the bases; a chunk takes those of its first position along to the next level. The router and the two bounds are
+in ``chunking.py``.
 """
 
 import torch
@@ -133,12 +134,12 @@ class ChunkStage(nn.Module):
         for block in self.encoder.blocks:
             assert isinstance(block, LocalBlock | StateSpaceBlock)
             # A new encoder passes its input on unchanged, so that the trunk starts on NTv2's own embeddings. Decoders
-            # start at random: masked bases lie in forced chunks, so the task's gradient reaches the router only where
-            # a decoder mixes neighbouring positions.
+            # start at random. The targets are masked bases, whose chunks are forced and tell the router nothing; its
+            # gradient comes from neighbouring chunks, through the decoder's attention between positions.
             block.zero_output_projections()
         self.router = Router(dim, ChunkLimits(least, greatest, config.max_chunk_length))
-        # Where bases are narrow (d_base < d_model), a pooled vector gets its missing coordinates from ``Level.tail``,
-        # the rest of the base's k-mer embedding, plus a learned vector (H-Net widens by such a vector alone).
+        # Where bases are narrow (``base_dim`` < ``d_model``), a pooled vector gets its missing coordinates from
+        # ``Level.tail``, the rest of the base's k-mer embedding, plus a learned vector (H-Net has the latter alone).
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
         self.main = main
         self.upsampler = Upsampler(
@@ -146,7 +147,7 @@ class ChunkStage(nn.Module):
             # Bases of one chunk get the same chunk vector; their place in it tells the decoder which is which.
             num_offsets=(config.max_chunk_length or _UNCAPPED_OFFSETS) if stage == 0 else 0,
             use_smoothing=config.smoothing,
-            forced_probability=config.forced_probability,
+            forced_probability=config.forced_probability,  # which p a boundary has that was not the router's
         )
         self.decoder = _local_layers(config, dim, config.layers_per_stage(config.n_dec_layer)[stage])
 
@@ -165,7 +166,7 @@ class ChunkStage(nn.Module):
         chunking = self.router(level)  # rules 1 to 4 stand in ``level.forced_boundary``; cap and guard are applied too
         chunks = self.pool(level, chunking)
         coarse, inner_chunkings, final = self.main(chunks, cls_vector, states)
-        # Where bases are narrow, their first d_base coordinates come back; the others were for the trunk.
+        # Where bases are narrow, their first ``base_dim`` coordinates come back; the others were for the trunk.
         coarse = coarse[..., : level.hidden.shape[-1]]
         expanded = self.upsampler(coarse, level.hidden, chunking, self._skip_gate(level, chunks, chunking))
         # The upsampler returns float32; the decoder goes on in the type that the inner network has.
