@@ -1,22 +1,38 @@
 """The network: each stage encodes a level, cuts it into chunks, runs the inner network on them, expands and decodes.
 
+A *level* is a row of positions: their vectors, and which of them are padding or hold a [MASK]. A *chunking* says where
+on a level chunks begin and which positions they hold (``levels.py``). The outermost level is the bases. Each base comes
+with the source model's embedding of the k-mer that starts there, so that the vector of a chunk's first base stands for
+its first k bases. The chunks of one level are the positions of the next; the chunks of the last stage are the *final
+chunks*, which the trunk sees.
+
     bases (a level)                                              vectors of the bases
-      | encoder: local layers, the whole level's length            ^ decoder: local layers
+      | encoder: local layers, as many positions as the level      ^ decoder: local layers
       | router: where do chunks begin? (a chunking)                | upsampler: chunk vectors back to positions, + skip
       v pool: each chunk's first vector (the next level)           |
     stage-1 chunks ... the same again ... final chunks -> trunk ---+
 
-Who decides where a chunk begins, the strongest first:
+Whether a chunk begins at a position is decided by the first of these rules that has a say there. k is the length of
+the source model's tokens (NTv2: 6-mers).
 
-- **row start**: the first position of a row.
-- **protection**: around a run of [MASK] and every k bases inside it, so that no chunk mixes masked and clean bases.
-- **grid**: in a warm start, the 6-mer tokens of the source model (NTv2), on which the network computes what NTv2 does.
-- **anchor**: the k clean bases on each side of a masked run are one chunk, which is a whole k-mer for the trunk.
-- **router**: everywhere else, p > 0.5.
-- **cap**: cuts final chunks that are longer than ``max_chunk_length`` bases.
-- **guard**: flips the router's least certain decisions where a row would get too many chunks (memory) or too few.
+1. **row start**: a chunk begins at the first position of a row.
+2. **protection** of masks: a chunk begins at a run of [MASK], behind it, and every k bases inside it, but nowhere else
+   inside. So no chunk mixes masked and clean bases.
+3. **grid**: where a warm start asks for it, chunks are the tokens of NTv2's own tokenizer, and the trunk computes what
+   NTv2 does. Training begins on the grid and leaves it token by token, so that the router gets more and more to decide.
+4. **anchor**: the k clean bases in front of a masked run are one final chunk, and so are the k bases behind it. The
+   trunk then sees whole k-mers beside what it must predict. Between two runs closer than 2k, the chunk in front of the
+   second run stays whole and the one behind the first is shortened. A flank of fewer than k clean bases makes no chunk.
+5. **router**: a chunk begins where p > 0.5.
 
-The first four follow from the input ids (``forced_boundaries.py``); the others depend on the router (``chunking.py``).
+Two bounds then correct the router, but none of the rules above it. The **cap** adds a boundary where a final chunk
+would be longer than ``max_chunk_length`` bases. It acts at every stage: an inner stage can merge chunks but not cut
+them. The **guard** drops or adds the router's least certain boundaries where a row would have too many chunks (memory)
+or too few. For every choice it tries, the cap's boundaries are made anew and counted, so that the cap always holds.
+
+Rules 1 to 4 follow from the input ids alone. ``forced_boundaries.py`` writes their decisions for all stages into the
+level of the bases; a chunk takes those of its first position along to the next level. The router and the two bounds are
+in ``chunking.py``.
 """
 
 import torch
@@ -30,7 +46,7 @@ from .levels import Chunking, Level
 from .shapes import Float, Tensor
 from .upsampling import Upsampler
 
-# Offsets that the base-resolution upsampler tells apart when no cap bounds the length of a chunk.
+# The base-resolution upsampler tells a base's place in its chunk. Without a cap, places from this one on look alike.
 _UNCAPPED_OFFSETS = 32
 
 NetworkOutput = tuple[Float[Tensor, "rows positions dim"], tuple[Chunking, ...], Level]
@@ -51,7 +67,7 @@ class ChunkTrunk(nn.Module):
         self.layers = Trunk(
             dim=config.d_model,
             num_heads=config.n_head,
-            # The setting counts the rows of NTv2's fused GLU, which are twice its width.
+            # The setting counts the rows of NTv2's fused GLU: gate and value, two per unit of width.
             intermediate_size=config.intermediate_size // 2,
             num_blocks=config.n_main_layer,
             layer_norm_eps=config.layer_norm_eps,
@@ -69,7 +85,7 @@ class ChunkTrunk(nn.Module):
         batch = len(level.hidden)
         cls_rows = cls_vector.to(level.hidden.dtype).expand(batch, 1, -1)
         has_token = torch.cat([torch.ones_like(level.is_valid[:, :1]), level.is_valid], dim=1)
-        # Rows differ in their number of chunks by up to half: packed, the linear layers skip the padding.
+        # Rows have different numbers of chunks. Packed into one long row, no layer computes their padding.
         packed, layout = pack_rows(torch.cat([cls_rows, level.hidden], dim=1), has_token)
         cls_position = torch.zeros(batch, 1, device=level.hidden.device)
         position = torch.cat([cls_position, self.rotary_positions(level)], dim=1)
@@ -85,7 +101,12 @@ class ChunkTrunk(nn.Module):
         return ()
 
     def rotary_positions(self, level: Level) -> Float[Tensor, "batch chunks"]:
-        """NTv2's token index: from the chunk's first base in units of k bases, or by counting chunks."""
+        """Where each chunk stands in the row, in NTv2's token indices (``<cls>`` is 0).
+
+        "rank" counts chunks. "base" takes the chunk's first base in units of k bases, which is the same on the grid and
+        stays a distance along the DNA when chunks have other lengths. ``rope_scaling_factor`` squeezes either into the
+        range that NTv2 was trained on.
+        """
         if self.position_mode == "rank":
             rank = torch.arange(level.is_valid.shape[1], device=level.is_valid.device, dtype=torch.float32)
             position = (1 + rank).expand(level.is_valid.shape)
@@ -99,7 +120,7 @@ class ChunkStage(nn.Module):
 
     Args:
         config: The architecture.
-        stage: 0 for the base resolution.
+        stage: Index from 0, the base resolution; names count from 1 (``stage1``).
         main: The inner network, of width ``config.d_model``.
     """
 
@@ -112,16 +133,21 @@ class ChunkStage(nn.Module):
         self.encoder = _local_layers(config, dim, config.layers_per_stage(config.n_enc_layer)[stage])
         for block in self.encoder.blocks:
             assert isinstance(block, LocalBlock)
-            # A new encoder passes its input on unchanged, so that a graft starts as NTv2.
+            # A new encoder passes its input on unchanged, so that the trunk starts on NTv2's own embeddings. Decoders
+            # start at random. The targets are masked bases, whose chunks are forced and tell the router nothing; its
+            # gradient comes from neighbouring chunks, through the decoder's attention between positions.
             block.zero_output_projections()
         self.router = Router(dim, ChunkLimits(least, greatest, config.max_chunk_length))
+        # Where bases are narrow (``base_dim`` < ``d_model``), a pooled vector gets its missing coordinates from
+        # ``Level.tail``, the rest of the base's k-mer embedding, plus a learned vector (H-Net has the latter alone).
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
         self.main = main
         self.upsampler = Upsampler(
             dim,
+            # Bases of one chunk get the same chunk vector; their place in it tells the decoder which is which.
             num_offsets=(config.max_chunk_length or _UNCAPPED_OFFSETS) if stage == 0 else 0,
             use_smoothing=config.smoothing,
-            forced_probability=config.forced_probability,
+            forced_probability=config.forced_probability,  # which p a boundary has that was not the router's
         )
         self.decoder = _local_layers(config, dim, config.layers_per_stage(config.n_dec_layer)[stage])
 
@@ -137,19 +163,19 @@ class ChunkStage(nn.Module):
         """
         level = self.encode(level)
         _note(states, f"{self.name}_encoder", level.hidden)
-        chunking = self.router(level)
+        chunking = self.router(level)  # rules 1 to 4 stand in ``level.forced_boundary``; cap and guard are applied too
         chunks = self.pool(level, chunking)
         coarse, inner_chunkings, final = self.main(chunks, cls_vector, states)
-        # Stage 1 may be narrower than the trunk; it takes the coordinates that it put in.
+        # Where bases are narrow, their first ``base_dim`` coordinates come back; the others were for the trunk.
         coarse = coarse[..., : level.hidden.shape[-1]]
         expanded = self.upsampler(coarse, level.hidden, chunking, self._skip_gate(level, chunks, chunking))
-        # The upsampler works in float32, the decoder in the type of its input.
+        # The upsampler returns float32; the decoder goes on in the type that the inner network has.
         decoded = self.decoder(expanded.to(coarse.dtype), level.is_valid)
         _note(states, f"{self.name}_decoder", decoded)
         return decoded, (chunking, *inner_chunkings), final
 
     def chunk(self, level: Level) -> tuple[Chunking, ...]:
-        """The chunkings of this stage and the inner ones, which needs neither trunk nor decoders."""
+        """The chunkings of this stage and the inner ones, outermost first. Trunk and decoders do not run."""
         level = self.encode(level)
         chunking = self.router(level)
         return (chunking, *self.main.chunk(self.pool(level, chunking)))
@@ -186,6 +212,7 @@ def _local_layers(config: HNetNTV2Config, dim: int, count: int) -> LocalLayers:
         num_layers=count,
         dim=dim,
         num_heads=dim // head_dim,
+        # A plain MLP as wide as the setting says, not halved as in the trunk: it has no gate.
         mlp_width=config.intermediate_size * dim // config.d_model,
         window=config.window,
         layer_norm_eps=config.layer_norm_eps,

@@ -21,6 +21,7 @@ from ..backbone import LocalBlock, NTv2Block
 from ..chunking import Router
 from ..errors import ConfigError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from ..vocabulary import FIRST_BASE
 from .checkpoint_format import SafetensorsCheckpointIO
 from .settings import TrainerSettings
 
@@ -329,7 +330,6 @@ def _require_divisible(global_batch_size: int, micro_batch_size: int, devices: i
         )
 
 
-_FIRST_BASE = 7
 # AdamW keeps two tensors per parameter besides the gradient; DDP's buckets hold the gradients themselves.
 _OPTIMIZER_COPIES = 2
 
@@ -377,7 +377,7 @@ def train_once(
         device: Where it runs.
     """
     generator = torch.Generator().manual_seed(0)  # its own: the run's random numbers must not depend on a measurement
-    labels = torch.randint(_FIRST_BASE, _FIRST_BASE + 4, (size, seq_length), generator=generator).to(device)
+    labels = torch.randint(FIRST_BASE, FIRST_BASE + 4, (size, seq_length), generator=generator).to(device)
     input_ids = labels.clone()
     input_ids[:, ::7] = model.config.mask_token_id
     autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
