@@ -126,11 +126,8 @@ class MaskingCollator:
         self, input_ids: UInt8[np.ndarray, "batch length"], windows: RawWindows, on_grid: Bool[np.ndarray, " batch"]
     ) -> MaskedWindows:
         keys = MaskKeys.of(self.seed, windows.epoch, windows.number)
-        # Masked twice only where a batch holds both kinds: between the phases of a warm start.
-        if on_grid.all() or not on_grid.any():
-            masked = self._mask_rows(input_ids, keys, bool(on_grid.any()))
-        else:
-            masked = self._mask_rows(input_ids, keys, False)
+        masked = self._mask_rows(input_ids, keys, bool(on_grid.all()))
+        if on_grid.any() and not on_grid.all():  # a batch of both kinds, between the phases of a warm start
             aligned = self._mask_rows(input_ids[on_grid], keys.rows(on_grid), True)
             masked.input_ids[on_grid], masked.labels[on_grid] = aligned
         # Windows that only fill a last batch are counted elsewhere.
