@@ -147,8 +147,8 @@ def _guard(
 ) -> Bool[Tensor, "batch positions"]:
     """Which free positions become boundaries: those that the router wants, changed no more than the limits demand."""
     num_valid = is_valid.sum(1)
-    # 1e-9 is against 0.3 x 10 rounded up to 4. These are float32, where it helps short rows only: long ones can get a lower
-    # limit of one chunk more. At least one chunk, because a row of one base would have 0.6 at most.
+    # 1e-9 is against 0.3 x 10 rounded up to 4. These are float32, where it helps short rows only: a long one can get a
+    # lower limit of one chunk more. At least one chunk, because a row of one base would have 0.6 at most.
     least = torch.ceil(num_valid * limits.least - 1e-9).long().clamp(min=1)
     greatest = torch.floor(num_valid * limits.greatest + 1e-9).long().clamp(min=1)
 

@@ -74,6 +74,7 @@ def mean_over_counted(
     """Mean per row over the positions that count; ``when_none`` for rows without any."""
     count = is_counted.sum(1)
     total = (values * is_counted).sum(1)
+    # Clamped although such rows are replaced: the gradient of 0 / 0 would be NaN behind torch.where, too.
     return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, when_none))
 
 
