@@ -1,7 +1,7 @@
 """Rotary positions and the two attentions: global over ragged rows (trunk), sliding window over bases (local layers).
 
 Rows of different lengths stay packed one after the other, so that no linear layer ever works on padding. Optional
-kernels enter by one door, ``select_row_attention``; the CPU path always works and is the reference.
+kernels are chosen by ``select_row_attention`` alone; the CPU path always works and is the reference.
 """
 
 from collections.abc import Callable, Sequence
@@ -104,14 +104,14 @@ def attend_rows(
 ) -> Float[Tensor, "total heads head_dim"]:
     """Bidirectional attention of every position to all positions of its own row.
 
-    Left out of compiled graphs: the lengths are data, and a graph per set of lengths would be compiled otherwise.
+    Left out of compiled graphs: the lengths are data, and each new set of lengths would compile another graph.
     """
     kernel = select_row_attention(query.device.type, query.dtype, query.shape[-1], layout)
     return kernel(query, key, value, layout)
 
 
 def select_row_attention(device_type: str, dtype: torch.dtype, head_dim: int, layout: RowLayout) -> RowAttention:
-    """The one door to row attention kernels: the fastest that device, dtype, head width and rows allow."""
+    """The fastest kernel that device, dtype, head width and rows allow. No other function chooses kernels."""
     if device_type == "cuda":
         fits_flash = dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256
         return _attend_varlen if fits_flash and torch.cuda.get_device_capability() >= (8, 0) else _attend_padded

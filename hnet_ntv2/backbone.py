@@ -51,6 +51,7 @@ class _GatedUnit(_Dense):
     """``silu(first half) * second half`` of one fused matrix."""
 
     def forward(self, hidden: Float[Tensor, "*shape in_dim"]) -> Float[Tensor, "*shape width"]:
+        # One matrix for both, as in the published files: the first half of its rows is the gate.
         gate, linear = self.dense(hidden).chunk(2, dim=-1)
         return F.silu(gate) * linear
 
@@ -244,6 +245,7 @@ class LocalLayers(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         if len(self.blocks) == 0:
             return hidden
+        # float32 whatever the weights are: bfloat16 cannot tell positions over 256 apart.
         positions = torch.arange(hidden.shape[1], device=hidden.device, dtype=torch.float32)
         rotary = rotary_cos_sin(positions, self.head_dim, self.rope_theta)
         for block in self.blocks:

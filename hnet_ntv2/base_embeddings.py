@@ -32,6 +32,7 @@ class KmerEmbedding(nn.Embedding):
         first_letter = NUM_SOURCE_SPECIALS + 4**self.k
         with torch.no_grad():
             self.weight[NUM_SOURCE_SPECIALS:first_letter] = kmers
+            # A k-mer is a sum of k letter vectors: a single one is scaled up to the same length.
             self.weight[first_letter : first_letter + 4] = letters[0] * self.k**0.5
 
 
@@ -50,6 +51,7 @@ class BaseEmbeddings(nn.Module):
     ) -> tuple[Float[Tensor, "batch length dim"], Float[Tensor, " dim"]]:
         """Return the vectors of the bases and the vector of ``<cls>``."""
         tokens = source_token_ids(input_ids, is_valid, self.kmer_size)
+        # Through the module, not by indexing its weight: hooks of quantization and sharding act on calls.
         cls_vector = self.kmer(torch.full((1,), SOURCE_CLS, device=input_ids.device))[0]
         return self.base(input_ids) + self.kmer(tokens), cls_vector
 

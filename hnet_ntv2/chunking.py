@@ -12,6 +12,7 @@ from torch import nn
 from .levels import BoundaryReason, Chunking, Level
 from .shapes import Bool, Float, Int, Tensor
 
+# Multiples of it modulo 1 are spread evenly over 0..1, whatever their number.
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -75,13 +76,14 @@ class Router(nn.Module):
             return (1 - (_unit(query) * _unit(key)).sum(-1)) / 2
 
     def decide(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Chunking:
-        """Cut a level whose dissimilarities are known. Calibration calls it again and again with other offsets."""
+        """Cut a level whose dissimilarities are known. Calibration computes them once and tries many offsets."""
         return decide_boundaries(self.add_offset(dissimilarity, level.is_valid), level, self.limits)
 
     def add_offset(
         self, dissimilarity: Float[Tensor, "batch gaps"], is_valid: Bool[Tensor, "batch positions"]
     ) -> Float[Tensor, "batch positions"]:
         """The probability p: 1 at each row's start, which has no neighbour in front of it; 0 at padding."""
+        # The offset can move p out of 0..1, where it would be no probability.
         inner = (dissimilarity + self.beta.to(dissimilarity.dtype)).clamp(0, 1)
         first = inner.new_ones(len(inner), 1)
         return torch.cat([first, inner], dim=1).masked_fill(~is_valid, 0.0)
@@ -143,9 +145,10 @@ def _guard(
     cap: "_Cap",
     limits: ChunkLimits,
 ) -> Bool[Tensor, "batch positions"]:
-    """The free positions that become boundaries, as near to what the router wants as the limits allow."""
+    """Which free positions become boundaries: those that the router wants, changed no more than the limits demand."""
     num_valid = is_valid.sum(1)
-    # 1e-9 keeps 0.3 x 10 from becoming 4 chunks at least through rounding.
+    # 1e-9 is against 0.3 x 10 rounded up to 4. These are float32, where it helps short rows only: a long one can get a
+    # lower limit of one chunk more. At least one chunk, because a row of one base would have 0.6 at most.
     least = torch.ceil(num_valid * limits.least - 1e-9).long().clamp(min=1)
     greatest = torch.floor(num_valid * limits.greatest + 1e-9).long().clamp(min=1)
 
@@ -155,12 +158,16 @@ def _guard(
 
     wanted_count = count(wants)
     too_many, too_few = wanted_count > greatest, wanted_count < least
+    # The usual case: ranking and counting again would only cost time.
     if not bool((too_many | too_few).any()):
         return wants
 
-    # More ranked positions never give fewer chunks, so bisection finds the most that stay at or under a bound.
+    # Each boundary more or less changes what the cap adds, so the right number cannot be computed from the counts.
+    # More ranked boundaries never give fewer chunks, though: bisection finds the most that stay at or under the bound.
     rank, num_free = _rank_of_free(probability, is_free), is_free.sum(1)
+    # With too few chunks: the most ranks that are still too few. One rank more is enough.
     bound = torch.where(too_few, least - 1, greatest)
+    # Invariant: ``most`` ranks fit and ``excess`` do not, or are more than there are.
     most, excess = torch.full_like(num_free, -1), num_free + 1
     for _ in range(int(is_free.shape[1] + 2).bit_length()):
         middle = (most + excess) // 2
@@ -171,9 +178,13 @@ def _guard(
 
 
 def _rank_of_free(probability: Tensor, is_free: Tensor) -> Int[Tensor, "batch positions"]:
-    """Rank 0 is the most probable free position; equal ones are taken evenly spread, not from one end."""
+    """Rank of each position by falling probability, 0 for the most probable free one; equal ones in scattered order.
+
+    A router that gives many positions the same p would otherwise get its boundaries at one end of the row.
+    """
     num_positions = probability.shape[1]
     index = torch.arange(num_positions, device=probability.device)
+    # float64: in float32 the fractions of large multiples collide. Any first n of this order are spread over the row.
     spread = torch.argsort((index.double() * _GOLDEN_RATIO) % 1.0)
     score = probability.masked_fill(~is_free, -1.0)[:, spread]
     order = spread[torch.argsort(score, dim=1, descending=True, stable=True)]
@@ -181,7 +192,12 @@ def _rank_of_free(probability: Tensor, is_free: Tensor) -> Int[Tensor, "batch po
 
 
 class _Cap:
-    """Adds the fewest boundaries that keep each chunk within ``max_length`` bases, greedily from its first base."""
+    """Finds the fewest boundaries that keep each chunk within ``max_length`` bases.
+
+    Greedy: from a chunk's start, jump to the next boundary or as far as the cap allows, whichever is nearer; each
+    landing starts a chunk. A loop over jumps would take as many steps as a row has chunks, on a GPU one kernel each, so
+    all jumps are made at once and then doubled.
+    """
 
     def __init__(self, first_base: Tensor, num_bases: Tensor, is_valid: Tensor, max_length: int | None):
         self.max_length = max_length
@@ -189,6 +205,7 @@ class _Cap:
         if max_length is None:
             return
         end = num_bases[:, None]
+        # Padding starts where the row ends: no jump lands inside it.
         self.first_base = torch.where(is_valid, first_base, end)
         bounds = torch.cat([self.first_base, end], dim=1).contiguous()
         # The farthest position at which a chunk that starts here may end.
@@ -201,11 +218,13 @@ class _Cap:
             return torch.zeros_like(is_boundary)
         num_positions = is_boundary.shape[1]
         index = torch.arange(num_positions, device=is_boundary.device)
+        # The next boundary behind each position: a running minimum from the right.
         following = torch.where(is_boundary, index, num_positions)
         following = torch.cat([following[:, 1:], torch.full_like(following[:, :1], num_positions)], dim=1)
         following = following.flip(1).cummin(1).values.flip(1)
         step = torch.minimum(self.reach.clamp(max=num_positions), following)
-        # Pointer doubling: after i rounds, every start that is less than 2^i jumps behind a boundary is marked.
+        # Pointer doubling: in round i, ``step`` makes 2^i jumps, and every start less than 2^i jumps behind a boundary
+        # is marked. A row of n chunks takes about log2(n) rounds. One more slot takes the jumps off the end.
         end_slot = torch.full_like(step[:, :1], num_positions)
         step = torch.cat([step, end_slot], dim=1)
         marked = torch.cat([is_boundary & self.is_valid, torch.zeros_like(is_boundary[:, :1])], dim=1)

@@ -103,9 +103,9 @@ class HNetNTV2Config(PreTrainedConfig):
             decoder layers of width ``d_model``.
         n_main_layer: Blocks of the trunk.
         n_enc_layer: Encoder layers of all stages together; a remainder goes to the inner stages.
-        n_dec_layer: Decoder layers, shared out likewise.
-        target_ratio_stage1: Target share of bases that begin a stage-1 chunk.
-        target_ratio_stage2: Target share of stage-1 chunks that begin a stage-2 chunk; None means one stage.
+        n_dec_layer: Decoder layers, distributed likewise.
+        target_ratio_stage1: Wanted stage-1 chunks per base.
+        target_ratio_stage2: Wanted stage-2 chunks per stage-1 chunk; None means one stage.
         target_ratio_stage3: A third stage, off by default.
         guard_stage1: Least and greatest number of chunks per base that the guard lets through.
         guard_stage2: The same per stage-1 chunk.
@@ -122,9 +122,8 @@ class HNetNTV2Config(PreTrainedConfig):
         classification_strands: What classifiers run in ``train()`` and in ``eval()``: the "forward" strand, or "both",
             whose logits are averaged. Forward suits tasks with an orientation, such as promoters.
         ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
-        router_offset_rate: How much of the gap between a router's share of boundaries and its target a training step
-            closes by moving the router's offset, besides undoing what the step did to the share. In other trainers
-            each forward pass in ``train()`` with labels adds ``rate x gap`` to the offset. 0 holds the offsets.
+        router_offset_rate: Each training step adds ``rate x (target - ratio)`` to a router's offset; in other trainers
+            than ours each forward pass in ``train()`` with labels does. 0 holds the offsets.
         mask_rate: Share of bases that training masks; only the normaliser of the training loss uses it.
         use_anchors: Default of ``forward(anchors=...)``: one clean chunk of k bases on each side of a masked run.
         mask_protection: Forced chunk boundaries around and inside masked runs.
@@ -229,7 +228,7 @@ class HNetNTV2Config(PreTrainedConfig):
         return self.n_main_layer * per_block + self.kmer_vocab_size * self.d_model
 
     def layers_per_stage(self, total: int) -> tuple[int, ...]:
-        """Share ``total`` encoder or decoder layers out over the stages; the base resolution is first to get fewer."""
+        """Number of encoder or decoder layers of each stage, outermost first. A remainder goes to the inner stages."""
         share, rest = divmod(total, self.num_stages)
         return tuple(share + (stage >= self.num_stages - rest) for stage in range(self.num_stages))
 
@@ -355,7 +354,7 @@ def _drop_removed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unknown_names(names: Iterable[str]) -> list[str]:
-    """Those that are settings neither of ours nor of the base class."""
+    """The names that are settings neither of this class nor of the base class."""
     known = _INHERITED_KEYS.union(field.name for field in dataclasses.fields(HNetNTV2Config))
     return sorted(name for name in names if name not in known and not name.startswith("_"))
 
@@ -376,7 +375,7 @@ def _describe_unknown(unknown: list[str]) -> str:
 
 @functools.cache
 def _warn_of_foreign(names: tuple[str, ...]) -> None:
-    """Once per process: on the way to a model its settings are read several times."""
+    """Warn once per process: loading a model reads its settings several times."""
     logger.warning("the saved config has settings that this model does not know: %s", ", ".join(names))
 
 

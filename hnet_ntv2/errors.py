@@ -4,7 +4,7 @@ _MOST_SHOWN = 60
 
 
 def escaped(text: str) -> str:
-    """The text with control characters written out: a name from a file must not reach the terminal as a command."""
+    """The text with control characters written out: a terminal could obey those in a name from a file."""
     return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 

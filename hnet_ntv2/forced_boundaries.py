@@ -60,7 +60,9 @@ def force_boundaries(
         # A masked run on the grid keeps the grid's own token starts (remainder letters are chunks of one).
         protection = _Decision(mask.on, mask.off & ~(grid.on & cells.is_start))
         decision = torch.zeros_like(is_valid)
+        # int8: there is one reason per base and stage, and int64 would take eight times the memory.
         reason = torch.full_like(input_ids, BoundaryReason.ROUTER.value, dtype=torch.int8)
+        # Weakest first: what comes later overwrites.
         for rule, code in (
             (_Decision(anchor.on, anchor.off if is_last else torch.zeros_like(anchor.off)), BoundaryReason.ANCHOR),
             (grid, BoundaryReason.GRID),
@@ -100,6 +102,7 @@ def _mask_rule(is_masked: Bool[Tensor, "batch length"], k: int) -> _Decision:
 
 def _grid_rule(cells: GridCells, on_grid: Bool[Tensor, "batch length"], keep_middles: bool) -> _Decision:
     """Whole cells are on the grid or free; a forced cell also ends with a boundary. Stage 1 adds k-mers' middles."""
+    # A cell that is forced in part would be no token of NTv2: its first base decides for all.
     is_forced = on_grid.gather(1, cells.first)
     on = cells.is_start & (is_forced | _shift_right(is_forced, 1))
     if keep_middles:
@@ -125,6 +128,7 @@ def _anchor_rule(
     run_ended_before = _shift_right(is_masked & anchors, 1) & ~is_masked
     behind_starts = run_ended_before & (run_length_right(is_clean) >= k)
 
+    # The flank's first base lies k - 1 in front of its last.
     front_on = shift_left(flank_ends, k - 1)
     front_off, behind_off = torch.zeros_like(is_masked), torch.zeros_like(is_masked)
     for offset in range(k - 1):

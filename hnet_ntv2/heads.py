@@ -48,6 +48,7 @@ class SourceHead(nn.Module):
         k = self.kmer_size
         holds_wanted = torch.zeros_like(final.is_valid, dtype=torch.long)
         holds_wanted = holds_wanted.scatter_reduce(1, chunk_of, (is_wanted & is_valid).long(), "amax") > 0
+        # The matrix over all 4^k k-mers can cost more than a small model's layers: only needed chunks go through it.
         is_needed = final.is_valid & holds_wanted
         first_id = input_ids.gather(1, final.first_base)
         starts_kmer = fits_whole_kmer(input_ids, is_valid, k).gather(1, final.first_base)[is_needed]
@@ -64,6 +65,7 @@ class SourceHead(nn.Module):
         row_of_chunk = is_needed.flatten().long().cumsum(0).reshape(is_needed.shape) - 1
         row = row_of_chunk.masked_fill(~is_needed, len(table) - 1).gather(1, chunk_of)
         offset = torch.arange(input_ids.shape[1], device=input_ids.device) - final.first_base.gather(1, chunk_of)
+        # Offsets from k on are one row: NTv2 says nothing about bases behind its k-mer.
         return table[row.masked_fill(~is_valid, len(table) - 1), offset.clamp(0, k)]
 
 

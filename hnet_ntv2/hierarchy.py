@@ -181,7 +181,7 @@ class ChunkStage(nn.Module):
         return (chunking, *self.main.chunk(self.pool(level, chunking)))
 
     def encode(self, level: Level) -> Level:
-        """The level behind the encoder: what the router looks at."""
+        """The level with the encoder's vectors, which the router compares."""
         return level._replace(hidden=self.encoder(level.hidden, level.is_valid))
 
     def pool(self, level: Level, chunking: Chunking) -> Level:

@@ -32,8 +32,8 @@ class Level(NamedTuple):
         first_base: [batch, positions] index of the base at which a position starts.
         num_bases: [batch] valid bases of each row: where its last position ends.
         is_masked: [batch, positions] the position holds a [MASK].
-        is_clear: [batch, positions] neither the k-mer that starts here nor the one before it holds a [MASK]. What the
-            router compares here is what it would compare on the sequence without masks.
+        is_clear: [batch, positions] neither the k-mer that starts here nor the one before it holds a [MASK]: the router
+            sees what it would see on the sequence without masks.
         forced_boundary: [batch, positions, stages] decisions that are not the router's to make, this stage first, then
             the inner ones. Meaningful where ``forced_reason`` is not ``ROUTER``.
         forced_reason: [batch, positions, stages] ``BoundaryReason`` of these decisions; ``ROUTER`` where it is free.
@@ -60,7 +60,7 @@ class Chunking(NamedTuple):
         is_boundary: [batch, positions] a chunk begins here: the final decision.
         reason: [batch, positions] ``BoundaryReason`` of the final decision.
         is_free: [batch, positions] the decision was the router's to make (before cap and guard).
-        is_counted: [batch, positions] free, and clear of masks: where the ratio loss looks (docs/decisions/0010).
+        is_counted: [batch, positions] free, and clear of masks: the ratio loss counts these (docs/decisions/0010).
         is_valid: [batch, positions] False at padding.
         first_base: [batch, positions] index of the base at which a position starts.
         chunk_of: [batch, positions] index of the chunk that a position belongs to; 0 at padding.

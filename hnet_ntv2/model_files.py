@@ -144,7 +144,7 @@ def require_finite(name: str, tensor: Tensor, path: Path) -> None:
     if tensor.dtype not in _FLOATS:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise WeightsError(f"{path}: {name!r} holds {kind} numbers, and weights are floating point")
-    # Several times faster than isfinite. A sum can be finite only if every term is; it may overflow, so look again.
+    # A sum is several times faster than isfinite, and finite only if every term is. It may overflow: then count.
     if not bool(tensor.sum().isfinite()) and (count := int((~tensor.isfinite()).sum())):
         raise WeightsError(f"{path}: {count:,} values of {name!r} are NaN or infinite; the weights are damaged")
 
@@ -181,7 +181,7 @@ def find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
     """The folder that ``from_pretrained(name, **options)`` loads from; what is on the Hub is fetched into its cache.
 
     Returns:
-        None where the Hub has no safetensors or does not answer, which transformers tells best.
+        None where the Hub has no safetensors or does not answer: the error of transformers says which.
 
     Raises:
         WeightsError: The name is neither a folder nor one that the Hub could know, or an index names no safetensors.
@@ -212,8 +212,7 @@ def find_folder(name: str, options: Mapping[str, Any]) -> Path | None:
 def check_before_loading(name: Any, config_class: type[PreTrainedConfig], options: Mapping[str, Any]) -> None:
     """Check every file that ``from_pretrained(name, **options)`` is about to load.
 
-    To look at the 1.7 GB of 436 million weights takes 0.2 s once they are in the system's memory, from which they are
-    loaded next.
+    Reading the 1.7 GB of 436 million weights takes 0.2 s once they are in the system's memory, to be loaded next.
 
     Args:
         name: Folder or name on the Hub; None where nothing is loaded from files.

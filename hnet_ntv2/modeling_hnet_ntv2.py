@@ -341,7 +341,7 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         is_valid = None if attention_mask is None else attention_mask[:, :_COUNTED_BASES]
         with torch.no_grad():
             counts = count_boundaries(self.model.chunk(bases, is_valid))
-        # Both strands of a row get the forward strand's count.
+        # A row's two strands share the count of its forward strand.
         return counts.repeat(len(chunkings[0].is_valid) // len(input_ids), 1, 1)
 
     def move_offsets(self, counts: Float[Tensor, "stages 2"]) -> None:
@@ -364,9 +364,12 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         loss_denominator: float | None,
     ) -> Float[Tensor, ""]:
         is_target = labels != -100
+        # -100 is no index; what is gathered there has weight 0.
         classes = (labels - FIRST_BASE).clamp(min=0)
+        # A mean of log-probabilities over strands is not normalised.
         cross_entropy = -letters.log_softmax(-1).gather(-1, classes[..., None])[..., 0]
         weight = is_target.to(letters.dtype) if loss_weights is None else loss_weights * is_target
+        # A batch without targets has a loss of 0, not NaN.
         denominator = is_target.sum().clamp(min=1) if loss_denominator is None else loss_denominator
         return (cross_entropy * weight).sum() / denominator
 

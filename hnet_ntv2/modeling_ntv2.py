@@ -142,6 +142,7 @@ class NTv2ForMaskedLM(PreTrainedModel):
         """
         is_valid = self._valid_positions(input_ids, attention_mask)
         encoding = self._encode(input_ids, is_valid, output_hidden_states)
+        # Valid positions only: the head's matrix over all tokens is large.
         logits = self.lm_head(encoding.last_hidden_state[is_valid])
         return NTv2MaskedLMOutput(unpack_rows(logits, is_valid), encoding.last_hidden_state, encoding.hidden_states)
 
@@ -219,8 +220,10 @@ class NTv2ForMaskedLM(PreTrainedModel):
         stored = [(path, name, tensor) for path in weight_files(folder) for name, tensor in read_tensors(path)]
         tensors = {name: tensor for _, name, tensor in stored}
         require_layout(published_key_shapes(config), tensors, folder)
+        # After the layout check, so that the file of another model is reported as such.
         for path, name, tensor in stored:
             require_finite(name, tensor, path)
+        # Without memory or random draws: every tensor is assigned from the file.
         with torch.device("meta"):
             model = cls(config)
         model.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, strict=True, assign=True)

@@ -22,9 +22,8 @@ class HiddenStates(dict[str, Tensor]):
 class _Output(ModelOutput):
     """What the outputs below have in common: which fields other tools see.
 
-    Trainer, pipelines and DataParallel go through an output's items, or its tuple, and expect tensors that begin with
-    the batch. So the items are the loss, the results per row and the hidden states; all other fields are reached by
-    their names only.
+    Trainer, pipelines and DataParallel iterate over an output's items and expect tensors whose first dimension is the
+    batch. So the items are the loss, the results per row and the hidden states; all other fields have a name only.
     """
 
     names_only: ClassVar[tuple[str, ...]] = ()

@@ -1,4 +1,4 @@
-"""Which part of the model, and which learning-rate group, a parameter belongs to; told by its name."""
+"""The part of the model and the learning-rate group of a parameter, from its name."""
 
 # The groups that hold what comes from NTv2.
 GRAFTED_GROUPS = ("trunk", "kmer_embedding", "source_head")

@@ -1,7 +1,8 @@
 """Hold the ratio of chunks to positions near its target: H-Net's ratio loss, and moves of the routers' offsets.
 
-Both look at one number, the share of boundaries on sequence without masks, which is what a user of the model gets.
-Masked sequence does not show it: every mask forces boundaries, which leave the cap little to do (docs/decisions/0016).
+Both use one number: boundaries per position on sequence without masks, which is what a user of the model gets.
+Masked sequence does not show it, because each mask forces boundaries and leaves the cap little to do
+(docs/decisions/0016).
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from .shapes import Bool, Float, Tensor
 def count_boundaries(chunkings: Sequence[Chunking]) -> Float[Tensor, "batch stages 2"]:
     """Per row and stage: boundaries, and positions, where the router decides and no mask has a part.
 
-    The cap's boundaries are counted: they are chunks like the others. Guard flips are not: behind them nobody would see
-    how far a router has drifted.
+    The cap's boundaries are counted: they make chunks like the others. Guard flips are excluded: they would hide the
+    router's drift.
     """
     counts = []
     for chunking in chunkings:
@@ -73,6 +74,7 @@ def mean_over_counted(
     """Mean per row over the positions that count; ``when_none`` for rows without any."""
     count = is_counted.sum(1)
     total = (values * is_counted).sum(1)
+    # Clamped although such rows are replaced: the gradient of 0 / 0 would be NaN behind torch.where, too.
     return torch.where(count > 0, total / count.clamp(min=1), torch.full_like(total, when_none))
 
 
@@ -94,4 +96,5 @@ def move_offsets(
     shares = boundary_shares(counts, targets)
     for router, share, target in zip(routers, shares, targets, strict=True):
         if router.query.weight.requires_grad:
+            # At -1 p is 0 everywhere and at 1 it is 1: a larger offset would change nothing but take longer to undo.
             router.beta.add_(rate * (target - share)).clamp_(-1, 1)

@@ -1,7 +1,7 @@
 """Array types for signatures, such as ``Float[Tensor, "batch length dim"]``.
 
-With jaxtyping installed (the tests check shapes with it) these are its types. Without it, as on a machine that loads a
-saved model through remote code, each annotation is simply the array type.
+With jaxtyping installed these are its types, and the tests check shapes with them. Without it each annotation is the
+array type: a machine that loads a saved model as remote code needs no jaxtyping.
 """
 
 from typing import TYPE_CHECKING

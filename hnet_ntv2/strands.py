@@ -52,10 +52,12 @@ def split_strands(
     chunkings: tuple[Chunking, ...], batch_size: int
 ) -> tuple[tuple[Chunking, ...], tuple[Chunking, ...] | None]:
     """The chunkings of the forward rows, and those of the reverse rows along their own strand (None without any)."""
-    forward = tuple(select_rows(chunking, slice(batch_size)) for chunking in chunkings)
     if len(chunkings[0].is_valid) == batch_size:
-        return forward, None
-    return forward, tuple(select_rows(chunking, slice(batch_size, None)) for chunking in chunkings)
+        return chunkings, None  # not a view: the ratio loss can be differentiated by the p that a user gets
+    forward, reverse = slice(batch_size), slice(batch_size, None)
+    return tuple(select_rows(each, forward) for each in chunkings), tuple(
+        select_rows(each, reverse) for each in chunkings
+    )
 
 
 def average_strands(

@@ -32,7 +32,10 @@ def boundary_weights(chunking: Chunking, forced_probability: str = "one") -> Flo
 
 
 def confidence(chunking: Chunking) -> Float[Tensor, "batch positions"]:
-    """1 in the forward pass; backward, p at a boundary and 1 - p where there is none, if the router chose."""
+    """Exactly 1 in value; its gradient is that of p at a boundary and of 1 - p elsewhere, where the router chose.
+
+    This straight-through factor is how the task's loss tells the router that a decision was good.
+    """
     chosen = torch.where(chunking.is_boundary, chunking.probability, 1 - chunking.probability)
     chosen = torch.where(_is_overruled(chunking), chosen.detach(), chosen)
     return 1 + (chosen - chosen.detach())
@@ -106,6 +109,7 @@ def linear_scan(
 def _decay_matrix(log_decay: Float[Tensor, "*batch steps"]) -> Float[Tensor, "*batch steps steps"]:
     """Entry [k, j] is the product of the decays j+1..k; 1 on the diagonal, 0 above it."""
     steps = log_decay.shape[-1]
+    # Column j sums from row j + 1 on. The others are masked and not subtracted: a decay may be 0, its logarithm -inf.
     ones = torch.ones(steps, steps, dtype=torch.bool, device=log_decay.device)
     per_column = log_decay[..., None].expand(*log_decay.shape, steps)
     segment_sum = per_column.masked_fill(~ones.tril(-1), 0.0).cumsum(-2)
@@ -157,6 +161,7 @@ class Upsampler(nn.Module):
         if self.offset is not None:
             first = chunking.first.gather(1, chunking.chunk_of)
             offset = torch.arange(first.shape[1], device=first.device) - first
+            # Without a cap a chunk can be longer than the table; padding counts from position 0.
             expanded = expanded + self.offset(offset.clamp(0, self.offset.num_embeddings - 1))
         # H-Net keeps the skip path in float32: in bfloat16 its small early values vanish beside the chunk's.
         with torch.autocast(fine.device.type, enabled=False):
