@@ -13,8 +13,8 @@ from hnet_ntv2.conversion.source import open_source
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.training.build import build_phases
-from hnet_ntv2.training.identity import copy_ledger
 from hnet_ntv2.training.display import read_history
+from hnet_ntv2.training.identity import copy_ledger
 from hnet_ntv2.training.run import pretrain
 from tests.unit.conversion.sources import any_sequence, write_random_source
 
