@@ -1,6 +1,7 @@
 """Settings of a pre-training run, composed of the packaged YAML, a user's YAML, options and Hydra overrides."""
 
 import dataclasses
+import functools
 import tempfile
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +67,8 @@ def load_settings(
     overridden = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for name, value in (options or {}).items():
         if name not in overridden:
-            _set(composed, name, value)
+            *groups, last = name.split(".")
+            functools.reduce(dict.__getitem__, groups, composed)[last] = value
     # A saved model has its own settings; those of the default experiment must not contradict them.
     if composed.get("init") is not None:
         model = composed["model"]
@@ -194,10 +196,3 @@ def _experiment_on_search_path(experiment: str, config_path: Path | None) -> Ite
         copy.parent.mkdir()
         copy.write_text(text, encoding="utf-8")
         yield "from_user", [f"hydra.searchpath=[file://{folder}]"]
-
-
-def _set(values: dict[str, Any], name: str, value: Any) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        values = values[part]
-    values[last] = value

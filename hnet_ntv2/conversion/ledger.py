@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ class Ledger:
     config: dict[str, Any]
     seed: int
     version: str
-    source_tensors: tuple[SourceEntry, ...] = field(default=())
-    model_tensors: tuple[ModelEntry, ...] = field(default=())
+    source_tensors: tuple[SourceEntry, ...] = ()
+    model_tensors: tuple[ModelEntry, ...] = ()
 
     def parameters_per_part(self) -> dict[str, dict[str, int]]:
         """Count the parameters of each part by kind, with their "total"; the totals add up to the model."""

@@ -96,7 +96,10 @@ def open_source(name_or_folder: str, revision: str | None = None) -> NTv2Source:
     if folder.is_dir():
         if revision is not None:
             raise ConfigError(f"--revision {revision} says nothing about the local folder {folder}; leave it out")
-        return read_folder(folder, folder.resolve().name, _revision_of_snapshot(folder), is_local=True)
+        resolved = folder.resolve()
+        # In the Hub's own cache a snapshot is named by its commit.
+        is_snapshot = resolved.parent.name == "snapshots" and _COMMIT.fullmatch(resolved.name)
+        return read_folder(folder, resolved.name, resolved.name if is_snapshot else None, is_local=True)
     if not _HUB_NAME.fullmatch(name_or_folder):
         raise WeightsError(f"{name_or_folder!r} is neither a folder nor a Hub name such as {DEFAULT_SOURCE}")
     folder, commit = download(name_or_folder, revision)
@@ -155,12 +158,6 @@ def _check_rotary(source: NTv2Source) -> None:
                 raise WeightsError(
                     f"{name} holds other rotary frequencies than those of base {ROPE_THETA:g}, which is not implemented"
                 )
-
-
-def _revision_of_snapshot(folder: Path) -> str | None:
-    """The commit, where the folder is a snapshot in the Hub's own cache."""
-    resolved = folder.resolve()
-    return resolved.name if resolved.parent.name == "snapshots" and _COMMIT.fullmatch(resolved.name) else None
 
 
 def download(name: str, revision: str | None) -> tuple[Path, str]:

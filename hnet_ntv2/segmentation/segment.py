@@ -192,10 +192,15 @@ def segment_blocks(
         pending: ``Block.pending`` of the last one of them.
     """
     held: dict[int, Readable] = {}
-    lengths = _lengths(sequences, held)
+
+    def lengths() -> Iterator[int]:
+        for index, sequence in enumerate(sequences):
+            held[index] = sequence
+            yield len(sequence)
+
     stitchers: list[Stitcher] = []
     current, bases_done = -1, 0
-    for number, pieces in enumerate(window_blocks(lengths, settings.window, settings.flank, settings.batch_bases)):
+    for number, pieces in enumerate(window_blocks(lengths(), settings.window, settings.flank, settings.batch_bases)):
         # Freed here: the next block shows that no window of theirs is left.
         for gone in [index for index in held if index < pieces[0].sequence]:
             del held[gone]
@@ -232,12 +237,6 @@ def segment_blocks(
 
 def _num_kept(piece: Piece) -> int:
     return piece.window.keep_end - piece.window.keep_start
-
-
-def _lengths(sequences: Iterable[Readable], held: dict[int, Readable]) -> Iterator[int]:
-    for index, sequence in enumerate(sequences):
-        held[index] = sequence
-        yield len(sequence)
 
 
 def _stitchers(model: HNetNTV2ForMaskedLM, settings: ResolvedSettings, length: int) -> list[Stitcher]:

@@ -33,11 +33,12 @@ def take_lock(descriptor: int, path: Path) -> None:
     A file system without locks, as on some clusters, gives a warning.
 
     Raises:
-        ConfigError: Another process holds it.
+        ConfigError: Another process holds it; the descriptor is closed then.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        os.close(descriptor)
         raise ConfigError(
             f"another process is writing {path}; wait until it is done, or name another output"
         ) from error
@@ -65,11 +66,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         ConfigError: Another process holds it.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        take_lock(descriptor, folder)
-    except BaseException:
-        os.close(descriptor)
-        raise
+    take_lock(descriptor, folder)
     try:
         yield
     finally:

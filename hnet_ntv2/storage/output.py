@@ -206,11 +206,7 @@ def _lock_partial(target: Path, is_folder: bool) -> int:
     partial = partial_path(target)
     while True:
         descriptor = _open_partial(partial, is_folder)
-        try:
-            take_lock(descriptor, target)
-        except BaseException:
-            os.close(descriptor)
-            raise
+        take_lock(descriptor, target)
         # Another writer may have removed or renamed it between our opening and our locking it: then try again.
         if _is_same_file(partial, descriptor):
             if stat.S_ISDIR(os.fstat(descriptor).st_mode) == is_folder:
