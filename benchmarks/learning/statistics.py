@@ -94,7 +94,7 @@ def paired_bootstrap(
     gap = np.atleast_2d(np.asarray(runs_a, np.float64) - np.asarray(runs_b, np.float64))
     if not gap.shape[1:] == np.shape(targets) == np.shape(block):
         raise ValueError(f"{gap.shape[1]} windows, but {np.shape(targets)} targets and {np.shape(block)} block ids")
-    keep = np.asarray(targets) > 0
+    keep = np.asarray(targets) > 0  # a block without targets could be drawn, but has no bits
     if selection is not None:
         keep = keep & np.asarray(selection, bool)
     nats, counts = _block_sums(gap[:, keep], np.asarray(targets)[keep], np.asarray(block)[keep])
@@ -103,6 +103,7 @@ def paired_bootstrap(
         raise ValueError(f"{num_blocks} block(s) with a target: windows of one block say nothing about their spread")
     per_seed = bits(nats, counts)
     rng = np.random.default_rng(seed)
+    # The mean over seeds: blocks are common to all seeds, so one draw of blocks holds for all of them.
     draws = _draw_blocks(nats.mean(axis=0), counts, num_draws, rng)
     if num_seeds > 1:
         draws = draws + _draw_seeds(per_seed, num_draws, rng)
@@ -172,6 +173,7 @@ def steps_to_stay(curve: Curve, bits: float) -> float | None:
     Returns:
         The step, with a fraction; None if the curve ends above.
     """
+    # A curve can dip below the level and rise again: only what follows its last point above counts.
     above = [number for number, point in enumerate(curve) if point["bits"] > bits]
     if not above:
         return float(curve[0]["step"])

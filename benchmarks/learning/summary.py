@@ -144,6 +144,7 @@ def _compare(runs: Sequence[Run], others: Sequence[Run], num_draws: int, seed: i
 
     None stands for a comparison that cannot be made: no seed in common, or fewer than two blocks.
     """
+    # Paired by seed: runs of one seed share weights and order of data, which cancels much of their spread.
     partner = {run.seed: run for run in others}
     pairs = [(run, partner[run.seed]) for run in runs if run.seed in partner]
     return {
@@ -170,6 +171,7 @@ def _difference(
 
 def mean_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Learning curve of an arm, point by point: step, CPU seconds and bits as means over seeds, least and most bits."""
+    # strict: runs of one arm were checked to have the same steps.
     points = zip(*(run.result["curve"] for run in runs), strict=True)
     return [
         {
@@ -184,7 +186,7 @@ def mean_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _mean_time(seconds: Sequence[float | None]) -> float | None:
-    known = [value for value in seconds if value is not None]
+    known = [value for value in seconds if value is not None]  # a mean over fewer seeds would be of another curve
     return float(np.mean(known)) if len(known) == len(seconds) else None
 
 
