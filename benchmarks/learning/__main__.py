@@ -1,4 +1,4 @@
-"""``python -m benchmarks.learning``: the whole experiment, or single runs of it; goes on where it was interrupted."""
+"""``python -m benchmarks.learning``: run the whole experiment, or single runs; finished runs are skipped."""
 
 import argparse
 import json
@@ -27,14 +27,17 @@ from .setup import SIZES, Setup, describe_device
 
 
 def queue(setup: Setup) -> list[tuple[str, int]]:
-    """All runs, the most telling first: the core arms seed by seed, then everything else with one seed."""
+    """All (arm, seed) pairs: the core arms seed by seed, then the others with the first seed.
+
+    The core arms come first, so that an interrupted experiment answers its main question.
+    """
     runs = [(arm.name, seed) for seed in setup.seeds for arm in CORE]
     first = setup.seeds[0]
     return [*runs, *((name, first) for name in OTHERS), *((arm.name, first) for arm in ONE_AT_A_TIME)]
 
 
 def parse_run(text: str) -> tuple[str, int]:
-    """``ARM:SEED``.
+    """Arm and seed of ``ARM:SEED``.
 
     Raises:
         ConfigError: if it is not of that form, or there is no such arm.
@@ -77,15 +80,16 @@ def _main(options: argparse.Namespace, given: Sequence[str]) -> None:
     setup = SIZES[options.size]
     place = Workplace(options.work, join_dna(options.fasta, options.intervals, options.work), setup)
     if single:
-        torch.set_num_threads(1)
+        torch.set_num_threads(1)  # runs are timed side by side: one core each
         for name, seed in single:
             perform(place, name, seed)
         return
     if options.kept is not None:
         require_same_setup(options.kept, describe(place, options.size))
         copy_kept(options.kept, options.work, replaces=False)
-    prepare(place, options.size)
+    prepare(place, options.size)  # before the pool: two runs must not train the same source
     runs = [run for run in queue(setup) if wanted is None or run[0] in wanted]
+    # Threads only wait for their processes. A process per run: CPU seconds and seeds are those of one run alone.
     with ThreadPoolExecutor(options.processes) as pool:
         failures = [failure for failure in pool.map(partial(_in_own_process, given), runs) if failure]
     if failures:
@@ -93,7 +97,7 @@ def _main(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 
 def prepare(place: Workplace, size: str) -> None:
-    """Source, facts about the windows, context counts and the description of the experiment."""
+    """Make what all runs share: source, facts about the windows, context counts, ``setup.json``."""
     place.ensure_source()
     place.ensure_facts()
     context = place.folder / "context.json"
@@ -105,7 +109,7 @@ def prepare(place: Workplace, size: str) -> None:
 
 
 def describe(place: Workplace, size: str) -> dict[str, Any]:
-    """What ``setup.json`` tells of the experiment."""
+    """The content of ``setup.json``: sizes, data, device, versions."""
     setup = place.setup
     return {
         "size": size,
@@ -125,6 +129,7 @@ def describe(place: Workplace, size: str) -> dict[str, Any]:
 def _in_own_process(given: Sequence[str], run: tuple[str, int]) -> str | None:
     name, seed = run
     command = [sys.executable, "-m", "benchmarks.learning", *given, "--run", f"{name}:{seed}"]
+    # PASSIVE: threads that spin while they wait would take CPU seconds from the other run.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     started = time.monotonic()
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The arms: what each starts from, and what is different about its training."""
+"""The arms of the experiment: what each starts from and which settings of its training differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ from hnet_ntv2.parameter_names import GRAFTED_GROUPS, parameter_group
 
 from .setup import Setup
 
+# Multipliers of the learning rate. Grafted parts move slowly, so that random parts adapt to them and not they to noise.
 FROM_SCRATCH = 0.95
 GRAFTED = 0.1
 
@@ -29,9 +30,9 @@ class Arm:
     Attributes:
         name: In folders and tables.
         description: What it is.
-        parts: What comes from the source: some of the optimizer's ``GRAFTED_GROUPS``.
-        releases: Trained in phases from the grid to free chunks, else free from the first step.
-        layers: Which source blocks the trunk keeps, and how many (None: all).
+        parts: Which of the optimizer's ``GRAFTED_GROUPS`` come from the source.
+        releases: Trained in phases from the grid to free chunks; otherwise free from the first step.
+        layers: Which source blocks the trunk keeps, and their share (None: all).
         model: Model settings that differ.
         training: Settings of the run that differ, by dotted name.
         phases: Settings of single phases that differ, by "phase.name".
@@ -106,12 +107,12 @@ def make_start(arm: Arm, setup: Setup, source: Path, data: HG38DataModule, seed:
     """Write the model that an arm starts from; nothing for a fully random one, which ``pretrain`` builds itself.
 
     Args:
-        arm: Which.
+        arm: The arm.
         setup: Sizes.
         source: Folder of the source model.
-        data: For calibration: training windows.
-        seed: Of what is random.
-        folder: Where the model goes; left alone if it is there.
+        data: Training windows, for calibration.
+        seed: Of the random weights.
+        folder: Folder to write; kept if it exists.
     """
     if not arm.parts or folder.exists():
         return
@@ -128,19 +129,22 @@ def make_start(arm: Arm, setup: Setup, source: Path, data: HG38DataModule, seed:
     if set(arm.parts) == set(GRAFTED_GROUPS):
         save_start(start, folder)
         return
+    # A partial graft is no start that ``save_start`` could describe: it is saved as a plain model.
     model = start.model
     _randomise(model, build_model(config_for(opened, settings), seed), arm.parts)
+    # Again: the random parts feed the routers other vectors than the grafted ones that ``graft`` calibrated them on.
     calibrate_routers(model.model, list(sequence.calibration.split(8)))
     model.save_pretrained(folder)
 
 
 @torch.no_grad()
 def _randomise(model: HNetNTV2ForMaskedLM, fresh: HNetNTV2ForMaskedLM, kept: tuple[str, ...]) -> None:
-    """Give back to the random initialisation what an arm does not take from the source."""
-    given_back = set(GRAFTED_GROUPS) - set(kept)
+    """Overwrite the grafted parts that an arm does not keep with random weights."""
+    replaced = set(GRAFTED_GROUPS) - set(kept)
     tensors = fresh.state_dict()
     for name, tensor in model.state_dict().items():
-        if parameter_group(name) in given_back or name.startswith("head.residual."):
+        # A full graft starts the head's residual at zero, to be as the source; without the graft it has to learn.
+        if parameter_group(name) in replaced or name.startswith("head.residual."):
             tensor.copy_(tensors[name])
 
 
@@ -156,7 +160,7 @@ def run_settings(
     start: Path,
     output: Path,
 ) -> dict[str, Any]:
-    """The settings of ``pretrain`` for one run, as its YAML would hold them."""
+    """The settings of ``pretrain`` for one run, as in its YAML file."""
     training = dict(arm.training)
     rate = training.pop("grafted_rate", GRAFTED)
     rates = {group: rate if group in arm.parts else FROM_SCRATCH for group in GRAFTED_GROUPS}
@@ -173,7 +177,7 @@ def run_settings(
             "intervals": str(intervals),
             "cache_dir": str(cache),
             "seq_length": setup.seq_length,
-            "num_workers": 0,
+            "num_workers": 0,  # the CPU seconds of worker processes would not be counted
             "repeat_weight": 1.0,
             "mask": {"span": training.pop("mask.span", 6)},
         },
@@ -195,7 +199,7 @@ def run_settings(
         "callbacks": {
             "checkpoint_every": setup.steps // 2,
             "progress_bar": False,
-            "collapse_patience": 0,
+            "collapse_patience": 0,  # an arm that collapses is a result
             "router_gradients_every": 0,
         },
     }

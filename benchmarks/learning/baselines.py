@@ -1,4 +1,4 @@
-"""What a user would pick instead: a plain single-nucleotide transformer, and the 6-mer source trained on."""
+"""The alternative without chunks: a plain single-nucleotide transformer, trained like the arms."""
 
 import time
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class PlainTransformer(nn.Module):
         return unpack_rows(self.head(hidden), is_valid).log_softmax(-1)
 
     def log_probs(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """As ``evaluate_view`` wants it."""
+        """[batch, length, 4] log-probabilities of a batch, on the CPU, for ``evaluate_view``."""
         return self(batch["input_ids"].long().to(self.head.weight.device)).cpu()
 
 
@@ -56,6 +56,7 @@ def train_plain(
         The model, and "cpu_seconds", "wall_seconds" and "curve" as ``result.json`` has them.
     """
     torch.manual_seed(seed)
+    # Four more layers: our model has two encoders and two decoders around its trunk.
     model = PlainTransformer(setup, setup.source.layers + 4).to(setup.accelerator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=setup.learning_rate, betas=(0.9, 0.95), weight_decay=0.1)
     factor = warmup_cosine(setup.steps, 0.1, 6.0)
@@ -70,7 +71,7 @@ def train_plain(
             model.train()
         if step == setup.steps:
             break
-        started = clock(setup.accelerator)
+        started = clock(setup.accelerator)  # after the validation: only training is timed
         batch = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = setup.learning_rate * factor(step)

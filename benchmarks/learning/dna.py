@@ -1,4 +1,4 @@
-"""The DNA of the experiment: several FASTA and BED files joined into one genome and one split."""
+"""Join several FASTA and BED files into the one genome and split of the experiment."""
 
 import gzip
 import shutil
@@ -52,11 +52,11 @@ def _concatenate(sources: Sequence[Path], target: Path) -> None:
             opener = gzip.open if source.suffix == ".gz" else open
             with opener(source, "rb") as file:
                 shutil.copyfileobj(file, out)
-            out.write(b"\n")
+            out.write(b"\n")  # a file without a final newline would run into the next header
 
 
 def open_data(dna: Dna, folder: Path, seq_length: int, batch_size: int, **options) -> HG38DataModule:
-    """A data module over the joined DNA; repeats weigh as much as other bases, so that training fits what is reported.
+    """A data module over the joined DNA. Repeats weigh as much as other bases, since the report weighs them so.
 
     Args:
         dna: The files.

@@ -1,4 +1,4 @@
-"""What every arm is measured on: the same windows, the same masks, forward strand, [MASK] targets only."""
+"""Measure an arm: the same windows, the same masks, forward strand and [MASK] targets for all of them."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,10 +33,10 @@ from .statistics import bits
 Batch = Mapping[str, Tensor]
 LogProbs = Callable[[Batch], Tensor]
 
-BLOCK_LENGTH = 16_384
+BLOCK_LENGTH = 16_384  # bases; windows of one block are resampled together
 _REPEAT_K = 12
 _REPEAT_COUNT = 20
-_MASK_FREE_WINDOWS = 256
+_MASK_FREE_WINDOWS = 256  # 200,000 bases at 768 a window: enough for three decimals of a ratio
 _VIEWS: dict[str, dict[str, bool]] = {
     "anchors_off": {"anchors": False},
     "anchors_on": {"anchors": True},
@@ -45,7 +45,10 @@ _VIEWS: dict[str, dict[str, bool]] = {
 
 
 class WindowSums:
-    """Sums per window of one view; windows that the view leaves out have no targets."""
+    """Nats, hits and targets of each window in one view; a window without targets has zeros.
+
+    Kept per window, since the report resamples blocks of windows.
+    """
 
     def __init__(self, num_windows: int):
         self.nats, self.correct, self.targets = (np.zeros(num_windows) for _ in range(3))
@@ -61,12 +64,13 @@ class WindowSums:
         is_target = labels != -100
         nats, is_hit = score_targets(log_probs, labels, is_target)
         row = rows[is_target.nonzero()[:, 0].numpy()]
+        # ``bincount``, not ``self.nats[row] += nats``: that would count one target per window.
         for total, weights in ((self.nats, nats), (self.correct, is_hit), (self.targets, None)):
             weights = None if weights is None else weights.numpy()
             total += np.bincount(row, weights, minlength=len(total))
 
     def summary(self) -> dict[str, float]:
-        """Bits per masked base, accuracy and what they were counted on."""
+        """Bits per masked base, accuracy, and the numbers of targets and windows behind them."""
         count = float(self.targets.sum())
         return {
             "bits": float(bits(self.nats, self.targets)),
@@ -81,8 +85,9 @@ class WindowSums:
 
 
 def validation_batches(data: HG38DataModule, every: int = 1):
-    """Batches of the fixed windows; of every so many-th of them where ``every`` is above 1."""
+    """Batches of every ``every``-th fixed window."""
     for batch in data.val_dataloader():
+        # Negative numbers: windows that only fill up a batch.
         keep = (batch["window_index"] >= 0) & (batch["window_index"] % every == 0)
         if bool(keep.any()):
             yield {name: value[keep] for name, value in batch.items()}
@@ -149,9 +154,9 @@ def _sum_chunks(model: HNetNTV2ForMaskedLM, data: HG38DataModule, every: int) ->
 def window_facts(data: HG38DataModule, setup: Setup) -> dict[str, NDArray]:
     """Block and repeat-richness of each validation window.
 
-    No annotation covers all validation windows, so repeats are told by counting: a 12-mer is repetitive if it occurs at
-    least 20 times on either strand of the training intervals (about twice is expected by chance); the quarter of the
-    windows with the largest share of repetitive 12-mers is repeat-rich.
+    No annotation of repeats covers all validation windows, so 12-mers are counted instead. A 12-mer is repetitive if it
+    occurs at least 20 times on either strand of the training intervals; about twice is expected by chance. The quarter
+    of the windows with the largest share of repetitive 12-mers is repeat-rich.
     """
     index = data.window_index("valid")
     start = index.fixed(index.evenly_spread(setup.windows)).start
@@ -163,6 +168,7 @@ def window_facts(data: HG38DataModule, setup: Setup) -> dict[str, NDArray]:
 def kmer_counts(windows: NDArray[np.uint8]) -> NDArray[np.int32]:
     """How often each 12-mer occurs in some windows or their reverse complements."""
     counts = np.zeros(4**_REPEAT_K, dtype=np.int32)
+    # In parts: the codes of all windows at once, 8 bytes a base, would not fit a small machine.
     for part in np.array_split(windows, max(1, len(windows) // 2000)):
         for strand in (part, reverse_complement(part)):
             codes, is_whole = _codes(strand)
@@ -172,7 +178,7 @@ def kmer_counts(windows: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 def repetitive_share(windows: NDArray[np.uint8], counts: NDArray[np.int32]) -> NDArray[np.float64]:
     """Share of each window's 12-mers that are repetitive."""
-    codes, is_whole = _codes(windows)
+    codes, is_whole = _codes(windows)  # a 12-mer with an N is not whole, and not counted
     is_frequent = (counts[codes] >= _REPEAT_COUNT) & is_whole
     return is_frequent.sum(1) / np.maximum(is_whole.sum(1), 1)
 

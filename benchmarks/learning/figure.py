@@ -1,4 +1,4 @@
-"""The summary as a picture: learning curves of the core arms, differences of all arms to the reference."""
+"""Draw the summary: learning curves of the core arms, differences of all arms to the reference."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +14,9 @@ _DASHES = ("-", "--", "-.")
 def draw(summary: Mapping[str, Any], path: Path) -> None:
     """Save a PNG: learning curves of the core arms on the left, differences of all arms to the reference on the right.
 
-    The dashed lines are of all validation windows, the curves of the fixed subset that is validated during training.
+    Dashed lines are over all validation windows, curves over the fixed subset that is validated during training.
     """
+    # Not pyplot: it needs a display and keeps every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,7 +65,7 @@ def _difference(summary: Mapping[str, Any], name: str, view: str) -> dict[str, A
 def _draw_forest(
     axes: Any, summary: Mapping[str, Any], compared: Sequence[str], styles: Mapping[str, dict[str, str]]
 ) -> None:
-    """Two lines per arm, anchors off (circle) and on (square): hollow where the interval is over windows only."""
+    """Two intervals per arm, anchors off (circle) and on (square); hollow where it is over windows only."""
     for place, name in enumerate(compared):
         colour = styles[name]["color"] if name in styles else "0.35"
         for shift, view, marker in ((-0.17, MAIN_VIEW, "o"), (0.17, ANCHORED, "s")):
@@ -76,7 +77,7 @@ def _draw_forest(
             axes.plot(found["estimate"], height, marker=marker, color=colour, markerfacecolor=fill, markersize=5.5)
     axes.axvline(0, color="0.45", linewidth=1, linestyle="--")
     axes.set_yticks(range(len(compared)), compared)
-    axes.set_ylim(len(compared) - 0.5, -0.5)
+    axes.set_ylim(len(compared) - 0.5, -0.5)  # downwards, in the order of the tables
     meaning = "(left of zero: better; circle: anchors off, square: on;\nhollow: one seed, interval over windows only)"
     axes.set_xlabel(f"bits per masked base less those of {summary['reference']}\n{meaning}", fontsize="small")
     axes.set_title("Final difference on all windows, 95 % intervals", fontsize="medium")

@@ -1,7 +1,7 @@
-"""Put the runs of the experiment side by side: ``learning.json``, ``learning.md`` and ``learning.png``.
+"""Compare the runs of the experiment: ``learning.json``, ``learning.md`` and ``learning.png``.
 
-Bits are per masked base throughout, on the same masks in every arm; a cross-entropy over whole 6-mers (what the source
-is trained with) is a different quantity and is never shown beside them.
+Bits are per masked base, on the same masks in every arm. The source's training loss, a cross-entropy over whole 6-mers,
+is another quantity and is never shown beside them.
 """
 
 import argparse
@@ -29,19 +29,19 @@ def write_report(
 ) -> dict[str, Any]:
     """Read the runs under ``work`` and write ``learning.json``, ``learning.md`` and ``learning.png`` into ``output``.
 
-    What the report was made from (bits of every window and run, the source model) is copied beside them, so that it can
-    be computed again and further runs can be added on another machine.
+    The bits of every window and run and the source model are copied beside them: the report can be computed again, and
+    further runs can be added on another machine.
 
     Args:
         work: Folder with ``runs/``, ``context.json``, ``source.json`` and ``setup.json``.
         output: Folder to write to.
-        reference: Arm that the others are compared with, beside the baseline.
-        core: Arms of the first table and of the curves; all without it.
+        reference: Arm that the others are compared with, besides the baseline.
+        core: Arms of the first table and of the curves; all if empty.
         num_draws: Bootstrap draws of each interval.
         baseline: Arm that every other one is compared with.
 
     Returns:
-        What stands in ``learning.json``.
+        The content of ``learning.json``.
     """
     summary = summarise(read_experiment(work, baseline), reference, core, num_draws)
     with open_text(output / "learning.json") as file:
@@ -49,7 +49,7 @@ def write_report(
     with open_text(output / "learning.md") as file:
         file.write(render_tables(summary))
     draw(summary, output / "learning.png")
-    if output != work:
+    if output != work:  # a report can be made in the work folder itself
         copy_kept(work, output, replaces=True)
     return summary
 

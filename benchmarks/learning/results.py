@@ -1,4 +1,4 @@
-"""Read what the runs of the experiment left behind, check that they can be compared, and keep the small part of it."""
+"""Read the files of the experiment's runs, check that they can be compared, copy the small ones."""
 
 import json
 import math
@@ -27,9 +27,9 @@ CONTEXT_NAMES = {
     "k2": "context counts, 2 bases on each side",
     "k6": "context counts, 6 bases on each side",
 }
-# Beside the runs: cost of the source, context counts, description, facts about the validation windows.
+# Files beside the runs: cost of the source, context counts, description, facts about the validation windows.
 KEPT_FILES = ("source.json", "context.json", "setup.json", "windows.npz")
-# What all runs of an experiment have in common, in ``setup.json``.
+# Entries of ``setup.json`` that runs must share to be compared. Not the date, the device or torch's version.
 _SAME_SETUP = ("size", "steps", "batch", "seq_length", "learning_rate", "model", "data")
 _REQUIRED = (
     *("arm", "seed", "description", "steps", "train_bases", "cpu_seconds", "wall_seconds", "bases_per_second"),
@@ -66,14 +66,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that lies in a work folder.
+    """The content of a work folder.
 
     Attributes:
         baseline: Arm that every other one is compared with.
         arms: Runs of each arm in the order of their seeds; the baseline first, then by name.
-        context: Bits per masked base of the predictors that count.
-        source: What training the source cost.
-        setup: Shapes, data, dates; passed on as it is.
+        context: Bits per masked base of the predictors without a network.
+        source: Cost of training the source.
+        setup: Shapes, data, dates; copied into the report unchanged.
         references: Results of models over 6-mer tokens, which can be compared on the grid only.
     """
 
@@ -115,14 +115,14 @@ def read_experiment(work: Path, baseline: str = BASELINE) -> Experiment:
 
 
 def copy_kept(source: Path, target: Path, *, replaces: bool) -> None:
-    """Copy what a report needs, and what further runs start from, but no training.
+    """Copy ``result.json`` and ``windows.npz`` of every run, the source model, and the files beside them.
 
-    Copied are ``result.json`` and ``windows.npz`` of every run, the source model, and the files beside them.
+    A report needs these, and further runs start from them. Checkpoints and logs of training are left out.
 
     Args:
         source: Folder of an experiment or of a report.
-        target: The other one.
-        replaces: Files that are there already are written anew; otherwise they stay.
+        target: Folder to copy to.
+        replaces: Overwrite files that exist; otherwise they stay.
 
     Raises:
         DataError: if the source folder holds no run.
@@ -131,6 +131,7 @@ def copy_kept(source: Path, target: Path, *, replaces: bool) -> None:
     wanted = [path for path in found if path.name in ("result.json", "windows.npz")]
     if not wanted:
         raise DataError(f"no run found: {source} holds no runs/<arm>/seed<k>/result.json")
+    # Without code: a model folder may hold the flat files, and a report is data only.
     wanted += sorted(path for path in (source / "source").glob("*") if path.suffix != ".py")
     wanted += [source / name for name in KEPT_FILES if (source / name).exists()]
     for path in wanted:
@@ -141,7 +142,7 @@ def copy_kept(source: Path, target: Path, *, replaces: bool) -> None:
 
 
 def require_same_setup(kept: Path, setup: Mapping[str, Any]) -> None:
-    """Stop if the runs of a kept folder were made with other sizes or data than those to come.
+    """Check that the runs of a kept folder were made with the sizes and data of the runs to come.
 
     Raises:
         DataError: naming what differs, with both values.
@@ -169,6 +170,7 @@ def _read_run(folder: Path) -> Run:
     result = _read_json(path)
     if missing := [name for name in _REQUIRED if name not in result]:
         raise DataError(f"{path} lacks {', '.join(missing)}")
+    # A folder that was copied by hand and renamed would count as a second seed.
     if (folder.parent.name, folder.name) != (result["arm"], f"seed{result['seed']}"):
         raise DataError(f"{path} is of arm {result['arm']!r}, seed {result['seed']}, which is not where it lies")
     if MAIN_VIEW not in result["validation"] or not result["curve"]:
@@ -197,18 +199,18 @@ def _read_windows(path: Path, views: Sequence[str]) -> dict[str, NDArray]:
 
 
 def _check_sums(run: Run) -> None:
-    """Both files of a run tell the same bits and targets, or one of them is of another run."""
+    """Check that ``windows.npz`` adds up to the bits and targets in ``result.json``: both are of the same run."""
     for view in run.views:
         nats, targets = run.windows[f"{view}/nats"], run.windows[f"{view}/targets"]
-        told = run.result["validation"][view]
+        stated = run.result["validation"][view]
         if not np.isfinite(nats).all() or not targets.sum() > 0:
             raise DataError(f"{run.path / 'windows.npz'}: {view!r} has no targets, or nats that are not finite")
-        if told["targets"] != targets.sum() or not math.isclose(told["bits"], bits(nats, targets), rel_tol=1e-4):
+        if stated["targets"] != targets.sum() or not math.isclose(stated["bits"], bits(nats, targets), rel_tol=1e-4):
             raise DataError(f"{run.path / 'windows.npz'} disagrees with result.json about {view!r}")
 
 
 def _check_same_validation(runs: Sequence[Run]) -> None:
-    """The same windows with the same masks in all runs, view by view."""
+    """Check that all runs were validated on the same windows with the same masks, view by view."""
     first: dict[str, Run] = {}
     for run in runs:
         for name in ("block", "is_repeat_rich", *(f"{view}/targets" for view in run.views)):
@@ -221,6 +223,7 @@ def _check_same_validation(runs: Sequence[Run]) -> None:
 
 
 def _check_same_training(members: Sequence[Run]) -> None:
+    """Check that the runs of one arm have the same steps and views, so that they differ by their seeds only."""
     first = members[0]
     for run in members[1:]:
         if (run.result["steps"], _steps(run)) != (first.result["steps"], _steps(first)):

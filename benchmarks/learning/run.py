@@ -27,7 +27,7 @@ from .setup import Setup, describe_device, on_device
 from .source import base_log_probs, train_source
 from .timing import training_clock
 
-# Besides the arms: the source itself, a start before any training, and what a user would pick instead.
+# Runs besides the arms: the source itself, a start before any training, and the alternative without chunks.
 OTHERS = {
     "source": "the 6-mer source as trained, on its own grid",
     "source_on": "the 6-mer source, trained on for the CPU time of an arm",
@@ -36,13 +36,14 @@ OTHERS = {
 }
 REFERENCES = ("source", "source_on")
 _EVALUATION_BATCH = 16
+_GRID_ALWAYS = 10**15  # samples masked on the grid: more than any run draws, since the source knows no other masks
 
 
 class Workplace:
     """The files of one experiment.
 
     Args:
-        folder: Everything lies below it.
+        folder: Folder of all its files.
         dna: Genome and split.
         setup: Sizes.
     """
@@ -55,7 +56,7 @@ class Workplace:
         return self.folder / "source"
 
     def run_folder(self, name: str, seed: int) -> Path:
-        """Where a run lies; 6-mer models, which are on the grid only, lie apart."""
+        """Folder of a run. 6-mer models lie apart: they can be compared on the grid only."""
         kind = "references" if name in REFERENCES else "runs"
         return self.folder / kind / name / f"seed{seed}"
 
@@ -81,16 +82,16 @@ class Workplace:
         )
 
     def ensure_source(self) -> None:
-        """Train the source unless it is there."""
+        """Train the source unless its folder exists."""
         if (self.folder / "source.json").exists():
             if not (self.source / "config.json").exists():
                 raise DataError(f"{self.folder / 'source.json'} tells of a source, but {self.source} does not hold it")
         else:
-            data = self.training_data(self.setup.source.batch_size, grid_aligned_samples=10**15)
+            data = self.training_data(self.setup.source.batch_size, grid_aligned_samples=_GRID_ALWAYS)
             train_source(self.setup.source, data, self.folder, accelerator=self.setup.accelerator)
 
     def ensure_facts(self) -> Path:
-        """Blocks and repeat-richness of the validation windows."""
+        """Write the blocks and repeat-richness of the validation windows, once, and return the file."""
         path = self.folder / "windows.npz"
         if not path.exists():
             write_npz(path, window_facts(self.validation_data(), self.setup))
@@ -98,7 +99,7 @@ class Workplace:
 
 
 def perform(place: Workplace, name: str, seed: int) -> None:
-    """Do one run, unless its result is there."""
+    """Do one run, unless its ``result.json`` exists."""
     folder = place.run_folder(name, seed)
     if (folder / "result.json").exists():
         return
@@ -124,6 +125,7 @@ def perform(place: Workplace, name: str, seed: int) -> None:
         **result,
         "validation": {view: sums.summary() for view, sums in views.items()},
     }
+    # Last: a run counts as done once this file exists.
     with open_text(folder / "result.json") as file:
         file.write(json.dumps(document, indent=2) + "\n")
 
@@ -157,10 +159,10 @@ def _perform_arm(place: Workplace, arm: Arm, seed: int) -> tuple[dict, dict[str,
 
 
 def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetNTV2ForMaskedLM:
-    """What the run will start from, for the first point of its curve."""
+    """The model before its first step, for the first point of its curve."""
     if arm.parts:
         return on_device(HNetNTV2ForMaskedLM.from_pretrained(start), place.setup.accelerator)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # the same weights as ``pretrain`` makes from this seed
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**{**place.setup.model_settings(), **arm.model}))
     data = place.training_data(place.setup.batch_size, seed=seed)
     calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)))
@@ -174,7 +176,7 @@ def _curve_bits(place: Workplace, model: HNetNTV2ForMaskedLM) -> float:
 
 
 def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
-    """Points of the validation log; steps are taken to cost alike."""
+    """Points of the validation log. Seconds are shared out evenly over the steps: only their sum is measured."""
     lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
     columns = {name: number for number, name in enumerate(lines[0])}
     stages = [name for name in columns if name.startswith("mask_free/stage") and name.endswith("/ratio")]
@@ -190,7 +192,7 @@ def _curve(path: Path, cpu_seconds: float, steps: int) -> list[dict]:
 
 
 def _check_time(place: Workplace, reference: dict) -> None:
-    """The reference's seconds are known and of the device of the source and of this run."""
+    """Check that the reference's seconds are known, and of the same device as the source and this run."""
     if reference["cpu_seconds"] is None:
         raise DataError(
             f"the time of {REFERENCE} is not known, and source_on trains as long; take that run out of the work folder "
@@ -238,7 +240,8 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
         folder = place.run_folder(name, seed) / "training"
         reference = json.loads((place.run_folder(REFERENCE, seed) / "result.json").read_text(encoding="utf-8"))
         _check_time(place, reference)
-        data = place.training_data(setup.source.batch_size, grid_aligned_samples=10**15, seed=1000 + seed)
+        # Another seed than the source's first training had: new windows, as the arms have.
+        data = place.training_data(setup.source.batch_size, grid_aligned_samples=_GRID_ALWAYS, seed=1000 + seed)
         cost = train_source(
             setup.source,
             data,

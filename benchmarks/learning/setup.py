@@ -83,20 +83,21 @@ class Setup:
 
 
 def describe_device(accelerator: str) -> str:
-    """The device of a run, in words: times of different devices are never compared."""
+    """The device of a run in words. Only times of equal descriptions are compared."""
     if accelerator == "cuda":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU with {torch.backends.cpu.get_cpu_capability()}, one thread"
 
 
 def on_device(model: _Model, accelerator: str) -> _Model:
-    """The model, moved."""
+    """Move a model to its device and return it."""
+    # Called on the class: transformers wraps ``to``, and a type checker no longer sees what it returns.
     nn.Module.to(model, torch.device(accelerator))
     return model
 
 
 def clock(accelerator: str) -> float:
-    """Seconds that a run has spent: of the CPU, so that other processes do not count; of the clock on a GPU."""
+    """Seconds that a run has spent: CPU time, which excludes other processes; wall time on a GPU."""
     if accelerator == "cuda":
         torch.cuda.synchronize()
         return time.monotonic()

@@ -46,7 +46,7 @@ class TokenBatch(NamedTuple):
     first_base: Tensor
 
     def to(self, device: torch.device) -> "TokenBatch":
-        """The same on a device."""
+        """The batch on a device."""
         return TokenBatch(*(field.to(device) for field in self))
 
 
@@ -67,7 +67,7 @@ def token_batch(batch: Mapping[str, Tensor]) -> TokenBatch:
 
 
 def target_logits(model: NTv2ForMaskedLM, batch: TokenBatch) -> Tensor:
-    """[targets, vocabulary] logits at the targets only, which spares most of the head."""
+    """[targets, vocabulary] logits at the targets only, which saves most of the head's cost."""
     hidden = model.encode(batch.tokens, batch.is_valid).last_hidden_state
     return model.lm_head(hidden[batch.labels != -100])
 
@@ -77,16 +77,15 @@ def base_log_probs(model: NTv2ForMaskedLM, batch: Mapping[str, Tensor]) -> Tenso
     tokens = token_batch(batch)
     marginals = kmer_marginals(target_logits(model, tokens.to(model.device)), K).cpu()
     is_target = tokens.labels != -100
-    row = torch.arange(len(is_target))[:, None].expand_as(is_target)[is_target]
-    first = tokens.first_base[is_target]
+    row = is_target.nonzero()[:, :1]
+    columns = tokens.first_base[is_target][:, None] + torch.arange(K)
     result = torch.zeros(*batch["input_ids"].shape, 4)
-    columns = first[:, None] + torch.arange(K)
-    result[row[:, None].expand_as(columns), columns] = marginals
+    result[row.expand_as(columns), columns] = marginals
     return result
 
 
 def build_source(setup: SourceSetup) -> NTv2ForMaskedLM:
-    """A random source; k-mer vectors in and out are composed of letters, as random ones are in our model."""
+    """A random source. Its k-mer vectors, in and out, are sums over letters, as the random ones of our model are."""
     torch.manual_seed(setup.seed)
     config = NTv2Config(
         vocab_size=source_vocab_size(K),
@@ -98,6 +97,7 @@ def build_source(setup: SourceSetup) -> NTv2ForMaskedLM:
     model = NTv2ForMaskedLM(config)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
+            # transformers' fixed 0.02 is too small for a narrow model: its blocks would start nearly silent.
             torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
@@ -117,20 +117,21 @@ def train_source(
     start: Path | None = None,
     cpu_seconds: float | None = None,
 ) -> dict:
-    """Train and save the source; goes on from its last saved step if it was interrupted.
+    """Train and save the source; resumes from its last saved step if it was interrupted.
 
     Args:
         setup: Shape, steps, learning rate.
         data: Windows masked on the grid.
         folder: Gets ``source/`` and ``source.json``.
         accelerator: "cpu" or "cuda".
-        start: Folder of weights to go on from, at a tenth of the learning rate.
-        cpu_seconds: Train for about this long in place of ``setup.steps`` (told from the cost of ``start``).
+        start: Folder of weights to train on from, at a tenth of the learning rate.
+        cpu_seconds: Train for about this long instead of ``setup.steps``; steps cost what those of ``start`` did.
 
     Returns:
-        What ``source.json`` holds: the cost of the source.
+        The content of ``source.json``: the cost of the source.
     """
     model = on_device(build_source(setup).train(), accelerator)
+    # Norms and biases are scales and shifts: decay would pull them to zero without a gain.
     no_decay = [p for p in model.parameters() if p.dim() < 2]
     decay = [p for p in model.parameters() if p.dim() >= 2]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": no_decay, "weight_decay": 0.0}]
@@ -145,7 +146,7 @@ def train_source(
         steps = round(cpu_seconds * cost["steps"] / cost["cpu_seconds"])
     factor = warmup_cosine(steps, 0.05, 20.0)
     step, spent = _load_progress(folder, model, optimizer)
-    data.set_position(step * setup.batch_size)
+    data.set_position(step * setup.batch_size)  # a resumed training reads on where it stopped
     batches = _batches(data)
     recent: list[float] = []
     while step < steps:

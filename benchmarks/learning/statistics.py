@@ -1,4 +1,4 @@
-"""Differences between arms with their uncertainty, and how fast a learning curve gets somewhere."""
+"""Differences between arms with 95 % intervals, and the steps a learning curve takes to a level."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ class Difference(NamedTuple):
     """Bits per masked base of one arm less those of another; negative where the first is better.
 
     Attributes:
-        estimate: On the windows and seeds as they are.
+        estimate: On the windows and seeds that were run.
         low: Lower end of the 95 % interval.
         high: Upper end.
         half_width: Half of ``high - low``.
-        num_seeds: Pairs of runs; with one the interval speaks of the windows alone.
+        num_seeds: Pairs of runs; with one the interval covers the choice of windows only.
         num_blocks: Blocks with a target.
     """
 
@@ -63,19 +63,19 @@ def paired_bootstrap(
 ) -> Difference:
     """Difference in bits per masked base between two arms, a - b, with a 95 % interval over windows and seeds.
 
-    Two things would be different in a repetition, so both are drawn anew:
+    A repetition would have other windows and other seeds, so both are resampled:
 
     * Windows. Neighbours share repeats and composition, so whole blocks are drawn with replacement (Kuensch 1989;
-      blocks that do not overlap: Carlstein 1986), the same ones for both arms and all seeds. What is computed of a draw
-      is the ratio of summed nats to summed targets (the ratio estimator; Cochran 1977, chapter 6).
-    * Seeds. Two runs of one arm differ by their weights and order of data, on whatever windows. Without this level the
-      interval would answer for these very runs, not for the arm. Row s of both arms is one pair, drawn together; seeds
-      and windows are crossed, so the two kinds of draws are made independently and their deviations added (Owen 2007).
+      blocks that do not overlap: Carlstein 1986), the same ones for both arms and all seeds. The value of a draw is the
+      ratio of summed nats to summed targets (the ratio estimator; Cochran 1977, chapter 6).
+    * Seeds. Two runs of one arm differ in weights and order of data. Without this level the interval would hold for
+      these runs, not for the arm. Row s of both arms is one pair, drawn together. Seeds and windows are crossed, so
+      they are drawn independently and their deviations are added (Owen 2007).
 
-    A few seeds understate their own spread: drawing from n has (n-1)/n of the variance (Rao and Wu 1988), and the
-    normal's tails are too thin for a spread known from n values. The deviations of the seeds are therefore stretched by
-    sqrt(n/(n-1)) and by the ratio of Student's t (n-1 degrees of freedom) to the normal quantile: 2.7 times for three
-    seeds, 9 times for two. With one pair only blocks are drawn, and the interval holds for these two runs.
+    A few seeds understate their own spread: resampling n values gives (n-1)/n of the variance (Rao and Wu 1988), and
+    the normal's tails are too thin for a spread estimated from n values. So the deviations of the seeds are multiplied
+    by sqrt(n/(n-1)) and by the ratio of Student's t (n-1 degrees of freedom) to the normal quantile: 2.7 for three
+    seeds, 9 for two. With one pair only blocks are drawn, and the interval holds for these two runs.
 
     Args:
         runs_a: Summed cross-entropy in nats, [seeds, windows].
@@ -94,7 +94,7 @@ def paired_bootstrap(
     gap = np.atleast_2d(np.asarray(runs_a, np.float64) - np.asarray(runs_b, np.float64))
     if not gap.shape[1:] == np.shape(targets) == np.shape(block):
         raise ValueError(f"{gap.shape[1]} windows, but {np.shape(targets)} targets and {np.shape(block)} block ids")
-    keep = np.asarray(targets) > 0
+    keep = np.asarray(targets) > 0  # a block without targets could be drawn, but has no bits
     if selection is not None:
         keep = keep & np.asarray(selection, bool)
     nats, counts = _block_sums(gap[:, keep], np.asarray(targets)[keep], np.asarray(block)[keep])
@@ -103,6 +103,7 @@ def paired_bootstrap(
         raise ValueError(f"{num_blocks} block(s) with a target: windows of one block say nothing about their spread")
     per_seed = bits(nats, counts)
     rng = np.random.default_rng(seed)
+    # The mean over seeds: blocks are common to all seeds, so one draw of blocks holds for all of them.
     draws = _draw_blocks(nats.mean(axis=0), counts, num_draws, rng)
     if num_seeds > 1:
         draws = draws + _draw_seeds(per_seed, num_draws, rng)
@@ -113,14 +114,15 @@ def paired_bootstrap(
 
 
 def _block_sums(nats: NDArray, targets: NDArray, block: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nats [seeds, blocks] and targets [blocks], summed over the windows of each block."""
+    """Nats [seeds, blocks] and targets [blocks] of each block."""
     ids, place = np.unique(block, return_inverse=True)
     sums = [np.bincount(place, weights=row, minlength=len(ids)).astype(np.float64) for row in (*nats, targets)]
     return np.stack(sums[:-1]), sums[-1]
 
 
 def _draw_blocks(nats: NDArray, targets: NDArray, num_draws: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Bits per base of blocks drawn with replacement: how often each is drawn is multinomial, [draws]."""
+    """Bits per base of blocks drawn with replacement, [draws]."""
+    # The counts of a draw with replacement are multinomial: one matrix product serves all draws.
     weights = rng.multinomial(len(targets), np.full(len(targets), 1 / len(targets)), size=num_draws)
     return (weights @ nats) / (weights @ targets) / math.log(2)
 
@@ -171,6 +173,7 @@ def steps_to_stay(curve: Curve, bits: float) -> float | None:
     Returns:
         The step, with a fraction; None if the curve ends above.
     """
+    # A curve can dip below the level and rise again: only what follows its last point above counts.
     above = [number for number, point in enumerate(curve) if point["bits"] > bits]
     if not above:
         return float(curve[0]["step"])

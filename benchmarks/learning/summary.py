@@ -1,4 +1,4 @@
-"""All figures of the report as one JSON-ready dict: bits by arm, view and kind of window, paired differences, speed."""
+"""Compute all figures of the report: bits by arm, view and kind of window, paired differences, speed."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +22,8 @@ def summarise(
 
     Args:
         experiment: From ``read_experiment``.
-        reference: Arm that the others are compared with, beside the baseline.
-        core: Arms of the first table and of the curves; all without it. The others were made by changing one thing of
+        reference: Arm that the others are compared with, besides the baseline.
+        core: Arms of the first table and of the curves; all if empty. The others were made by changing one thing of
             the reference.
         num_draws: Bootstrap draws of each interval.
         seed: Of the draws.
@@ -35,7 +35,7 @@ def summarise(
     if unknown := [name for name in (reference, *core) if name not in arms]:
         raise ConfigError(f"no run of arm {unknown[0]!r}; there are {', '.join(arms)}")
     baseline = arms[experiment.baseline]
-    # Times are told of one device only: the one that did most runs of the baseline.
+    # Times of different devices cannot be compared: only those of the device with most baseline runs are used.
     device = Counter(run.device for run in baseline).most_common(1)[0][0]
     timed = _timed(baseline, device)
     end = _mean(timed, lambda run: run.result["curve"][-1]["cpu_seconds"]) if timed else None
@@ -67,7 +67,7 @@ def summarise(
 
 
 def _describe_reference(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A 6-mer model's marginals per base, on the windows masked on the grid."""
+    """Cost of a 6-mer model, and its bits per base from marginals on the windows masked on the grid."""
     kept = ("arm", "seed", "description", "steps", "train_bases", "cpu_seconds", "parameters")
     return {**{name: result[name] for name in kept}, **result["validation"][GRID_VIEW]}
 
@@ -82,7 +82,7 @@ def _mean(runs: Sequence[Run], figure: Callable[[Run], float]) -> float:
 
 
 def _describe(runs: Sequence[Run], timed: Sequence[Run]) -> dict[str, Any]:
-    """What an arm is, what it cost (means over the seeds that ran on the device of the times) and how it cuts."""
+    """Description of an arm, its cost (means over the timed seeds), its chunk ratios and lengths."""
     first = runs[0].result
     costs = ("cpu_seconds", "wall_seconds", "bases_per_second")
     return {
@@ -101,7 +101,7 @@ def _describe(runs: Sequence[Run], timed: Sequence[Run]) -> dict[str, Any]:
 
 
 def _mean_fields(runs: Sequence[Run], name: str) -> dict[str, Any] | None:
-    """Mean over seeds of every entry of a field of ``result.json``; of "max" the largest; None where a run has none."""
+    """Mean over seeds of each entry of a field of ``result.json``, the largest for "max"; None if a run lacks it."""
     fields = [run.result[name] for run in runs]
     if any(field is None for field in fields):
         return None
@@ -144,6 +144,7 @@ def _compare(runs: Sequence[Run], others: Sequence[Run], num_draws: int, seed: i
 
     None stands for a comparison that cannot be made: no seed in common, or fewer than two blocks.
     """
+    # Paired by seed: runs of one seed share weights and order of data, which cancels much of their spread.
     partner = {run.seed: run for run in others}
     pairs = [(run, partner[run.seed]) for run in runs if run.seed in partner]
     return {
@@ -170,6 +171,7 @@ def _difference(
 
 def mean_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Learning curve of an arm, point by point: step, CPU seconds and bits as means over seeds, least and most bits."""
+    # strict: runs of one arm were checked to have the same steps.
     points = zip(*(run.result["curve"] for run in runs), strict=True)
     return [
         {
@@ -184,7 +186,7 @@ def mean_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _mean_time(seconds: Sequence[float | None]) -> float | None:
-    known = [value for value in seconds if value is not None]
+    known = [value for value in seconds if value is not None]  # a mean over fewer seeds would be of another curve
     return float(np.mean(known)) if len(known) == len(seconds) else None
 
 
@@ -207,8 +209,8 @@ def _equal_time(runs: Sequence[Run], cpu_seconds: float | None) -> dict[str, Any
 def _to_goal(runs: Sequence[Run], goal: float, goal_steps: float | None) -> dict[str, Any]:
     """Steps of an arm's mean curve down to the baseline's end, and how many times fewer than the baseline's own.
 
-    The baseline is held to the same rule: its steps are those at which its mean curve was first there, so that it gets
-    a factor of 1 even if its curve was there before its last step.
+    The baseline follows the same rule: its steps are counted to where its mean curve first reached the goal, which may
+    be before its last step. So its own factor is 1.
     """
     steps = steps_to_reach(mean_curve(runs), goal)
     return {

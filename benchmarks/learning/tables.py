@@ -1,4 +1,4 @@
-"""The summary as Markdown tables: core arms, single changes, the grid, chunks and cost."""
+"""Write the summary as Markdown tables: core arms, single changes, the grid, chunks and cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from .summary import SUBSETS
 
 
 def render_tables(summary: Mapping[str, Any]) -> str:
-    """The figures as Markdown: core arms with the counting baselines, one-at-a-time arms, the grid, chunks and cost."""
+    """The summary as Markdown text."""
     arms, reference = summary["arms"], summary["reference"]
     single = [name for name in arms if name not in summary["core"]]
     parts = ["# Learning experiment", _preamble(summary), "## Core arms", _core_table(summary)]
@@ -74,7 +74,7 @@ def _single_table(summary: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _grid_table(summary: Mapping[str, Any]) -> str:
-    """Arms validated on the grid, the only figures of that kind in their table."""
+    """Arms validated on the grid. A table of its own: the grid's bits cannot be compared with those of free chunks."""
     header = ["arm", "seeds", "bits", "repeat-rich", "rest", "bits less " + summary["reference"]]
     rows = [
         [
@@ -109,6 +109,7 @@ def _notes(summary: Mapping[str, Any]) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
+    # A "|" in a cell would end it.
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
@@ -144,6 +145,7 @@ def _learning_header(summary: Mapping[str, Any]) -> list[str]:
 
 def _learning_cells(summary: Mapping[str, Any], arm: Mapping[str, Any]) -> list[str]:
     equal, goal = arm["equal_time"], arm["to_baseline_end"]
+    # Within 2 % the curve's own end is the same as the baseline's.
     early = f" (ended at {equal['share']:.0%} of it)" if equal and equal["share"] < 0.98 else ""
     steps = "not reached" if goal["steps"] is None else f"{goal['steps']:,.0f}"
     factor = "" if goal["speed_up"] is None else f" ({goal['speed_up']:.2f})"

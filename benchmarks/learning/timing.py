@@ -1,4 +1,4 @@
-"""What training alone costs: seconds of optimiser steps, without start-up, validations and what comes after."""
+"""Time training alone: seconds of optimiser steps, without start-up, validations and what comes after."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,11 +22,11 @@ class TrainingClock:
         self._begun: float | None = None
 
     def start(self) -> None:
-        """Run from now on."""
+        """Start counting."""
         self._begun = clock(self.accelerator)
 
     def stop(self) -> None:
-        """Stand still, if it runs."""
+        """Stop counting; does nothing if the clock stands."""
         if self._begun is not None:
             self.seconds += clock(self.accelerator) - self._begun
         self._begun = None
@@ -34,10 +34,10 @@ class TrainingClock:
 
 @contextmanager
 def training_clock(accelerator: str) -> Iterator[TrainingClock]:
-    """A clock that runs from the first step to the end of any training in this block, and stands during validations.
+    """A clock that runs from the first step to the end of any training in this block, and stops during validations.
 
-    What a process does once (imports, the model, its calibration, the first look at the data) differs between arms, and
-    no figure of it may be taken off or added per validation.
+    One-off work (imports, building the model, calibration, the first read of the data) differs between arms and would
+    distort a comparison of short runs.
     """
     watch = TrainingClock(accelerator)
     moments = {
@@ -46,11 +46,12 @@ def training_clock(accelerator: str) -> Iterator[TrainingClock]:
         "on_validation_end": watch.start,
         "on_train_end": watch.stop,
     }
+    # Patched, not a callback: ``pretrain`` takes settings only, and a run is trained exactly as a user's.
     with ExitStack() as stack:
         for name, act in moments.items():
             original = getattr(PretrainingModule, name)
 
-            def hook(module, original=original, act=act):
+            def hook(module, original=original, act=act):  # defaults: a closure would see the loop's last values
                 original(module)
                 act()
 

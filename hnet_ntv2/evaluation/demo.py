@@ -203,6 +203,7 @@ def _measure(
     masked, mask_free = None, None
     for batch in batches:
         output = _run(model, batch["input_ids"])
+        # All targets: the data module shows each one as [MASK], and the count tables refuse any other.
         labels = batch["labels"].to(model.device)
         targets = target_sums(output.logits, labels, labels != -100, "masked")
         masked = add_sums(masked, {**targets, **chunk_sums(output.stages)})
@@ -272,6 +273,6 @@ def _draw(history: Mapping[str, Path], path: Path, model: HNetNTV2ForMaskedLM, b
         path,
         bits={"train/bits": "training", "validation/bits": "validation"},
         ratios=ratios,
-        levels={name: level for name, level in bits.items() if "HNet" not in name},
+        levels={name: level for name, level in bits.items() if "HNet" not in name},  # the model is a curve, not a level
         targets=model.config.target_ratios,
     )
