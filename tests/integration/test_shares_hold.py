@@ -1,4 +1,4 @@
-"""Chunk ratios stay at their targets from the start through the first hundreds of steps (docs/decisions/0014)."""
+"""Chunk ratios stay at their targets from the start through the first hundreds of steps (docs/decisions/0016)."""
 
 from importlib.resources import files
 from pathlib import Path
