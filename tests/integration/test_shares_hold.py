@@ -68,9 +68,9 @@ def assert_ratios_held(result) -> None:
     for first in range(0, 200, 10):
         mean = {
             name: sum(row[name] for row in steps[first : first + 10]) / 10
-            for name in ("stage1/boundary_share", "stage2/boundary_share")
+            for name in ("stage1/mask_free_share", "stage2/mask_free_share")
         }
-        assert max(deviations(mean, "stage{}/boundary_share")) < 0.2, first
+        assert max(deviations(mean, "stage{}/mask_free_share")) < 0.2, first
 
 
 @pytest.mark.slow
