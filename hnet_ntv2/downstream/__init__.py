@@ -1,0 +1,1 @@
+"""Use a trained model for a task: fine-tune, predict, evaluate beside baselines, audit, report."""

@@ -1,0 +1,1 @@
+"""Labelled sequences: tables, labels, and the benchmark suites of the field."""
