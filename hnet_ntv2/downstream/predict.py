@@ -1,79 +1,218 @@
 """Predictions of a fine-tuned classifier as a table: one row per record, in the order of the input."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import batched
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, InputError
-from ..genome import Interval
+from ..errors import ConfigError
+from ..genome import Genome
 from ..inference.windows import DEFAULT_BATCH_BASES, Progress, group_sequences
-from ..storage import appearing_file, is_stream, open_text
-from ..tasks.table import LabelScheme
-from .classifier import predict_scores, scheme_of
+from ..storage import appearing_file, open_text
+from ..tasks.labels import check_same_labels, encode_labels, scheme_from_config
+from ..tasks.reading import Columns, Record, read_records, read_table
+from ..tasks.table import LabelScheme, Table
+from .classifier import load_classifier, predict_scores
+from .metrics import METRICS_OF, compute_metric, decide
 
-TEXT_SUFFIXES, PARQUET = (".tsv", ".tsv.gz", ".txt"), ".parquet"
-_DIGITS = 6
-_MISSING = "NA"  # in text: no class and no number, for a row without A, C, G and T
-
-
-class Record(Protocol):
-    """A row to predict."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def bases(self) -> NDArray[np.uint8]: ...
-    @property
-    def interval(self) -> Interval | None: ...
-    @property
-    def strand(self) -> str | None: ...
+TEXT_SUFFIXES, PARQUET = (".tsv", ".tsv.gz"), ".parquet"
+_MISSING = "NA"  # in text, of a row without A, C, G and T
+_ROWS_OF_A_BLOCK = 10_000
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One record's scores.
+class Prediction(NamedTuple):
+    """One record, and its [columns] scores; NaN where it has no A, C, G and T."""
 
-    Attributes:
-        record: As it was read.
-        number: From 1.
-        scores: [columns] probabilities or values, as ``scheme_of(model.config)`` says; NaN without A, C, G and T.
-    """
-
-    record: Any
-    number: int
+    record: Record
     scores: NDArray
 
 
+@dataclass(frozen=True)
+class PredictResult:
+    """What ``predict_file`` wrote.
+
+    Attributes:
+        num_rows: All of them.
+        num_empty: Rows without A, C, G and T: they have no prediction.
+        metrics: Of the rows with a prediction, where labels were asked for.
+    """
+
+    num_rows: int
+    num_empty: int
+    metrics: dict[str, float]
+
+
 def predict(
-    model: Any,
-    records: Iterable[Any],
-    batch_bases: int = DEFAULT_BATCH_BASES,
-    progress: Progress | None = None,
+    model: Any, records: Iterable[Record], batch_bases: int = DEFAULT_BATCH_BASES, progress: Progress | None = None
 ) -> Iterator[Prediction]:
-    """Predictions of records in their order; some 32 batches of them are held at a time.
+    """Predictions of records in their order; records of some 32 batches are held at a time.
 
     Args:
         model: Of ``load_classifier``.
         records: Read as they are needed.
         batch_bases: Most bases of one forward pass, padding included, before strands.
-        progress: Called with the records done.
-
-    Raises:
-        ConfigError: ``batch_bases`` is not positive.
+        progress: Called with the number of records done.
     """
-    if batch_bases < 1:
-        raise ConfigError(f"batch_bases={batch_bases} must be positive")
     done = 0
     for group in group_sequences(records, batch_bases):
         scores = predict_scores(model, [record.bases for record in group], batch_bases)
-        for record, row in zip(group, scores, strict=True):
-            done += 1
-            yield Prediction(record, done, row)
+        yield from map(Prediction, group, scores)
+        done += len(group)
         if progress is not None:
             progress(done)
+
+
+def predict_file(
+    folder: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    genome: Genome | None = None,
+    columns: Columns | None = None,
+    has_labels: bool = False,
+    device: str = "auto",
+    batch_bases: int = DEFAULT_BATCH_BASES,
+    progress: Progress | None = None,
+) -> PredictResult:
+    """Predict the records of a file into a table, which appears when it is complete.
+
+    On a CPU in float64: float32 differs in the sixth digit between batch sizes, and a table should not.
+
+    Args:
+        folder: Of a fine-tuned classifier.
+        source: As ``tasks.reading.read_table``. FASTA and BED are read as a stream, unless ``has_labels``.
+        output: ``.tsv``, ``.tsv.gz`` or ``.parquet``.
+        genome: Of a BED file.
+        columns: Names of the columns of a table; None for the defaults.
+        has_labels: Read labels too, check that they are the model's, and compute metrics.
+        device: "auto", "cpu", "cuda" ...
+        batch_bases: See ``predict``.
+        progress: See ``predict``.
+
+    Raises:
+        ConfigError: The output's suffix is unknown, or the device cannot be used.
+        WeightsError: The folder holds no classifier.
+        DataError: The input cannot be read, or its labels are not the model's.
+    """
+    check_output(output)
+    model = load_classifier(folder, device)
+    scheme, table = scheme_from_config(model.config), None
+    columns = columns or Columns()
+    if has_labels:
+        table = read_table(source, genome=genome, **{f"{key}_column": name for key, name in columns._asdict().items()})
+        check_same_labels(table, scheme, str(folder))
+        records = _records_of(table)
+    else:
+        records = read_records(Path(source).expanduser(), genome, columns, need_labels=False)
+    if model.device.type == "cpu":
+        model = model.double()
+    kept: list[NDArray] = []
+
+    def scores() -> Iterator[Prediction]:
+        for prediction in predict(model, records, batch_bases, progress):
+            kept.append(prediction.scores if table is not None else prediction.scores[:1])
+            yield prediction
+
+    write_predictions(output, scores(), scheme)
+    values = np.stack(kept)
+    is_empty = np.isnan(values).any(1)
+    metrics = {} if table is None else _metrics(table, scheme, values, ~is_empty)
+    return PredictResult(len(values), int(is_empty.sum()), metrics)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Check that the suffix of an output says a format; raises ConfigError."""
+    name = os.fspath(path)
+    if not name.endswith((*TEXT_SUFFIXES, PARQUET)) and name != "-":
+        raise ConfigError(f"{name}: the suffix says the format; use {', '.join(TEXT_SUFFIXES)} or {PARQUET}")
+
+
+def _records_of(table: Table) -> Iterator[Record]:
+    intervals = table.coordinates or [None] * len(table)
+    strands = table.strands or [None] * len(table)
+    rows = zip(table.places, table.bases, table.names, intervals, strands, strict=True)
+    return (Record(place, bases, None, name, *where) for place, bases, name, *where in rows)
+
+
+def _metrics(table: Table, scheme: LabelScheme, scores: NDArray, is_scored: NDArray[np.bool_]) -> dict[str, float]:
+    if not is_scored.any():
+        return {}
+    targets = encode_labels(table, scheme)[is_scored]
+    return {name: compute_metric(name, targets, scores[is_scored]) for name in METRICS_OF[scheme.kind]}
+
+
+def write_predictions(
+    path: str | os.PathLike[str], predictions: Iterable[Prediction], scheme: LabelScheme
+) -> None:
+    """Write predictions as they come: TSV with 6 significant digits, or parquet with float32 numbers.
+
+    Columns: ``name``; ``contig``, ``start``, ``end`` (0-based, half-open) and ``strand`` where the input has them;
+    ``class``, or ``labels`` from a probability of 0.5 on, joined by ``;``; then ``probability_NAME`` of each, or the
+    values under their names. A row without A, C, G and T has NA (null in parquet) for all that is predicted.
+    """
+    blocks = batched(predictions, _ROWS_OF_A_BLOCK)
+    first = next(blocks)
+    header = _header(first[0].record, scheme)
+    rows = ([_cells(each, scheme) for each in block] for block in _chained(first, blocks))
+    if os.fspath(path).endswith(PARQUET):
+        _write_parquet(path, header, rows)
+        return
+    with open_text(path) as file:
+        file.write("\t".join(header) + "\n")
+        for block in rows:
+            file.writelines("\t".join(map(_text, cells)) + "\n" for cells in block)
+
+
+def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _header(record: Record, scheme: LabelScheme) -> list[str]:
+    where = ["contig", "start", "end", "strand"] if record.interval is not None else []
+    if scheme.kind == "regression":
+        return ["name", *where, *scheme.names]
+    chosen = "class" if scheme.kind == "classification" else "labels"
+    return ["name", *where, chosen, *(f"probability_{name}" for name in scheme.names)]
+
+
+def _cells(prediction: Prediction, scheme: LabelScheme) -> list[Any]:
+    record, scores = prediction
+    cells: list[Any] = [record.name]
+    if record.interval is not None:
+        cells += [record.interval.contig, record.interval.start, record.interval.end, record.strand or "."]
+    is_scored = bool(np.isfinite(scores).all())
+    if scheme.kind != "regression":
+        cells.append(_chosen(scores, scheme) if is_scored else None)
+    return cells + (scores.tolist() if is_scored else [None] * len(scores))
+
+
+def _chosen(scores: NDArray, scheme: LabelScheme) -> str:
+    if scheme.kind == "classification":
+        return scheme.names[int(scores.argmax())]
+    return ";".join(name for name, score in zip(scheme.names, scores, strict=True) if score >= 0.5)
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return _MISSING
+    return f"{cell:.6g}" if isinstance(cell, float) else str(cell)
+
+
+def _write_parquet(path: str | os.PathLike[str], header: list[str], blocks: Iterator[list[list[Any]]]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types = {"start": pa.int64(), "end": pa.int64()} | dict.fromkeys(
+        ("name", "contig", "strand", "class", "labels"), pa.string()
+    )
+    schema = pa.schema([(name, types.get(name, pa.float32())) for name in header])
+    with appearing_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
+        for block in blocks:
+            columns = [list(column) for column in zip(*block, strict=True)]
+            writer.write_table(pa.table(dict(zip(header, columns, strict=True)), schema=schema))
