@@ -22,16 +22,12 @@ from ..model_files import on_one_line, read_json
 from ..modeling_hnet_ntv2 import HNetNTV2ForSequenceClassification
 from ..resources import bundled_model
 from ..shapes import Tensor
+from ..tasks.labels import PROBLEM_TYPES, scheme_from_config
 from ..tasks.table import LabelKind, LabelScheme
 from ..training.teachers import cut_tokens
 from ..vocabulary import BASE_BITS, PAD_ID, SOURCE_CLS, is_clean_base
 
 RANDOM = "random:"
-_PROBLEMS: dict[LabelKind, str] = {
-    "classification": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-}
 _CALIBRATION_ROWS = 256
 
 
@@ -63,7 +59,7 @@ def start_classifier(
     path = bundled_model() if folder is None else Path(str(folder).removeprefix(RANDOM)).expanduser()
     model_class = classifier_class(path)
     config = model_class.config_class.from_json_file(path / "config.json")  # pyright: ignore[reportOptionalMemberAccess]
-    config.problem_type = _PROBLEMS[scheme.kind]
+    config.problem_type = PROBLEM_TYPES[scheme.kind]
     config.id2label = dict(enumerate(scheme.names))
     config.label2id = {name: index for index, name in enumerate(scheme.names)}
     config.classification_pooling = pooling
@@ -141,14 +137,6 @@ def head_modules(model: nn.Module) -> list[nn.Module]:
     return [module for name, module in model.named_children() if name != prefix]
 
 
-def scheme_of(config: Any) -> LabelScheme:
-    """What the columns of a classifier's scores mean, from its config."""
-    kinds = {problem: kind for kind, problem in _PROBLEMS.items()}
-    default = "regression" if config.num_labels == 1 else "single_label_classification"
-    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    return LabelScheme(kinds[config.problem_type or default], names)
-
-
 def kmer_size(config: Any) -> int:
     """k of an NTv2 model, whose vocabulary has 4^k + 11 tokens."""
     return round(math.log(max(config.vocab_size - 11, 4), 4))
@@ -171,15 +159,15 @@ def predict_scores(
 ) -> NDArray:
     """Scores [rows, columns] of encoded sequences, in the model's float type.
 
-    Probabilities of classes (rows add up to 1) or of labels, or values, as ``scheme_of(model.config)`` says; NaN for a
-    row without A, C, G and T.
+    Probabilities of classes (rows add up to 1) or of labels, or values, as the model's config says; NaN for a row
+    without A, C, G and T.
 
     Args:
         model: In eval mode.
         rows: Encoded bases.
         batch_bases: Most bases of one forward pass, padding included.
     """
-    kind = scheme_of(model.config).kind
+    kind = scheme_from_config(model.config).kind
     readable = [index for index, row in enumerate(rows) if is_clean_base(row & BASE_BITS).any()]
     scores = np.full((len(rows), model.config.num_labels), np.nan, np.dtype(str(model.dtype).removeprefix("torch.")))
     for chosen in batches_by_length([len(rows[index]) for index in readable], batch_bases):

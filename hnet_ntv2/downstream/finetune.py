@@ -84,8 +84,8 @@ def finetune(
         data: Dev may be None: then the last epoch is taken. Test never chooses.
         settings: None for the defaults.
         output: The folder to write: the classifier, ``metrics.json``, ``history.csv``, ``settings.json``, a model card,
-            and ``adapter`` in the mode "lora". It appears when all is there; until then checkpoints of each epoch stand in
-            ``OUTPUT.training``. None writes nothing.
+            and ``adapter`` in the mode "lora". It appears when all is there; until then the epochs' checkpoints stand
+            in ``OUTPUT.training``. None writes nothing.
         seed: Of the head's weights, the order of rows and the drawn strands.
         folder: An HNet-NTv2 or NTv2 folder, ``random:FOLDER`` for random weights, None for the bundled model.
         device: "auto", "cpu", "cuda" ...
@@ -240,7 +240,7 @@ def _fit(
     else:
         scale.undo(model.classifier[1])
     model.requires_grad_(True)  # a user's own training should not find the routers frozen
-    return _Fitted(model.eval(), epoch_rows(trainer.state.log_history), time.monotonic() - began)
+    return _Fitted(model.eval(), epoch_rows(trainer.state.log_history, data.metric), time.monotonic() - began)
 
 
 def freeze_routers(model: Any) -> None:
@@ -299,8 +299,8 @@ def _score(data: TaskData, targets: NDArray, logits: NDArray) -> float:
 def _result(data: TaskData, fitted: _Fitted, folder: Path | None) -> FinetuneResult:
     """Score dev and test with the epoch that dev chose."""
     began = time.monotonic()
-    scores = {name: _finite_scores(data, fitted.model, split) for name, split in (("dev", data.dev), ("test", data.test))
-              if split is not None}  # fmt: skip
+    splits = {"dev": data.dev, "test": data.test}
+    scores = {name: _finite_scores(data, fitted.model, split) for name, split in splits.items() if split is not None}
     metrics = describe_metrics(data, scores, fitted.history, wants_intervals=folder is not None)
     best = metrics["dev"][data.metric] if data.dev is not None else None
     unit = UnitResult(

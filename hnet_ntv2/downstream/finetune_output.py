@@ -16,27 +16,27 @@ from ..storage import appearing_folder
 from ..tasks.table import TaskData
 from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer, NTv2Tokenizer
 from .classifier import kmer_size
-from .metrics import compute_metric, metric_interval
+from .metrics import OF_CLASSES, OF_NUMBERS, compute_metric, metric_interval
 
 ADAPTER, TENSORBOARD = "adapter", "tensorboard"
 SETTINGS_FILE = "settings.json"
-METRICS_OF = {
-    "classification": ("mcc", "accuracy", "f1", "auroc", "auprc"),
-    "multilabel": ("auroc", "auprc", "f1", "mcc", "accuracy"),
-    "regression": ("spearman", "pearson", "r2"),
+METRICS_OF = {"classification": OF_CLASSES, "multilabel": OF_CLASSES, "regression": OF_NUMBERS}
+_COLUMNS = {
+    "loss": "train_loss",
+    "eval_loss": "dev_loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "gradient_norm",
 }
-_COLUMNS = {"epoch": "epoch", "loss": "train_loss", "eval_loss": "dev_loss", "learning_rate": "learning_rate",
-            "grad_norm": "gradient_norm"}  # fmt: skip
 
 
-def epoch_rows(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def epoch_rows(log: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """One row per epoch from what Trainer logged: losses, dev's metric, learning rate, gradient norm."""
+    columns = _COLUMNS | {f"eval_{metric}": f"dev_{metric}"}
     rows: dict[int, dict[str, Any]] = {}
     for entry in log:
-        known = {_COLUMNS.get(key, key.replace("eval_", "dev_")): value for key, value in entry.items()
-                 if key in _COLUMNS or (key.startswith("eval_") and "second" not in key and "runtime" not in key)}  # fmt: skip
-        if len(known) > 1:  # its summary at the end has an epoch only
-            rows.setdefault(round(entry["epoch"]), {}).update(known | {"epoch": round(entry["epoch"])})
+        # Trainer's summary at the end has none of them.
+        if found := {columns[key]: value for key, value in entry.items() if key in columns}:
+            rows.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])}).update(found)
     return list(rows.values())
 
 

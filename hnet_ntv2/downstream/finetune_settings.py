@@ -65,7 +65,9 @@ class FinetuneSettings:
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup={self.warmup} must lie between 0 and 1")
         if self.mode == "lora" and self.routers == "ratio":
-            raise ConfigError("routers='ratio' trains the routers, and adapters hold none; leave out --lora or --routers")
+            raise ConfigError(
+                "routers='ratio' trains the routers, and adapters hold none; leave out --lora or --routers"
+            )
 
     @property
     def peak_rate(self) -> float:

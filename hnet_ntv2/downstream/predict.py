@@ -3,8 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import batched
-from pathlib import Path
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,8 @@ from ..tasks.labels import check_same_labels, encode_labels, scheme_from_config
 from ..tasks.reading import Columns, Record, read_records, read_table
 from ..tasks.table import LabelScheme, Table
 from .classifier import load_classifier, predict_scores
-from .metrics import METRICS_OF, compute_metric, decide
+from .finetune_output import METRICS_OF
+from .metrics import compute_metric
 
 TEXT_SUFFIXES, PARQUET = (".tsv", ".tsv.gz"), ".parquet"
 _MISSING = "NA"  # in text, of a row without A, C, G and T
@@ -102,13 +102,13 @@ def predict_file(
     check_output(output)
     model = load_classifier(folder, device)
     scheme, table = scheme_from_config(model.config), None
-    columns = columns or Columns()
     if has_labels:
+        columns = columns or Columns()
         table = read_table(source, genome=genome, **{f"{key}_column": name for key, name in columns._asdict().items()})
         check_same_labels(table, scheme, str(folder))
         records = _records_of(table)
     else:
-        records = read_records(Path(source).expanduser(), genome, columns, need_labels=False)
+        records = read_records(source, genome, columns)
     if model.device.type == "cpu":
         model = model.double()
     kept: list[NDArray] = []
@@ -146,31 +146,25 @@ def _metrics(table: Table, scheme: LabelScheme, scores: NDArray, is_scored: NDAr
     return {name: compute_metric(name, targets, scores[is_scored]) for name in METRICS_OF[scheme.kind]}
 
 
-def write_predictions(
-    path: str | os.PathLike[str], predictions: Iterable[Prediction], scheme: LabelScheme
-) -> None:
+def write_predictions(path: str | os.PathLike[str], predictions: Iterable[Prediction], scheme: LabelScheme) -> None:
     """Write predictions as they come: TSV with 6 significant digits, or parquet with float32 numbers.
 
     Columns: ``name``; ``contig``, ``start``, ``end`` (0-based, half-open) and ``strand`` where the input has them;
     ``class``, or ``labels`` from a probability of 0.5 on, joined by ``;``; then ``probability_NAME`` of each, or the
     values under their names. A row without A, C, G and T has NA (null in parquet) for all that is predicted.
     """
-    blocks = batched(predictions, _ROWS_OF_A_BLOCK)
-    first = next(blocks)
-    header = _header(first[0].record, scheme)
-    rows = ([_cells(each, scheme) for each in block] for block in _chained(first, blocks))
+    predictions = iter(predictions)
+    first = next(predictions)
+    header = _header(first.record, scheme)
+    cells = (_cells(each, scheme) for each in chain([first], predictions))
+    blocks = iter(lambda: list(islice(cells, _ROWS_OF_A_BLOCK)), [])
     if os.fspath(path).endswith(PARQUET):
-        _write_parquet(path, header, rows)
+        _write_parquet(path, header, blocks)
         return
     with open_text(path) as file:
         file.write("\t".join(header) + "\n")
-        for block in rows:
-            file.writelines("\t".join(map(_text, cells)) + "\n" for cells in block)
-
-
-def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
+        for block in blocks:
+            file.writelines("\t".join(map(_text, row)) + "\n" for row in block)
 
 
 def _header(record: Record, scheme: LabelScheme) -> list[str]:

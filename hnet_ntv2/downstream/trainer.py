@@ -189,7 +189,8 @@ class ClassifierTrainer(Trainer):
 
 
 def _arrays(found: EvalPrediction) -> tuple[NDArray, NDArray]:
-    assert isinstance(found.predictions, np.ndarray) and isinstance(found.label_ids, np.ndarray)
+    assert isinstance(found.predictions, np.ndarray)
+    assert isinstance(found.label_ids, np.ndarray)
     return found.label_ids, found.predictions
 
 
@@ -253,7 +254,7 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def _state_of(checkpoint: Path) -> TrainerState | None:
-    """Trainer's state in a checkpoint, which is the last file that it writes there; None where that is missing or cut."""
+    """Trainer's state in a checkpoint, the last file that it writes there; None where that is missing or cut."""
     try:
         return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     except (OSError, ValueError, TypeError):
@@ -283,7 +284,7 @@ def report_callbacks(report_to: str, folder: Path) -> list[TrainerCallback]:
 
 
 def add_adapters(model: Any, rank: int) -> Any:
-    """The model with LoRA adapters on the linear layers of its blocks; the head is trained whole, all else is frozen."""
+    """The model with LoRA adapters on the linear layers of its blocks, and a head that is trained whole."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     lora = LoraConfig(
