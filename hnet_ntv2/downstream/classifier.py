@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,22 +114,31 @@ def load_classifier(folder: str | os.PathLike[str], device: str = "auto") -> Pre
 
 
 def _load(model_class: Any, path: Path, new_head: bool = False, **options: Any) -> PreTrainedModel:
-    # transformers' bar over the tensors would stand between our own lines of progress.
-    shows_progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        model = model_class.from_pretrained(path, dtype=torch.float32, **options)
+        with quiet_transformers():
+            model = model_class.from_pretrained(path, dtype=torch.float32, **options)
     except HNetNTV2Error:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds at a damaged file
         raise WeightsError(f"the model in {path} cannot be loaded: {on_one_line(error)}") from error
-    finally:
-        if shows_progress:
-            transformers_logging.enable_progress_bar()
     if new_head:
         for module in head_modules(model):
             module.apply(model._init_weights)
     return model
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' bars over tensors and its report that a new head is new."""
+    shows_progress, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shows_progress:
+            transformers_logging.enable_progress_bar()
 
 
 def head_modules(model: nn.Module) -> list[nn.Module]:

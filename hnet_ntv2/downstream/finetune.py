@@ -27,7 +27,7 @@ from ..resources import bundled_model
 from ..storage import folder_lock, open_text, remove, resolve
 from ..tasks.table import Split, TaskData
 from ..vocabulary import BASE_BITS, is_clean_base
-from .classifier import RANDOM, classifier_class, predict_scores, start_classifier, to_scores
+from .classifier import RANDOM, classifier_class, predict_scores, quiet_transformers, start_classifier, to_scores
 from .finetune_output import ADAPTER, SETTINGS_FILE, describe_metrics, epoch_rows, json_text, write_result
 from .finetune_settings import FinetuneSettings
 from .metrics import compute_metric
@@ -231,7 +231,8 @@ def _fit(
         keeps_state=keeps_state,
         callbacks=report_callbacks(settings.report_to, place),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     if settings.mode == "lora":
         scale.undo(model.base_model.model.classifier.modules_to_save["default"][1])
         if keeps_state:

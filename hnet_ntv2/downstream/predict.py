@@ -120,7 +120,7 @@ def predict_file(
 
     write_predictions(output, scores(), scheme)
     values = np.stack(kept)
-    is_empty = np.isnan(values).any(1)
+    is_empty: Any = np.isnan(values).any(1)
     metrics = {} if table is None else _metrics(table, scheme, values, ~is_empty)
     return PredictResult(len(values), int(is_empty.sum()), metrics)
 
@@ -133,10 +133,14 @@ def check_output(path: str | os.PathLike[str]) -> None:
 
 
 def _records_of(table: Table) -> Iterator[Record]:
-    intervals = table.coordinates or [None] * len(table)
-    strands = table.strands or [None] * len(table)
-    rows = zip(table.places, table.bases, table.names, intervals, strands, strict=True)
-    return (Record(place, bases, None, name, *where) for place, bases, name, *where in rows)
+    for row in range(len(table)):
+        yield Record(
+            place=table.places[row],
+            bases=table.bases[row],
+            name=table.names[row],
+            interval=None if table.coordinates is None else table.coordinates[row],
+            strand=None if table.strands is None else table.strands[row],
+        )
 
 
 def _metrics(table: Table, scheme: LabelScheme, scores: NDArray, is_scored: NDArray[np.bool_]) -> dict[str, float]:

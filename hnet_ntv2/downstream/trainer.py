@@ -144,6 +144,7 @@ class ClassifierTrainer(Trainer):
         if self.optimizer is None:
             s = self._settings
             rates = {"head": s.head_rate, "outer": 1.0, "trunk": s.trunk_rate}
+            assert self.model is not None
             groups = parameter_groups(self.model, group_of, s.peak_rate, s.weight_decay, rates)
             self.optimizer = build_optimizer(groups, _BETAS, _EPSILON)
         return self.optimizer
@@ -264,9 +265,11 @@ def _state_of(checkpoint: Path) -> TrainerState | None:
 def _epochs_if_stopped(checkpoint: str | None, patience: int | None) -> int | None:
     """Epochs done, if early stopping had its last word at a checkpoint."""
     state = None if checkpoint is None else _state_of(Path(checkpoint))
-    stopping: Any = {} if state is None else state.stateful_callbacks.get(EarlyStoppingCallback.__name__, {})
-    counted = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    return round(state.epoch or 0) if state is not None and patience is not None and counted >= patience else None
+    if state is None or patience is None:
+        return None
+    kept: Any = state.stateful_callbacks
+    counted = kept[EarlyStoppingCallback.__name__]["attributes"]["early_stopping_patience_counter"]
+    return round(state.epoch or 0) if counted >= patience else None
 
 
 def report_callbacks(report_to: str, folder: Path) -> list[TrainerCallback]:

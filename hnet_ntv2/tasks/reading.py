@@ -146,7 +146,7 @@ def _check_record(row: Record, need_labels: bool) -> None:
             raise DataError(f"{row.place}: {shown(text)} holds a tab or control character; remove it")
 
 
-Rows = Iterator[tuple[str, Sequence[str]]]
+Rows = Iterator[tuple[str, list[str]]]
 """Place and fields of each row."""
 
 
@@ -207,30 +207,31 @@ def read_parquet(path: Path) -> tuple[list[str], Rows]:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {' '.join(str(error).split())}") from error
     columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
-    return header, ((f"{path}, row {number}", row) for number, row in enumerate(zip(*columns, strict=True), 1))
+    rows = enumerate(zip(*columns, strict=True), 1)
+    return header, ((f"{path}, row {number}", list(fields)) for number, fields in rows)
 
 
-def find_column(path: Path, header: Sequence[str], name: str, what: str) -> int:
-    """Place of a column in a header; raises DataError where it is missing or stands there twice."""
+def find_column(path: Path, header: Sequence[str], name: str, option: str | None = None) -> int:
+    """Place of a column in a header; raises DataError where it is missing or stands there twice.
+
+    ``option`` is what names the column, if anything does.
+    """
     if header.count(name) != 1:
         fault = "no column" if name not in header else "more than one column"
-        columns = shown(", ".join(header))
-        raise DataError(
-            f"{path} has {fault} {name!r}; its first line names {columns}: name the column of {what}s with "
-            f"--{what}-column, or mend the first line"
-        )
+        way_out = f"name another with {option}, or mend the first line" if option else "mend the first line"
+        raise DataError(f"{path} has {fault} {name!r}; its first line names {shown(', '.join(header))}: {way_out}")
     return header.index(name)
 
 
 def _column_records(
     path: Path, header: Sequence[str], rows: Rows, columns: Columns, need_labels: bool
 ) -> Iterator[Record]:
-    sequence_at = find_column(path, header, columns.sequence, "sequence")
+    sequence_at = find_column(path, header, columns.sequence, "--sequence-column")
     labels = columns.label.split(",")
     has_labels = need_labels or all(name in header for name in labels)
-    labels_at = [find_column(path, header, name, "label") for name in labels] if has_labels else []
+    labels_at = [find_column(path, header, name, "--label-column") for name in labels] if has_labels else []
     is_named = columns.name in header or columns.name != Columns().name
-    name_at = find_column(path, header, columns.name, "name") if is_named else None
+    name_at = find_column(path, header, columns.name, "--name-column") if is_named else None
     start = "start0" if "start0" in header else "start"
     has_place = all(name in header for name in ("chrom", start, "end"))
     place_at = [header.index(name) for name in ("chrom", start, "end")] if has_place else []
