@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +58,8 @@ def start_classifier(
     """
     is_random = str(folder).startswith(RANDOM)
     path = bundled_model() if folder is None else Path(str(folder).removeprefix(RANDOM)).expanduser()
-    model_class = classifier_class(path)
-    config = model_class.config_class.from_json_file(path / "config.json")  # pyright: ignore[reportOptionalMemberAccess]
+    model_class: Any = classifier_class(path)
+    config = model_class.config_class.from_json_file(path / "config.json")
     config.problem_type = PROBLEM_TYPES[scheme.kind]
     config.id2label = dict(enumerate(scheme.names))
     config.label2id = {name: index for index, name in enumerate(scheme.names)}
@@ -110,7 +110,8 @@ def load_classifier(folder: str | os.PathLike[str], device: str = "auto") -> Pre
             f"{path} holds a model without a classifier's head; train one with `hnet-ntv2 finetune --model {path}`"
         )
     place = choose_device(device)
-    return cast(PreTrainedModel, _load(model_class, path).to(place).eval())
+    model: Any = _load(model_class, path)
+    return model.to(place).eval()
 
 
 def _load(model_class: Any, path: Path, new_head: bool = False, **options: Any) -> PreTrainedModel:
@@ -177,14 +178,15 @@ def predict_scores(
         rows: Encoded bases.
         batch_bases: Most bases of one forward pass, padding included.
     """
-    kind = scheme_from_config(model.config).kind
+    scheme = scheme_from_config(model.config)
     readable = [index for index, row in enumerate(rows) if is_clean_base(row & BASE_BITS).any()]
-    scores = np.full((len(rows), model.config.num_labels), np.nan, np.dtype(str(model.dtype).removeprefix("torch.")))
+    dtype = np.float64 if model.dtype == torch.float64 else np.float32
+    scores = np.full((len(rows), len(scheme.names)), np.nan, dtype)
     for chosen in batches_by_length([len(rows[index]) for index in readable], batch_bases):
         batch = [readable[index] for index in chosen]
         with torch.inference_mode():
             logits = model(**model_inputs(model.config, [rows[index] for index in batch], model.device)).logits
-            scores[batch] = to_scores(logits, kind).cpu().numpy()
+            scores[batch] = to_scores(logits, scheme.kind).cpu().numpy()
     return scores
 
 

@@ -267,8 +267,8 @@ def _epochs_if_stopped(checkpoint: str | None, patience: int | None) -> int | No
     state = None if checkpoint is None else _state_of(Path(checkpoint))
     if state is None or patience is None:
         return None
-    kept: Any = state.stateful_callbacks
-    counted = kept[EarlyStoppingCallback.__name__]["attributes"]["early_stopping_patience_counter"]
+    stopping: Any = (state.stateful_callbacks or {}).get(EarlyStoppingCallback.__name__)  # pyright: ignore[reportAttributeAccessIssue]
+    counted = 0 if stopping is None else stopping["attributes"]["early_stopping_patience_counter"]
     return round(state.epoch or 0) if counted >= patience else None
 
 
