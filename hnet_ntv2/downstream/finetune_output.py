@@ -15,7 +15,7 @@ from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..storage import appearing_folder
 from ..tasks.table import TaskData
 from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer, NTv2Tokenizer
-from .classifier import kmer_size
+from .classifier import kmer_size, quiet_transformers
 from .metrics import OF_CLASSES, OF_NUMBERS, compute_metric, metric_interval
 
 ADAPTER, TENSORBOARD = "adapter", "tensorboard"
@@ -83,7 +83,7 @@ def write_result(
         place: Of the run, with ``adapter`` and ``tensorboard`` where it has them.
     """
     is_ours = isinstance(model.config, HNetNTV2Config)
-    with appearing_folder(target) as partial:
+    with appearing_folder(target) as partial, quiet_transformers():
         model.save_pretrained(partial)
         (HNetNTV2Tokenizer() if is_ours else NTv2Tokenizer(k=kmer_size(model.config))).save_pretrained(partial)
         for name in (ADAPTER, TENSORBOARD):
