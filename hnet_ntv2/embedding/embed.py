@@ -82,8 +82,8 @@ class Embedding(NamedTuple):
 
     Attributes:
         sequence: What was embedded; only its ``bases`` are gone.
-        vectors: [dim] float32 by ``layer_pool`` (bins: [8 x dim]), such as ``last_mean``, over its A, C, G and T; NaN if
-            it has none.
+        vectors: [dim] float32 by ``layer_pool`` (bins: [8 x dim]), such as ``last_mean``, over its A, C, G and T; NaN
+            if it has none.
         num_bases: Number of its A, C, G and T, without context.
         per_base: [length, dim] float32 vectors of all bases, N included; None unless the settings want them.
         per_chunk: The final chunks; None unless the settings want them. Where two windows meet, a chunk can be in two
