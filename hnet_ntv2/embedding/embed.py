@@ -68,7 +68,7 @@ class EmbedSettings:
         for what, names, allowed in (("layer", layers, known), ("pool", self.pools, POOLS)):
             for name in names:
                 if name not in allowed:
-                    raise ConfigError(f"{what} {name!r} is unknown; this model has {', '.join(allowed)}")
+                    raise ConfigError(f"{what} {name!r} is unknown; there are {', '.join(allowed)}")
             if not names:
                 raise ConfigError(f"no {what} is named; choose of {', '.join(allowed)}")
         window = default_window(model.config) if self.window is None else self.window

@@ -229,18 +229,18 @@ def _read_parquet(path: Path) -> EmbeddingTable:
         array = column(name)
         return tuple(np.split(fixed(array.values), array.offsets.to_numpy()[1:-1]))
 
-    chunks = None
+    known: dict[str, Any] = {
+        name: tuple(column(_singular(name)).to_pylist()) for name in TEXTS if _singular(name) in stored.column_names
+    }
+    known |= {name: column(_singular(name)).to_numpy() for name in NUMBERS if _singular(name) in stored.column_names}
+    if "per_base" in stored.column_names:
+        known["per_base"] = ragged("per_base")
     if "per_chunk" in stored.column_names:
-        chunks = tuple(map(ChunkVectors, ragged("per_chunk"), ragged(_SPANS)))
+        known["per_chunk"] = tuple(map(ChunkVectors, ragged("per_chunk"), ragged(_SPANS)))
     return EmbeddingTable(
         vectors={name: fixed(column(name)) for name in settings.pop("vectors")},
-        per_base=ragged("per_base") if "per_base" in stored.column_names else None,
-        per_chunk=chunks,
         settings=settings,
-        **{
-            name: tuple(column(_singular(name)).to_pylist()) for name in TEXTS if _singular(name) in stored.column_names
-        },
-        **{name: column(_singular(name)).to_numpy() for name in NUMBERS if _singular(name) in stored.column_names},
+        **known,
     )
 
 
@@ -251,8 +251,8 @@ def _write_h5ad(path: Path, tables: Iterable[EmbeddingTable], settings: dict[str
     table = _joined(tables, settings)
     columns = {_singular(name): value for name, value in table.columns((*TEXTS, *NUMBERS)).items()}
     # Numbers as index: names may recur, which an index must not.
-    obs = pd.DataFrame(columns, index=[str(row) for row in range(len(table.names))])
-    others = {name: array for name, array in table.vectors.items() if name != next(iter(table.vectors))}
+    obs = pd.DataFrame(columns, index=pd.RangeIndex(len(table.names)).astype(str))
+    others: dict[str, Any] = {name: array for name, array in table.vectors.items() if name != next(iter(table.vectors))}
     uns = {_METADATA: table.texts()["settings"]}
     anndata.AnnData(X=table.embeddings, obs=obs, obsm=others, uns=uns).write_h5ad(path)
 
@@ -263,13 +263,11 @@ def _read_h5ad(path: Path) -> EmbeddingTable:
     stored = anndata.read_h5ad(path)
     settings = json.loads(stored.uns[_METADATA])
     first, *others = settings.pop("vectors")
-    arrays: dict[str, Any] = {first: stored.X} | {name: stored.obsm[name] for name in others}
-    return EmbeddingTable(
-        vectors=arrays,
-        settings=settings,
-        **{name: tuple(map(str, stored.obs[_singular(name)])) for name in TEXTS if _singular(name) in stored.obs},
-        **{name: stored.obs[_singular(name)].to_numpy() for name in NUMBERS if _singular(name) in stored.obs},
-    )
+    columns = {_singular(name): name for name in (*TEXTS, *NUMBERS)}
+    known: dict[str, Any] = {columns[name]: stored.obs[name].to_numpy() for name in columns if name in stored.obs}
+    known |= {name: tuple(map(str, known[name])) for name in TEXTS if name in known}  # they are stored as categories
+    known["vectors"] = {first: stored.X} | {name: stored.obsm[name] for name in others}
+    return EmbeddingTable(settings=settings, **known)
 
 
 _Write = Callable[[Path, Iterable[EmbeddingTable], dict[str, Any]], None]

@@ -82,8 +82,8 @@ def read_regions(genome: Genome, intervals: Sequence[Interval], context: int = 0
         contig = genome.resolve(interval.contig)
         start = max(interval.start - context, 0)
         end = min(interval.end + context, max(genome.contigs[contig], interval.end))
-        bases, around = genome.read(Interval(contig, start, end)), (interval.start - start, end - interval.end)
+        bases, left, right = genome.read(Interval(contig, start, end)), interval.start - start, end - interval.end
         strand = interval.strand if isinstance(interval, StrandedInterval) else "."
         if strand == "-":
-            bases, around = reverse_complement(bases), around[::-1]
-        yield NamedSequence(str(interval), bases, None, interval, strand, around)
+            bases, left, right = reverse_complement(bases), right, left
+        yield NamedSequence(str(interval), bases, None, interval, strand, (left, right))

@@ -104,13 +104,14 @@ class EmbeddingTable:
         chunks = None
         if "per_chunk_0" in arrays:
             chunks = tuple(ChunkVectors(arrays[f"per_chunk_{row}"], arrays[f"chunk_spans_{row}"]) for row in rows)
+        known: dict[str, Any] = {name: tuple(json.loads(texts[name])) for name in TEXTS if name in texts}
+        known |= {name: arrays[name] for name in NUMBERS if name in arrays}
         return cls(
             vectors={name: arrays[stored_name(vectors, name)] for name in vectors},
             per_base=None if bases is None else tuple(bases),
             per_chunk=chunks,
             settings=settings,
-            **{name: tuple(json.loads(texts[name])) for name in TEXTS if name in texts},
-            **{name: arrays[name] for name in NUMBERS if name in arrays},
+            **known,
         )
 
 

@@ -12,11 +12,13 @@ from hnet_ntv2.embedding import (
     layer_names,
     read_embeddings,
     read_fasta,
+    read_regions,
     write_embeddings,
 )
-from hnet_ntv2.errors import ConfigError, DataError
-from hnet_ntv2.genome import encode, reverse_complement
+from hnet_ntv2.errors import ConfigError, DataError, GenomeError
+from hnet_ntv2.genome import decode, encode, open_genome, read_bed, reverse_complement
 from hnet_ntv2.inference.windows import plan_windows
+from hnet_ntv2.pooling import pool
 from tests.builders import ids, lively_model, random_letters
 
 TOLERANCE = 2e-5
@@ -173,3 +175,72 @@ def test_fasta_records_come_one_by_one(tmp_path):
         ("one", encode(b"ACGTacgt").tolist()),
         ("two", encode(b"NN").tolist()),
     ]
+
+
+def test_pools_are_those_of_whole_sequences_whatever_the_windows(model):
+    """The slow definition: ``pooling.pool`` of all vectors of a sequence."""
+    texts = ["NN" + random_letters(90, 1) + "NNNN" + random_letters(31, 2), random_letters(3, 3), random_letters(64, 4)]
+    settings = {"layers": ("trunk_1", "last"), "pools": ("bins", "mean", "max", "first"), "window": 60, "flank": 10}
+    for found, text in zip(embed(model, *texts, **settings), texts, strict=True):
+        assert list(found.vectors)[:2] == ["trunk_1_bins", "trunk_1_mean"]
+        is_counted = torch.tensor([[letter != "N" for letter in text]])
+        for layer in settings["layers"]:
+            hidden = embed(model, text, **(settings | {"layers": (layer,)}))[0].per_base
+            for name in settings["pools"]:
+                expected = pool(torch.from_numpy(hidden)[None], is_counted, name)[0]
+                np.testing.assert_allclose(found.vectors[f"{layer}_{name}"], expected, atol=TOLERANCE)
+
+
+def test_all_layers_come_from_one_pass(model, monkeypatch):
+    passes = []
+    run = model.model.run_strands
+    monkeypatch.setattr(model.model, "run_strands", lambda *a, **k: passes.append(1) or run(*a, **k))
+    found = embed(model, random_letters(40, 1), layers=("all",))[0]
+    assert len(passes) == 1
+    assert tuple(found.vectors) == tuple(f"{layer}_mean" for layer in layer_names(model.config))
+    for layer in ("trunk_2", "last"):
+        alone = embed(model, random_letters(40, 1), layers=(layer,))[0].vector
+        np.testing.assert_allclose(found.vectors[f"{layer}_mean"], alone, atol=TOLERANCE)
+
+
+def test_chunks_tile_the_sequence_and_are_the_models(model):
+    text = random_letters(250, 7)
+    whole = embed(model, text, per_chunk=True)[0].per_chunk
+    with torch.no_grad():
+        final = model.model(ids(text), strands="forward").final_chunks
+    assert whole.spans[:, 0].tolist() == final.first_base[0].tolist()
+    np.testing.assert_allclose(whole.vectors, final.hidden[0], atol=TOLERANCE)
+    cut = embed(model, text, per_chunk=True, window=120, flank=30)[0].per_chunk
+    for spans in (whole.spans, cut.spans):
+        assert (spans[0, 0], spans[-1, 1]) == (0, 250)
+        assert (spans[1:, 0] == spans[:-1, 1]).all()
+        assert (spans[:, 1] > spans[:, 0]).all()
+
+
+def test_context_is_seen_and_not_pooled(model):
+    text = random_letters(150, 5)
+    settings = EmbedSettings(pools=("mean", "bins"), per_base=True, per_chunk=True, window=100, flank=20)
+    within = NamedSequence("s", encode(text.encode()), context=(30, 20))
+    found = next(embed_sequences(model, [within], settings))
+    whole = embed(model, text, window=100, flank=20)[0].per_base
+    assert found.num_bases == 100
+    np.testing.assert_allclose(found.per_base, whole[30:130], atol=TOLERANCE)
+    np.testing.assert_allclose(found.vector, whole[30:130].mean(0), atol=TOLERANCE)
+    assert (found.per_chunk.spans[0, 0], found.per_chunk.spans[-1, 1]) == (0, 100)
+    alone = embed(model, text[30:130], window=100, flank=20)[0]
+    assert np.abs(alone.vector - found.vector).max() > 1e-4
+
+
+def test_regions_have_their_strand_and_context(tmp_path):
+    (tmp_path / "g.fa").write_text(">c\nAACCGTTTGA\n")
+    genome = open_genome(tmp_path / "g.fa", tmp_path / "cache")
+    (tmp_path / "r.bed").write_text("c\t1\t4\nc\t2\t6\tname\t0\t-\nc\t8\t10\tname\t0\t+\n")
+    intervals = read_bed(tmp_path / "r.bed", genome.contigs, stranded=True)
+    found = list(read_regions(genome, intervals, context=3))
+    assert [decode(each.bases).decode() for each in found] == ["AACCGTT", "TCAAACGGTT"[1:], "TTTGA"]
+    assert [each.context for each in found] == [(1, 3), (3, 2), (3, 0)]
+    assert [(each.name, each.strand) for each in found] == [("c:1-4", "."), ("c:2-6", "-"), ("c:8-10", "+")]
+    (tmp_path / "r.bed").write_text("c\t1\t4\tname\t0\tplus\n")
+    with pytest.raises(GenomeError, match="line 1: 'plus' in column 6 is no strand"):
+        read_bed(tmp_path / "r.bed", genome.contigs, stranded=True)
+    assert len(read_bed(tmp_path / "r.bed", genome.contigs)) == 1
