@@ -124,7 +124,7 @@ def make_table(
     )
 
 
-Rows = Iterator[tuple[str, Sequence[str]]]
+Rows = Iterator[tuple[str, list[str]]]
 """Place and fields of each row."""
 
 
@@ -185,30 +185,31 @@ def read_parquet(path: Path) -> tuple[list[str], Rows]:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {' '.join(str(error).split())}") from error
     columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
-    return header, ((f"{path}, row {number}", row) for number, row in enumerate(zip(*columns, strict=True), 1))
+    rows = enumerate(zip(*columns, strict=True), 1)
+    return header, ((f"{path}, row {number}", list(fields)) for number, fields in rows)
 
 
-def find_column(path: Path, header: Sequence[str], name: str, what: str) -> int:
-    """Place of a column in a header; raises DataError where it is missing or stands there twice."""
+def find_column(path: Path, header: Sequence[str], name: str, option: str | None = None) -> int:
+    """Place of a column in a header; raises DataError where it is missing or stands there twice.
+
+    ``option`` is what names the column, if anything does.
+    """
     if header.count(name) != 1:
         fault = "no column" if name not in header else "more than one column"
-        columns = shown(", ".join(header))
-        raise DataError(
-            f"{path} has {fault} {name!r}; its first line names {columns}: name the column of {what}s with "
-            f"--{what}-column, or mend the first line"
-        )
+        way_out = f"name another with {option}, or mend the first line" if option else "mend the first line"
+        raise DataError(f"{path} has {fault} {name!r}; its first line names {shown(', '.join(header))}: {way_out}")
     return header.index(name)
 
 
 def _column_records(
     path: Path, header: Sequence[str], rows: Rows, columns: Columns, need_labels: bool
 ) -> Iterator[Record]:
-    sequence_at = find_column(path, header, columns.sequence, "sequence")
+    sequence_at = find_column(path, header, columns.sequence, "--sequence-column")
     labels = columns.label.split(",")
     has_labels = need_labels or all(name in header for name in labels)
-    labels_at = [find_column(path, header, name, "label") for name in labels] if has_labels else []
+    labels_at = [find_column(path, header, name, "--label-column") for name in labels] if has_labels else []
     is_named = columns.name in header or columns.name != Columns().name
-    name_at = find_column(path, header, columns.name, "name") if is_named else None
+    name_at = find_column(path, header, columns.name, "--name-column") if is_named else None
     start = "start0" if "start0" in header else "start"
     has_place = all(name in header for name in ("chrom", start, "end"))
     place_at = [header.index(name) for name in ("chrom", start, "end")] if has_place else []
@@ -288,16 +289,18 @@ def _bed_records(path: Path, genome: Genome | None, label_column: str, need_labe
         raise DataError(f"{path}: the label column of a BED file is a number from 4 on, not {label_column!r}")
     check = RowChecker(genome.contigs)
     for place, fields in bed_rows(path, max([3, *labels_at])):
+        # A dot is BED's word for nothing.
+        fields = ["" if field.strip() == "." else field.strip() for field in fields]
         interval = Interval(*check(BedRow(place, fields)))
         has_strand = len(fields) >= _BED_STRAND and _BED_STRAND not in labels_at
         strand = check_strand(place, fields[_BED_STRAND - 1]) if has_strand else "."
         has_name = len(fields) >= _BED_NAME and _BED_NAME not in labels_at
-        label = [fields[at - 1].strip() for at in labels_at]
+        label = [fields[at - 1] for at in labels_at]
         yield Record(
             place=place,
             bases=read_interval(genome, interval, strand),
             label=(",".join(label) if all(label) else "") if labels_at else None,
-            name=fields[_BED_NAME - 1] if has_name else str(interval),
+            name=(fields[_BED_NAME - 1] if has_name else "") or str(interval),
             interval=interval,
             strand=strand,
         )
