@@ -1,10 +1,10 @@
 """Genomes, intervals and annotation, in numpy only: nothing here imports torch or transformers."""
 
 from ..vocabulary import decode, encode, reverse_complement
-from .bed import SplitInterval, check_disjoint, default_split, read_bed, read_split_intervals
+from .bed import SplitInterval, StrandedInterval, check_disjoint, default_split, read_bed, read_split_intervals
 from .cache import default_cache_dir, file_digest, open_genome
 from .contigs import HG38_LENGTHS, ContigResolver, canonical
-from .fasta import read_genome_blocks
+from .fasta import read_fasta_records, read_genome_blocks
 from .genome import Genome
 from .interval import Interval, SpanIndex
 from .repeats import convert_repeatmasker, read_repeats
@@ -20,6 +20,7 @@ __all__ = [
     "Interval",
     "SpanIndex",
     "SplitInterval",
+    "StrandedInterval",
     "TwoBitFile",
     "Variant",
     "VariantChecker",
@@ -33,6 +34,7 @@ __all__ = [
     "file_digest",
     "open_genome",
     "read_bed",
+    "read_fasta_records",
     "read_genome_blocks",
     "read_repeats",
     "read_split_intervals",

@@ -28,12 +28,21 @@ class SplitInterval(Interval):
     split: str = "train"
 
 
-class _Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StrandedInterval(Interval):
+    """An interval on strand ``+``, ``-``, or ``.`` where the file does not say."""
+
+    strand: str = "."
+
+
+class BedRow(NamedTuple):
+    """A place such as ``a.bed, line 3``, and fields of which the first three are contig, start and end."""
+
     place: str
     fields: list[str]
 
 
-def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
+def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[BedRow]:
     """Data lines of a BED file, split at tabs (or at spaces where there are none)."""
     is_empty = True
     for number, line in text_rows(path):
@@ -44,7 +53,7 @@ def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
         if len(fields) < min_columns:
             raise GenomeError(f"{place}: {len(fields)} columns, at least {min_columns} are needed, split by tabs")
         is_empty = False
-        yield _Row(place, fields)
+        yield BedRow(place, fields)
     if is_empty:
         raise GenomeError(f"{path} holds no intervals")
 
@@ -65,7 +74,7 @@ class RowChecker:
         self._contigs = contigs
         self._resolve = ContigResolver(contigs) if contigs is not None else None
 
-    def __call__(self, row: _Row) -> tuple[str, int, int]:
+    def __call__(self, row: BedRow) -> tuple[str, int, int]:
         """Contig, start and end of a row.
 
         Raises:
@@ -96,14 +105,16 @@ def read_bed(
     path: str | os.PathLike[str],
     contigs: Mapping[str, int] | None = None,
     on_misfit: Callable[[ContigNotFound | IntervalError], None] | None = None,
+    stranded: bool = False,
 ) -> list[Interval]:
-    """Read the intervals of a BED file (plain or gzip); columns after the third are ignored.
+    """Read the intervals of a BED file (plain or gzip); columns after the third are ignored, but for the strand.
 
     Args:
         path: BED file or pipe; comment, ``track`` and ``browser`` lines are skipped.
         contigs: Contig lengths of the genome: names are translated to its own, ends are checked.
         on_misfit: Called with the error of an interval that does not fit the genome, which is then left out; None
             raises it.
+        stranded: Read column 6 too, and return ``StrandedInterval``s.
 
     Raises:
         GenomeError: if the file cannot be read, is empty, or a line is malformed (the error names it).
@@ -114,7 +125,8 @@ def read_bed(
     intervals = []
     for row in bed_rows(path, 3):
         try:
-            intervals.append(Interval(*check(row)))
+            place = check(row)
+            intervals.append(StrandedInterval(*place, strand=_strand(row)) if stranded else Interval(*place))
         except (ContigNotFound, IntervalError) as error:
             if on_misfit is None:
                 raise
@@ -122,6 +134,13 @@ def read_bed(
     if not intervals:
         raise GenomeError(f"{path}: none of its intervals fits the genome; does it belong to another assembly?")
     return intervals
+
+
+def _strand(row: BedRow) -> str:
+    strand = row.fields[5].strip() if len(row.fields) > 5 else "."
+    if strand not in ("+", "-", "."):
+        raise GenomeError(f"{row.place}: {shown(strand)} in column 6 is no strand; use +, - or ., or three columns")
+    return strand
 
 
 def read_split_intervals(
