@@ -41,7 +41,13 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The suite's files [default: the folder that --suite names].")
     ] = None,
-    tasks: Annotated[list[str] | None, typer.Option(metavar="TASK", help="Repeatable [default: all].")] = None,
+    genome: Annotated[
+        Path | None, typer.Option(metavar="FASTA", help="FASTA or .2bit, for tasks of intervals.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Its folder, or the end of the path; repeatable [default: all]."),
+    ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,6 +122,7 @@ def evaluate(
     settings = EvaluateSettings(
         suite,
         data,
+        genome,
         tuple(tasks or ()),
         tuple(models or ["bundled"]),
         tuple(each.value for each in mode or [ModeChoice.probe]),

@@ -17,8 +17,6 @@ from .results import UnitResult
 BASELINE = "baseline"
 MODES = ("probe", "finetune", "lora")
 BUNDLED, RANDOM, HUB = "bundled", "random:", "hf:"
-# The one baseline that draws: the others are the same for every seed.
-DRAWN_BASELINES = ("cnn",)
 # Settings of fine-tuning that change no result.
 _SHOWN_ONLY = ("progress", "report_to")
 
@@ -90,7 +88,9 @@ def read_model(text: str) -> Model:
 def needs_seeds(mode: str, model: Model) -> bool:
     """Whether a fit depends on the seed: the others are done once per fold, with the first seed."""
     if mode == BASELINE:
-        return model.name in DRAWN_BASELINES
+        from .baselines import SEEDED
+
+        return model.name in SEEDED
     return mode != "probe" or model.source.startswith(RANDOM)
 
 

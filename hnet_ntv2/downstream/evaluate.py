@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import DataError
 from .contenders import RUNNERS
+from .metrics import compute_metric, metric_interval
 from .plan import Plan, task_data
 from .units import AUDIT, Unit, do_unit, shard
 
@@ -105,8 +107,6 @@ def _do(unit: Unit, plan: Plan, output: Path) -> None:
 
 def _score(unit: Unit, plan: Plan) -> tuple[dict[str, Any], dict[str, NDArray]]:
     """Fit, test and measure one unit."""
-    from .metrics import compute_metric, metric_interval
-
     data = task_data(plan.settings, unit.task, unit.fold, unit.seed)
     result = RUNNERS[unit.mode](plan.sources[unit.model], data, unit.seed, plan.settings.run)
     assert data.test is not None  # ``_load`` has checked it
@@ -136,11 +136,16 @@ def _audit(unit: Unit, plan: Plan) -> tuple[dict[str, Any], dict[str, NDArray]]:
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:
-    from ..training.identity import git_state
-
     return {
         "package": __version__,
-        "commit": git_state()["commit"],
+        "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": plan.settings.run.device,
     }
+
+
+@cache  # three calls of git
+def _commit() -> str | None:
+    from ..training.identity import git_state
+
+    return git_state()["commit"]

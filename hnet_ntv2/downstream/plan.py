@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
+from ..genome import open_genome
 from ..tasks import suites
 from ..tasks.table import Split, TaskData
 from .contenders import BASELINE, MODES, Model, RunSettings, baseline_names, mode_settings, needs_seeds, read_model
@@ -24,7 +24,8 @@ class EvaluateSettings:
     Attributes:
         suite: nt, nt-original, gue, genomic-benchmarks, or a folder of tasks.
         data: The folder with the suite's files; None for a suite that is a folder.
-        tasks: Names of tasks; empty for all.
+        genome: FASTA or .2bit, for tasks of intervals.
+        tasks: Names of tasks, or the ends of their paths; empty for all.
         models: Each as ``read_model`` reads it.
         modes: probe, finetune, lora; each model is run in each.
         baselines: Names of baselines.
@@ -38,6 +39,7 @@ class EvaluateSettings:
 
     suite: str
     data: Path | None = None
+    genome: Path | None = None
     tasks: tuple[str, ...] = ()
     models: tuple[str, ...] = ("bundled",)
     modes: tuple[str, ...] = ("probe",)
@@ -119,19 +121,20 @@ def _check(settings: EvaluateSettings) -> None:
             raise ConfigError(f"--{option} names one twice: {', '.join(map(str, values))}")
 
 
-def _folds(settings: EvaluateSettings, task: Any) -> Sequence[int]:
+def _folds(settings: EvaluateSettings, task: suites.Task) -> Sequence[int]:
     if outside := [fold for fold in settings.folds if not 0 <= fold < task.num_folds]:
         raise ConfigError(f"{task.name} has the folds 0 to {task.num_folds - 1}; --folds {outside[0]} is not one")
     return settings.folds or range(task.num_folds)
 
 
-def _open_tasks(settings: EvaluateSettings) -> Sequence[Any]:
-    return suites.open_suite(settings.suite, settings.data, settings.tasks)
+def _open_tasks(settings: EvaluateSettings) -> Sequence[suites.Task]:
+    genome = None if settings.genome is None else open_genome(settings.genome)
+    return suites.open_suite(settings.suite, settings.data, settings.tasks or None, genome=genome)
 
 
 @lru_cache(maxsize=2)  # units of one fold follow each other, and read its tables once
-def _load(suite: str, root: Path | None, name: str, fold: int, seed: int) -> TaskData:
-    (task,) = suites.open_suite(suite, root, (name,))
+def _load(suite: str, root: Path | None, genome: Path | None, name: str, fold: int, seed: int) -> TaskData:
+    (task,) = _open_tasks(EvaluateSettings(suite, root, genome, (name,), baselines=()))
     data = task.load(fold, seed)
     if data.test is None or data.dev is None:
         raise DataError(f"{name} has no {'test' if data.test is None else 'dev'} table; an evaluation needs both")
@@ -140,7 +143,7 @@ def _load(suite: str, root: Path | None, name: str, fold: int, seed: int) -> Tas
 
 def task_data(settings: EvaluateSettings, name: str, fold: int, seed: int) -> TaskData:
     """One fold of a task, cut to ``max_train_rows``."""
-    data = _load(settings.suite, settings.data, name, fold, seed)
+    data = _load(settings.suite, settings.data, settings.genome, name, fold, seed)
     most = settings.max_train_rows
     if most is None or most >= len(data.train.table):
         return data

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError
 from .contenders import BASELINE
 from .metrics import Interval95, metric_interval, paired_difference
 from .plan import Plan
@@ -140,7 +141,7 @@ def summarize(plan: Plan, output: Path, all_pairs: bool = False) -> Summary:
         all_pairs: Whether to compare each model with every other row too: 1,000 draws for each pair.
 
     Raises:
-        DataError: A unit's file is damaged.
+        DataError: A unit's file is damaged, or the folds of a task have different test rows.
     """
     finished = [read_unit(unit, output) for unit in plan.units if unit.is_finished(output)]
     audits = {record.unit.task: record.content for record in finished if record.unit.mode == AUDIT}
@@ -149,6 +150,8 @@ def summarize(plan: Plan, output: Path, all_pairs: bool = False) -> Summary:
     pairs: list[Pair] = []
     for task, of_task in groupby(records, lambda record: record.unit.task):
         groups = _group(of_task)
+        if any(not np.array_equal(record.targets, groups[0][0].targets) for group in groups for record in group):
+            raise DataError(f"{task}: its folds have different test rows; evaluate them one by one with --folds")
         best = _best_baseline(groups)
         rows += [_row(plan, group, best, audits.get(task)) for group in groups]
         pairs += _pairs(groups, _audit_verdict(plan, audits.get(task))) if all_pairs else ()

@@ -1,12 +1,14 @@
 """A tiny suite and models that fit nothing: their scores are the truth with as much noise as their name says."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
 
-from hnet_ntv2.downstream import contenders, evaluate, plan
+from hnet_ntv2.downstream import contenders, evaluate, plan, summary
 from hnet_ntv2.downstream.contenders import Model
+from hnet_ntv2.downstream.metrics import metric_interval, paired_difference
 from hnet_ntv2.downstream.plan import EvaluateSettings
 from hnet_ntv2.downstream.results import UnitResult
 from hnet_ntv2.tasks import suites
@@ -73,6 +75,9 @@ def fakes(monkeypatch) -> Fakes:
     monkeypatch.setattr(plan, "baseline_names", lambda: ("kmers", "onehot", "cnn"))
     monkeypatch.setattr(plan, "read_model", lambda text: Model(text, text, f"digest of {text}"))
     monkeypatch.setattr(evaluate, "_audit", lambda unit, plan: (dict(fake.audit), {}))
+    monkeypatch.setattr(evaluate, "metric_interval", partial(metric_interval, draws=100))
+    for name, function in (("metric_interval", metric_interval), ("paired_difference", paired_difference)):
+        monkeypatch.setattr(summary, name, partial(function, draws=100))
     for mode in contenders.RUNNERS:
         monkeypatch.setitem(contenders.RUNNERS, mode, fake.run)
     return fake
