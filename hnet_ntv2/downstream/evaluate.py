@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import DataError
+from ..storage.git import git_state
 from .contenders import RUNNERS
 from .metrics import compute_metric, metric_interval
 from .plan import Plan, task_data
@@ -146,6 +147,4 @@ def _provenance(plan: Plan) -> dict[str, Any]:
 
 @cache  # three calls of git
 def _commit() -> str | None:
-    from ..training.identity import git_state
-
     return git_state()["commit"]

@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from .published import Published
 from .report_figures import draw_figures
 from .report_text import make_sections, to_html, to_markdown
 from .summary import NOT_CREDIBLE, Pair, Row, Summary
+from .units import to_json
 
 REPORT, INCOMPLETE = "report", "report-INCOMPLETE"
 _UNIT_COLUMNS = (
@@ -89,13 +89,4 @@ def _json(summary: Summary, published: Sequence[Published]) -> str:
         "failed": [{"unit": unit.key, "error": error} for unit, error in summary.failed],
         "published": [{**each._asdict(), "note": each.heading} for each in published],
     }
-    return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """The value with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return to_json(content)

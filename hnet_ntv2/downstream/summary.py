@@ -215,7 +215,8 @@ def _spread(group: Group, key: Any) -> float | None:
     values: dict[int, list[float]] = {}
     for record in group:
         values.setdefault(key(record), []).append(record.content["test"])
-    return float(np.std([np.mean(each) for each in values.values()], ddof=1)) if len(values) > 1 else None
+    means = [np.mean(np.array(each, float)) for each in values.values()]  # float: an undefined metric is stored as null
+    return float(np.std(means, ddof=1)) if len(means) > 1 else None
 
 
 def _difference(group: Group, other: Group) -> Interval95:

@@ -8,6 +8,7 @@ digest of all that the result depends on, so that other data, weights or setting
 import hashlib
 import io
 import json
+import math
 import re
 import traceback
 import zipfile
@@ -145,15 +146,17 @@ def do_unit(unit: Unit, output: Path, make: Callable[[], tuple[dict[str, Any], d
             return
         try:
             content, arrays = make()
+            text = to_json({"unit": dict(zip(_KEY, unit.key, strict=True)), **content})
         except Exception as error:  # of any kind: hours of other units must not be lost to one
             trace = "".join(traceback.format_exception(error))
-            _write_json(place / ERROR, {"error": f"{type(error).__name__}: {on_one_line(error)}", "trace": trace})
+            told = {"error": f"{type(error).__name__}: {on_one_line(error)}", "trace": trace}
+            _write(place / ERROR, to_json(told))
             return
         if arrays:
             with appearing_file(place / SCORES) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
         # Last: where it is, all is.
-        _write_json(place / RESULT, {"unit": dict(zip(_KEY, unit.key, strict=True)), **content})
+        _write(place / RESULT, text)
 
 
 def read_unit(unit: Unit, output: Path) -> UnitRecord:
@@ -177,6 +180,21 @@ def read_unit(unit: Unit, output: Path) -> UnitRecord:
 _KEY = ("task", "fold", "seed", "model", "mode")
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def to_json(content: Mapping[str, Any]) -> str:
+    """JSON of plain and numpy values; numbers that it has no word for, such as NaN, are null."""
+    return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(path: Path, text: str) -> None:
     with appearing_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")

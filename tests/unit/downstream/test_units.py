@@ -52,6 +52,13 @@ def test_a_finished_unit_is_read_as_written_and_not_done_again(tmp_path):
     np.testing.assert_array_equal(record.targets, [0, 1])
 
 
+def test_numpy_values_and_undefined_metrics_are_plain_json(tmp_path):
+    content = {"k": np.int64(3), "rates": np.array([0.5, np.nan]), "test": float("nan")}
+    do_unit(unit(), tmp_path, lambda: (content, made()[1]))
+    stored = read_unit(unit(), tmp_path).content
+    assert (stored["k"], stored["rates"], stored["test"]) == (3, [0.5, None], None)
+
+
 def test_a_failed_unit_says_why_and_can_be_tried_again(tmp_path):
     do_unit(unit(), tmp_path, lambda: 1 / 0)
     assert not unit().is_finished(tmp_path)
@@ -71,11 +78,11 @@ def test_a_unit_that_another_process_is_doing_is_left_to_it(tmp_path):
 
 
 def test_a_unit_killed_before_its_last_file_is_not_finished(tmp_path, monkeypatch):
-    def kill(path, content):
+    def kill(path, text):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("hnet_ntv2.downstream.units._write_json", kill)
+        patched.setattr("hnet_ntv2.downstream.units._write", kill)
         with pytest.raises(KeyboardInterrupt):
             do_unit(unit(), tmp_path, made)
     assert not unit().is_finished(tmp_path)
