@@ -53,7 +53,7 @@ def evaluate(
         typer.Option(
             metavar="[NAME=]SOURCE",
             help="bundled, a folder (HNet-NTv2, NTv2, any AutoModel), random:FOLDER for random weights, hf:ID; "
-            "repeatable [default: bundled].",
+            "none; repeatable [default: bundled].",
         ),
     ] = None,
     mode: Annotated[list[ModeChoice] | None, typer.Option(help="Repeatable [default: probe].")] = None,
@@ -124,7 +124,7 @@ def evaluate(
         data,
         genome,
         tuple(tasks or ()),
-        tuple(models or ["bundled"]),
+        () if models == ["none"] else tuple(models or ["bundled"]),
         tuple(each.value for each in mode or [ModeChoice.probe]),
         names,
         tuple(seeds or [0]),

@@ -86,6 +86,8 @@ def make_plan(settings: EvaluateSettings) -> Plan:
     names = [model.name for mode, model in entrants if mode != BASELINE]
     if len(set(names)) < len(models) or set(names) & set(settings.baselines):
         raise ConfigError(f"two of {', '.join(names)} have the same name; write --models NAME=SOURCE")
+    if not entrants:
+        raise ConfigError("there is nothing to evaluate; name a model in --models, or baselines in --baselines")
     units, metrics, warnings = [], {}, {}
     for task in _open_tasks(settings):
         data = task_data(settings, task.name, 0, settings.seeds[0])

@@ -26,7 +26,7 @@ class Published(NamedTuple):
         return f"{self.model} (copied from {self.paper}, other protocol)"
 
 
-_OTHERS = "a comparison in a later paper"
+_OTHERS = "the literature"
 _BUILTIN = (
     Published("nt-original", "", "mcc", "MergeDNA", 0.784, "the MergeDNA paper"),
     Published("nt-original", "", "mcc", "MxDNA", 0.781, "the MxDNA paper"),

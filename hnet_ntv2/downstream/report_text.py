@@ -25,7 +25,8 @@ _READING = (
     "(no); all else is undecided.",
     "A task whose leak audit fails is marked NOT CREDIBLE: what a model scores there can be memory.",
 )
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!$&])")
+# What starts markup in GitHub's Markdown; an underscore between letters does not.
+_MARKDOWN = re.compile(r"([\\`*<|~$&]|(?<!\w)_|_(?!\w)|(?<=\])\()")
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _published(rows: Sequence[Row], published: Sequence[Published]) -> Section:
         copied = {each.heading: f"{each.value:.3f}" for each in published if each.task == task}
         name = task or f"mean over {len(tasks)} tasks here, over the whole suite there"
         lines.append((name, *means, *(copied.get(heading, "") for heading in headings)))
-    note = "Copied figures come from other data splits, models choices and metrics' details; they are no comparison."
+    note = "Copied figures come from other data, splits and training; they are no comparison."
     return Section("Beside published figures", (note,), ("task", *labels, *headings), tuple(lines))
 
 
