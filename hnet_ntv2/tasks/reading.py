@@ -289,16 +289,18 @@ def _bed_records(path: Path, genome: Genome | None, label_column: str, need_labe
         raise DataError(f"{path}: the label column of a BED file is a number from 4 on, not {label_column!r}")
     check = RowChecker(genome.contigs)
     for place, fields in bed_rows(path, max([3, *labels_at])):
+        # A dot is BED's word for nothing.
+        fields = ["" if field.strip() == "." else field.strip() for field in fields]
         interval = Interval(*check(BedRow(place, fields)))
         has_strand = len(fields) >= _BED_STRAND and _BED_STRAND not in labels_at
         strand = check_strand(place, fields[_BED_STRAND - 1]) if has_strand else "."
         has_name = len(fields) >= _BED_NAME and _BED_NAME not in labels_at
-        label = [fields[at - 1].strip() for at in labels_at]
+        label = [fields[at - 1] for at in labels_at]
         yield Record(
             place=place,
             bases=read_interval(genome, interval, strand),
             label=(",".join(label) if all(label) else "") if labels_at else None,
-            name=fields[_BED_NAME - 1] if has_name else str(interval),
+            name=(fields[_BED_NAME - 1] if has_name else "") or str(interval),
             interval=interval,
             strand=strand,
         )
