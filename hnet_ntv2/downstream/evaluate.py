@@ -1,5 +1,6 @@
 """Do the units of an evaluation that are not finished, in one process or several, and report on all."""
 
+import dataclasses
 import math
 import multiprocessing
 import os
@@ -133,7 +134,18 @@ def _score(unit: Unit, plan: Plan) -> tuple[dict[str, Any], dict[str, NDArray]]:
 
 
 def _audit(unit: Unit, plan: Plan) -> tuple[dict[str, Any], dict[str, NDArray]]:
-    raise NotImplementedError
+    """Audit one task: its first fold, which has the rows of all."""
+    from .audit import Pretraining, audit_task, overlap_with_pretraining
+
+    data = task_data(dataclasses.replace(plan.settings, max_train_rows=None), unit.task, unit.fold, unit.seed)
+    audit = audit_task(data)
+    content = dataclasses.asdict(audit) | {"provenance": {**_provenance(plan), **unit.identity}}
+    if plan.settings.pretraining is not None:
+        assert data.test is not None  # ``_load`` has checked it
+        overlap = overlap_with_pretraining(data.test.table, [Pretraining(*plan.settings.pretraining)])
+        content |= {"overlap": overlap.share, "pretraining": dataclasses.asdict(overlap)}
+    told = [str(finding) for finding in audit.findings if finding.status in ("warn", "fail")]
+    return content | {"told": told}, {}
 
 
 def _provenance(plan: Plan) -> dict[str, Any]:

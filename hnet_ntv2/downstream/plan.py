@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
-from ..genome import open_genome
+from ..genome import file_digest, open_genome
 from ..tasks import suites
 from ..tasks.table import Split, TaskData
 from .contenders import BASELINE, MODES, Model, RunSettings, baseline_names, mode_settings, needs_seeds, read_model
@@ -88,13 +89,14 @@ def make_plan(settings: EvaluateSettings) -> Plan:
         raise ConfigError(f"two of {', '.join(names)} have the same name; write --models NAME=SOURCE")
     if not entrants:
         raise ConfigError("there is nothing to evaluate; name a model in --models, or baselines in --baselines")
+    pretraining = _digest_pretraining(settings) if settings.audit else None
     units, metrics, warnings = [], {}, {}
     for task in _open_tasks(settings):
         data = task_data(settings, task.name, 0, settings.seeds[0])
         metrics[task.name], warnings[task.name] = data.metric, data.warnings
         identity = {"data": digest_data(data), "max_train_rows": settings.max_train_rows}
         if settings.audit:
-            audited = {"data": identity["data"], "pretraining": [str(path) for path in settings.pretraining or ()]}
+            audited = {"data": identity["data"], "pretraining": pretraining}
             units.append(Unit(task.name, 0, 0, AUDIT, AUDIT, audited))
         for mode, model in entrants:
             wanted = identity | {"weights": model.digest} | mode_settings(mode, settings.run)
@@ -117,10 +119,19 @@ def _check(settings: EvaluateSettings) -> None:
         raise ConfigError("there is no seed; give at least one --seeds")
     if settings.max_train_rows is not None and settings.max_train_rows < 1:
         raise ConfigError(f"--max-train-rows {settings.max_train_rows} leaves no row to train on")
+    if settings.audit and find_spec("seqleak") is None:
+        raise ConfigError('the leak audit needs seqleak: pip install "hnet-ntv2[evaluate]", or give --no-audit')
     for option in ("tasks", "models", "modes", "baselines", "seeds", "folds"):
         values = getattr(settings, option)
         if len(set(values)) < len(values):
             raise ConfigError(f"--{option} names one twice: {', '.join(map(str, values))}")
+
+
+def _digest_pretraining(settings: EvaluateSettings) -> list[str] | None:
+    if settings.pretraining is None:
+        return None
+    genome, intervals = settings.pretraining
+    return [open_genome(genome).fingerprint, file_digest(intervals)]
 
 
 def _folds(settings: EvaluateSettings, task: suites.Task) -> Sequence[int]:

@@ -94,7 +94,7 @@ def _task(summary: Summary, task: str, rows: Sequence[Row], figures: Sequence[tu
     audit = summary.audits.get(task, {})
     first = rows[0]
     verdict = f"Leak audit: {first.audit}." if first.credible != "no" else f"{NOT_CREDIBLE}: the leak audit fails."
-    findings = tuple(str(line) for line in audit.get("findings", ()))
+    findings = tuple(str(line) for line in audit.get("told", ()))
     columns = (
         *("model", "mode", f"{first.metric} on test", "s.d. over seeds", "2 s.d. over folds", "on dev"),
         *("difference to the best baseline", "win", "credible", "test rows in pre-training", "units", "seconds"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .contenders import BASELINE
+from .contenders import BASELINE, RANDOM
 from .metrics import Interval95, metric_interval, paired_difference
 from .plan import Plan
 from .units import AUDIT, Unit, UnitRecord, read_unit
@@ -41,7 +41,8 @@ class Row:
             audit fails.
         audit: pass, warn, fail, ``not audited`` or ``not finished``.
         credible: yes, no, or unknown where no audit is finished.
-        overlap: Share of test rows that overlap the intervals of pre-training; None if not asked.
+        overlap: Share of test rows that overlap the intervals of pre-training; None if not asked, and for what was not
+            pre-trained.
         num_parameters: Of the model.
         seconds: Sum over units.
     """
@@ -204,10 +205,14 @@ def _row(plan: Plan, group: Group, best: Group | None, audit: Mapping[str, Any] 
         win="" if gap is None else _verdict(gap, verdict),
         audit=verdict,
         credible={"pass": "yes", "warn": "yes", "fail": "no"}.get(verdict, "unknown"),
-        overlap=None if audit is None or is_baseline else audit.get("overlap"),
+        overlap=None if audit is None or not _is_pretrained(plan, unit) else audit.get("overlap"),
         num_parameters=content["num_parameters"],
         seconds=sum(record.content["seconds"] for record in group),
     )
+
+
+def _is_pretrained(plan: Plan, unit: Unit) -> bool:
+    return unit.mode != BASELINE and not plan.sources[unit.model].startswith(RANDOM)
 
 
 def _spread(group: Group, key: Any) -> float | None:

@@ -16,7 +16,7 @@ from hnet_ntv2.tasks.table import LabelScheme, Split, Table, TaskData
 
 # How often a model is right on test, and the metric on dev that it claims.
 SKILLS = {"good": (0.95, 0.9), "poor": (0.6, 0.2), "kmers": (0.75, 0.4), "onehot": (0.65, 0.5), "cnn": (0.5, 0.1)}
-AUDIT = {"verdict": "pass", "findings": ["no copies"], "overlap": 0.25}
+AUDIT = {"verdict": "pass", "told": ["no copies"], "overlap": 0.25}
 
 
 @dataclass

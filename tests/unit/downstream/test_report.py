@@ -91,7 +91,7 @@ def test_an_unfinished_report_says_so_at_the_top_and_has_another_name(fakes, tmp
 
 
 def test_a_failing_audit_marks_the_rows_in_every_output(fakes, tmp_path):
-    fakes.audit = {"verdict": "fail", "findings": ["30 copies"], "overlap": 0.5}
+    fakes.audit = {"verdict": "fail", "told": ["30 copies"], "overlap": 0.5}
     summary, texts = evaluate(tmp_path, all_pairs=True)
     assert {row.credible for row in summary.rows} == {"no"}
     assert row_of(summary, "good").win == "NOT CREDIBLE"
