@@ -169,7 +169,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.only:
         torch.set_num_threads(1)
-        print(json.dumps(measure(*options.only, options.model, options.device, options.scale)))
+        way, load = options.only
+        print(json.dumps(measure(way, load, options.model, options.device, options.scale)))
         return
     found = [_in_own_process(sys.argv[1:], way, load) for load in LOADS for way in WAYS]
     if options.task:
