@@ -192,7 +192,6 @@ def run_settings(
             "every": every,
             "windows": setup.curve_windows,
             "anchors": [False],
-            "mask_free": True,
             "grid": False,
             "strands": "forward",
         },

@@ -68,7 +68,6 @@ MAY_DIFFER: dict[str, str | None] = {
     "trainer.precision": _NUMBERS,
     "validation.windows": _VALIDATIONS,
     "validation.anchors": _VALIDATIONS,
-    "validation.mask_free": _VALIDATIONS,
     "validation.grid": _VALIDATIONS,
     "validation.strands": _VALIDATIONS,
 }

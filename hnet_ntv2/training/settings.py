@@ -182,7 +182,6 @@ class ValidationSettings:
         every: Optimiser steps between validations; None validates at the end only.
         windows: Windows of the validation split, the same ones each time.
         anchors: Anchor settings that are reported; the model's own (inference) setting is always among them.
-        mask_free: Also chunk the windows without masks, for the ratios that a user will see.
         grid: Also predict on NTv2's grid, with whole tokens of it masked.
         strands: "forward" or "both"; None is the model's own setting.
     """
@@ -190,7 +189,6 @@ class ValidationSettings:
     every: int | None = 1000
     windows: int = 512
     anchors: tuple[bool, ...] = (False, True)
-    mask_free: bool = True
     grid: bool = True
     strands: str | None = None
 
@@ -318,6 +316,7 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "trainer.compile": (_REFUSED, _GONE.format("0015")),
     "trainer.deterministic": (False, _GONE.format("0017")),
     "callbacks.collapse_factor": (3.0, _GONE.format("0017")),
+    "validation.mask_free": (True, _GONE.format("0017")),
 }
 """Settings of earlier versions: the default, at which a saved config may still name them, and what to tell else."""
 
