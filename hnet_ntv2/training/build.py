@@ -1,4 +1,4 @@
-"""Build everything a pre-training run needs from its settings: model, data, phases, teachers, callbacks, trainer."""
+"""Build everything a pre-training run needs from its settings: model, data, phases, teacher, callbacks, trainer."""
 
 import dataclasses
 import logging
@@ -31,7 +31,6 @@ from .devices import (
     device_type,
     local_rank,
     measure_micro_batch,
-    plan_batch,
     plan_batch_up_to,
     resolve_precision,
 )
@@ -47,10 +46,10 @@ from .identity import (
 )
 from .module import PretrainingModule
 from .optimizer import describe_groups
-from .phases import PHASES, TEACHERS, PhasePlan
+from .phases import PHASES, PhasePlan
 from .settings import PretrainSettings
 from .stopping import CollapseGuard, LoaderWatch, SignalStop
-from .teachers import Teacher, load_teachers
+from .teachers import HiddenStateTeacher, load_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
     model = build_model(settings)
     plan = _plan_batch(settings, model, precision, kind)
     phases = build_phases(settings)
-    teachers = build_teachers(settings, model, phases)
+    teacher = build_teacher(settings, model, phases)
     datamodule = build_datamodule(settings, plan.micro_batch_size, phases, model.config.kmer_size)
     datamodule.prepare_data()
     datamodule.setup()
@@ -170,7 +169,7 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
         # A model from ``init`` keeps its offsets. Every rank sees the same windows and gets the same offsets.
         windows = datamodule.plain_windows("train", settings.calibration_windows).long()
         calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))
-    module = PretrainingModule(model, settings, phases, teachers, identity)
+    module = PretrainingModule(model, settings, phases, teacher, identity)
     run = Run(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
     if rank_zero_only.rank == 0:
         _log_overview(run)
@@ -181,7 +180,7 @@ def _plan_batch(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precisio
     batch, trainer = settings.batch, settings.trainer
     world = (trainer.devices, trainer.num_nodes)
     if batch.micro_batch_size is not None:
-        return plan_batch(batch.global_size, batch.micro_batch_size, *world)
+        return BatchPlan(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
     if kind != "cpu":
         device = torch.device(kind, local_rank())
@@ -252,26 +251,25 @@ def build_phases(settings: PretrainSettings) -> PhasePlan:
     if wanted:
         plan = PhasePlan.of(warm, settings.trainer.max_steps, settings.optimizer.multipliers)
     else:
-        _refuse_idle_teachers(settings)
+        _refuse_idle_teacher(settings)
         plan = PhasePlan.single(settings.trainer.max_steps)
     if graft_source(settings.init) is not None:
         _warn_of_fast_graft(settings, plan)
     return plan
 
 
-def _refuse_idle_teachers(settings: PretrainSettings) -> None:
+def _refuse_idle_teacher(settings: PretrainSettings) -> None:
     warm = settings.warm_start
     reason = "no --init" if settings.init is None else f"--init {settings.init} is no fresh graft"
     if warm.when == "never":
         reason = "warm_start.when=never"
     for phase in PHASES:
-        for teacher in TEACHERS:
-            weights = getattr(getattr(warm, phase), f"{teacher}_weight")
-            if max(weights, default=0.0) > 0:
-                raise ConfigError(
-                    f"warm_start.{phase}.{teacher}_weight={list(weights)} asks for a teacher, but this run has no warm "
-                    f"start ({reason}): start from a folder of `hnet-ntv2 init`, or set the weight to 0"
-                )
+        weights = getattr(warm, phase).hidden_state_weight
+        if max(weights, default=0.0) > 0:
+            raise ConfigError(
+                f"warm_start.{phase}.hidden_state_weight={list(weights)} asks for a teacher, but this run has no warm "
+                f"start ({reason}): start from a folder of `hnet-ntv2 init`, or set the weight to 0"
+            )
 
 
 def _warn_of_fast_graft(settings: PretrainSettings, plan: PhasePlan) -> None:
@@ -286,24 +284,22 @@ def _warn_of_fast_graft(settings: PretrainSettings, plan: PhasePlan) -> None:
         )
 
 
-def build_teachers(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phases: PhasePlan) -> dict[str, Teacher]:
-    """The teachers whose weight is above 0 in some phase.
+def build_teacher(
+    settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phases: PhasePlan
+) -> HiddenStateTeacher | None:
+    """The teacher, if its weight is above 0 in some phase.
 
     Raises:
-        ConfigError: They have no source, or one that the model was not grafted from.
+        ConfigError: It has no source, or one that the model was not grafted from.
     """
-    wanted = phases.used_teachers()
-    if not wanted:
-        return {}
-    warm = settings.warm_start
-    if warm.teacher is None or settings.init is None:
+    if not phases.uses_teacher():
+        return None
+    if settings.warm_start.teacher is None or settings.init is None:
         raise ConfigError(
-            f"the weights of {', '.join(wanted)} are above 0: warm_start.teacher=FOLDER must name the source model and "
-            "--init the model grafted from it"
+            "hidden_state_weight is above 0: warm_start.teacher=FOLDER must name the source model and --init the model "
+            "grafted from it"
         )
-    return load_teachers(
-        wanted, warm.teacher, warm.teacher_revision, Path(settings.init), model.config, warm.teacher_layer
-    )
+    return load_teacher(settings.warm_start, Path(settings.init), model.config.kmer_size)
 
 
 def build_datamodule(

@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..chunking import Router
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
 from ..measuring import (
@@ -42,7 +41,7 @@ from .optimizer import (
 )
 from .phases import PhasePlan
 from .settings import PretrainSettings, ValidationSettings
-from .teachers import Teacher
+from .teachers import HiddenStateTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class PretrainingModule(L.LightningModule):
         model: The model.
         settings: The whole run.
         phases: The warm start; None trains in one phase.
-        teachers: What the source model teaches besides, by the name of its weight in ``phases``.
+        teacher: What the source model teaches besides, with its weight in ``phases``.
         identity: What a run must have in common with the checkpoints it resumes from.
     """
 
@@ -105,7 +104,7 @@ class PretrainingModule(L.LightningModule):
         model: HNetNTV2ForMaskedLM,
         settings: PretrainSettings,
         phases: PhasePlan | None = None,
-        teachers: Mapping[str, Teacher] | None = None,
+        teacher: HiddenStateTeacher | None = None,
         identity: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -116,7 +115,7 @@ class PretrainingModule(L.LightningModule):
         # Forward passes must not move them: optimizer_step does so once, by the global counts.
         self.model.moves_offsets = False
         self.phases = phases or PhasePlan.single(self.max_steps)
-        self.teachers = dict(teachers or {})
+        self.teacher = teacher
         self.identity = identity or {}
         self.report: StepReport | None = None
         self.validation_report: dict[str, float] = {}
@@ -169,7 +168,7 @@ class PretrainingModule(L.LightningModule):
                 loss_weights=batch["loss_weights"],
                 loss_denominator=data.mask.rate * data.seq_length * len(batch["input_ids"]),
                 only_targets=True,
-                output_hidden_states=any(teacher.needs_hidden_states for teacher in self._active_teachers().values()),
+                output_hidden_states=self._is_taught,
             )
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"out of memory: {OUT_OF_MEMORY_ADVICE}") from error
@@ -190,20 +189,18 @@ class PretrainingModule(L.LightningModule):
     def _finished_steps(self) -> int:
         return 0 if self._trainer is None else self.trainer.global_step
 
-    def _active_teachers(self) -> dict[str, Teacher]:
-        weights = self.phases.at(self._finished_steps).weights
-        return {name: teacher for name, teacher in self.teachers.items() if weights[name] > 0}
+    @property
+    def _is_taught(self) -> bool:
+        return self.teacher is not None and self.phases.at(self._finished_steps).weights["hidden_state"] > 0
 
     def _total_loss(self, output: Any, batch: Batch) -> tuple[torch.Tensor, Sums]:
-        """Task, ratio and teachers' losses with the weights of the current step; and the teachers' for the log."""
+        """Task, ratio and teacher's losses with the weights of the current step; and the teacher's for the log."""
         weights = self.phases.at(self._finished_steps).weights
         loss = output.task_loss + weights["ratio"] * self.model.config.ratio_loss_weight * output.ratio_loss
-        parts: Sums = {}
-        for name, teacher in self._active_teachers().items():
-            value = teacher.loss(output, batch)
-            loss = loss + weights[name] * value
-            parts[f"teacher_{name}"] = value.detach().double()
-        return loss, parts
+        if self.teacher is None or not self._is_taught:
+            return loss, {}
+        value = self.teacher.loss(output, batch)
+        return loss + weights["hidden_state"] * value, {"teacher_hidden_state": value.detach().double()}
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """Backpropagate.
@@ -353,12 +350,11 @@ class PretrainingModule(L.LightningModule):
 
     def _router_gradient_norms(self, output: Any) -> dict[str, torch.Tensor]:
         """Norms of the task's and the ratio loss's gradients at each router, of this rank's first micro-batch."""
-        routers = [module for module in self.model.modules() if isinstance(module, Router)]
         weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
         losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
         return {
             f"stage{stage}/router_gradient_{name}": gradient_norm_of_loss(loss, list(router.parameters()))
-            for stage, router in enumerate(routers, start=1)
+            for stage, router in enumerate(self.model.model.routers, start=1)
             for name, loss in losses.items()
         }
 

@@ -44,7 +44,13 @@ def parameter_groups(
     for wrapped_name, parameter in model.named_parameters():
         name = wrapped_name.replace(_FSDP_PART, "")
         sorted_out.setdefault((group_of(name), name not in without_decay), []).append(parameter)
-    _require_known({group for group, _ in sorted_out}, multipliers)
+    if missing := sorted({group for group, _ in sorted_out} - set(multipliers)):
+        raise ConfigError(
+            f"optimizer.multipliers lacks the model's group(s) {', '.join(missing)}; it has {list(multipliers)}"
+        )
+    for group, factor in multipliers.items():
+        if factor < 0:
+            raise ConfigError(f"optimizer.multipliers.{group}={factor} must not be negative")
     order = list(multipliers)  # a fixed order: a checkpoint's optimizer state goes by position
     return [
         {
@@ -81,16 +87,6 @@ def describe_groups(groups: ParameterGroups) -> str:
         count = sum(parameter.numel() for parameter in group["params"])
         rows.append(f"{group['name']:<20} {group['lr']:>10.3g} {group['weight_decay']:>6.3g} {count:>13,}")
     return "\n".join(rows)
-
-
-def _require_known(groups: set[str], multipliers: Mapping[str, float]) -> None:
-    if missing := sorted(groups - set(multipliers)):
-        raise ConfigError(
-            f"optimizer.multipliers lacks the model's group(s) {', '.join(missing)}; it has {list(multipliers)}"
-        )
-    for group, factor in multipliers.items():
-        if factor < 0:
-            raise ConfigError(f"optimizer.multipliers.{group}={factor} must not be negative")
 
 
 def warmup_cosine(max_steps: int, warmup_fraction: float, final_divisor: float) -> Callable[[int], float]:

@@ -105,8 +105,7 @@ class PhaseSettings:
         grid_share: Share of NTv2's k-mer cells that are forced, and of windows whose masks lie on its grid.
         anchor_share: Share of the flanks of masked runs that form one clean chunk.
         ratio_weight: Factor of the model's ratio loss weight.
-        hidden_state_weight: Weight of the hidden-state teacher; 0 is off.
-        marginals_weight: Weight of the marginals teacher; 0 is off.
+        hidden_state_weight: Weight of the teacher; 0 is off.
     """
 
     steps: int = 0
@@ -115,7 +114,6 @@ class PhaseSettings:
     anchor_share: tuple[float, ...] = (1.0,)
     ratio_weight: tuple[float, ...] = (1.0,)
     hidden_state_weight: tuple[float, ...] = (0.0,)
-    marginals_weight: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,9 @@ class WarmStartSettings:
         align: Grid forced, trunk frozen.
         release: The grid fades out, the ratio loss comes in.
         joint: The rest of the run.
-        teacher: Folder or Hub name of the source, for the teachers.
+        teacher: Folder or Hub name of the source, for the teacher.
         teacher_revision: Of a Hub name; None is the commit in the ledger of the graft.
-        teacher_layer: Trunk blocks after which the hidden-state teacher compares.
+        teacher_layer: Trunk blocks after which the teacher compares.
     """
 
     when: str = "graft"
@@ -317,6 +315,9 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "trainer.deterministic": (False, _GONE.format("0017")),
     "callbacks.collapse_factor": (3.0, _GONE.format("0017")),
     "validation.mask_free": (True, _GONE.format("0017")),
+    **{
+        f"warm_start.{phase}.marginals_weight": ([0.0], _GONE.format("0017")) for phase in ("align", "release", "joint")
+    },
 }
 """Settings of earlier versions: the default, at which a saved config may still name them, and what to tell else."""
 
