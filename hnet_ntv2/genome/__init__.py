@@ -8,7 +8,6 @@ from .fasta import read_genome_blocks
 from .genome import Genome
 from .interval import Interval, SpanIndex
 from .repeats import convert_repeatmasker, read_repeats
-from .twobit import TwoBitFile, write_twobit
 from .variant import Change, Variant, VariantChecker
 from .variant_files import read_variants
 
@@ -20,7 +19,6 @@ __all__ = [
     "Interval",
     "SpanIndex",
     "SplitInterval",
-    "TwoBitFile",
     "Variant",
     "VariantChecker",
     "canonical",
@@ -38,5 +36,4 @@ __all__ = [
     "read_split_intervals",
     "read_variants",
     "reverse_complement",
-    "write_twobit",
 ]

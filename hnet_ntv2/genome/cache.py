@@ -31,8 +31,7 @@ from ..vocabulary import is_n
 from .fasta import BLOCK_BYTES, Progress, SequenceBlock, read_genome_blocks
 from .files import check_readable, check_rereadable
 from .genome import BASES, BLOCK_BITS, INDEX, N_RUNS, SUMS, Genome, checksum, index_checksum
-from .interval import SpanIndex
-from .twobit import find_runs
+from .interval import SpanIndex, find_runs
 
 logger = logging.getLogger(__name__)
 

@@ -95,3 +95,9 @@ def _merge(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[
     closes = np.ones(len(starts), dtype=bool)
     closes[:-1] = opens[1:]
     return starts[opens], ends[closes]
+
+
+def find_runs(flags: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and ends (half-open) of the runs of true values."""
+    edges = np.flatnonzero(np.diff(flags.view(np.int8), prepend=np.int8(0), append=np.int8(0)))
+    return edges[0::2].astype(np.int64), edges[1::2].astype(np.int64)
