@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GenomeError
+from ..errors import ConfigError, GenomeError
+from ..storage import appearing_file
 from ..vocabulary import is_n
 from .fasta import BLOCK_BYTES, Progress, SequenceBlock, read_genome_blocks
 from .files import check_readable, check_rereadable
@@ -150,7 +151,7 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
     run_starts, run_ends, sums = [], [], []
     position = 0
     with (folder / BASES).open("wb") as file:
-        for bases in _whole_blocks(_count_contigs(read_genome_blocks(source, progress), contigs)):
+        for bases in _whole_blocks(read_genome_blocks(source, progress), contigs):
             _write(file, bases.data)
             starts, ends = find_runs(is_n(bases))
             run_starts.append(starts + position)
@@ -176,17 +177,14 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
     (folder / INDEX).write_text(json.dumps(index | {"checksum": index_checksum(index)}))
 
 
-def _count_contigs(blocks: Iterator[SequenceBlock], contigs: dict[str, int]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the bases of each block, adding their number to ``contigs``."""
-    for contig, bases in blocks:
-        contigs[contig] = contigs.get(contig, 0) + len(bases)
-        yield bases
+def _whole_blocks(pieces: Iterator[SequenceBlock], contigs: dict[str, int]) -> Iterator[NDArray[np.uint8]]:
+    """Regroup bases into pieces of whole checksum blocks; only the last piece may end within a block.
 
-
-def _whole_blocks(pieces: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Regroup bases into pieces of whole checksum blocks; only the last piece may end within a block."""
+    ``contigs`` gets the number of bases of each contig.
+    """
     held, count = [], 0
-    for piece in pieces:
+    for contig, piece in pieces:
+        contigs[contig] = contigs.get(contig, 0) + len(piece)
         held.append(piece)
         count += len(piece)
         if count >= BLOCK_BYTES:
@@ -268,8 +266,10 @@ def _content_digest(source: Path, root: Path) -> str:
         return str(entry["digest"])
     digest = file_digest(source)
     try:
-        _remember_digest(root, path, _digest_entry(path, stamp, digest))
-    except OSError as error:
+        with appearing_file(root / _DIGESTS) as written:
+            known = _read_digests(root) | {path: _digest_entry(path, stamp, digest)}
+            written.write_text(json.dumps(known, indent=1))
+    except ConfigError as error:
         # A finished cache may be shared read-only; then the file is read again each time.
         logger.info("the digest of %s is not remembered in %s: %s", source, root, error)
     return digest
@@ -278,17 +278,6 @@ def _content_digest(source: Path, root: Path) -> str:
 def _digest_entry(path: str, stamp: list[int], digest: Any) -> dict[str, Any]:
     """The stored entry of a file, with a checksum, so that a damaged entry does not equal a recomputed one."""
     return {"stamp": stamp, "digest": digest, "checksum": checksum(json.dumps([path, stamp, digest]).encode())}
-
-
-def _remember_digest(root: Path, path: str, entry: dict[str, Any]) -> None:
-    known = _read_digests(root) | {path: entry}
-    temporary = root / f"{_DIGESTS}.{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        temporary.write_text(json.dumps(known, indent=1))
-        temporary.replace(root / _DIGESTS)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _read_digests(root: Path) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import ConfigError, DataError
 from ..genome import Genome, Interval
 from ..inference.resumable import resumable_outputs
@@ -14,7 +17,7 @@ from ..inference.settings_file import describe_job
 from ..inference.windows import Progress
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from .segment import SegmentSettings, segment_blocks
-from .tracks import FINAL, STAGE1, ChunkSummary, ChunkTrack, ProbabilityTrack, Region
+from .tracks import FINAL, STAGE1, ChunkSummary, ChunkTrack, ProbabilityTrack
 
 
 def segment_regions(
@@ -87,10 +90,13 @@ def segment_regions(
             written = {"tracks": [track.state for track in tracks.values()], "summary": dataclasses.asdict(summary)}
             return {"num_blocks": num_done, "pending": pending, "written": written}
 
+        def read(index: int, start: int, end: int) -> NDArray[np.uint8]:
+            contig, first = intervals[index].contig, intervals[index].start
+            return genome.read(Interval(contig, first + start, first + end))
+
         # Before the first line: a killed job then always leaves a journal of its settings.
         outputs.save(state())
-        regions = (Region(genome, interval) for interval in intervals)
-        for block in segment_blocks(model, regions, resolved, progress, num_done, pending):
+        for block in segment_blocks(model, map(len, intervals), read, resolved, progress, num_done, pending):
             for stretches in block.found:
                 for name, track in tracks.items():
                     outputs.write(name, track.lines(intervals[stretches.sequence], stretches).encode())

@@ -20,18 +20,10 @@ FINAL, STAGE1 = -1, 0  # indices into ``Segmentation.starts``
 
 @dataclass(frozen=True)
 class Region:
-    """An interval of a genome, read piece by piece."""
+    """An interval of a genome, for ``segment_sequences``."""
 
     genome: Genome
     interval: Interval
-
-    def __len__(self) -> int:
-        return len(self.interval)
-
-    def read(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Encoded bases [start, end) of the region; raises as ``Genome.read``."""
-        first = self.interval.start
-        return self.genome.read(Interval(self.interval.contig, first + start, first + end))
 
     @property
     def bases(self) -> NDArray[np.uint8]:
