@@ -178,24 +178,25 @@ def _check_bgzf_end(path: Path, end: bytes) -> None:
         raise GenomeError(f"{path} is truncated: bgzip's end marker is missing; fetch or compress it again")
 
 
-def text_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+def text_rows(path: str | os.PathLike[str], longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
     """Lines of a plain or gzipped text file or pipe with their numbers from 1, without line ends.
 
     Line ends may be those of Unix, Windows or old Macs. Bytes that are no UTF-8 become U+FFFD: they matter only where
     a name is compared.
 
     Raises:
-        GenomeError: if the file is missing, empty, truncated, or not text, or a line is longer than ``MAX_LINE``.
+        GenomeError: if the file is missing, empty, truncated, or not text, or a line has more than ``longest``
+            characters.
     """
     with (
         open_sequence_file(path) as (stream, _),
         io.TextIOWrapper(cast(IO[bytes], stream), "utf-8", "replace") as text,
     ):
         number = 0
-        while line := text.readline(MAX_LINE + 1):
+        while line := text.readline(longest + 1):
             number += 1
-            if len(line) > MAX_LINE:
-                raise GenomeError(f"{path}, line {number} is longer than {MAX_LINE:,} characters; is this a table?")
+            if len(line) > longest:
+                raise GenomeError(f"{path}, line {number} is longer than {longest:,} characters; is this a table?")
             if "\0" in line:
                 raise GenomeError(f"{path}, line {number}: not text; is this the right file?")
             yield number, line.removesuffix("\n")
