@@ -2,8 +2,7 @@
 
 from ..vocabulary import decode, encode, reverse_complement
 from .bed import SplitInterval, check_disjoint, default_split, read_bed, read_split_intervals
-from .cache import default_cache_dir, file_digest, open_genome
-from .contigs import HG38_LENGTHS, ContigResolver, canonical
+from .cache import file_digest, open_genome
 from .fasta import read_genome_blocks
 from .genome import Genome
 from .interval import Interval, SpanIndex
@@ -12,20 +11,16 @@ from .variant import Change, Variant, VariantChecker
 from .variant_files import read_variants
 
 __all__ = [
-    "HG38_LENGTHS",
     "Change",
-    "ContigResolver",
     "Genome",
     "Interval",
     "SpanIndex",
     "SplitInterval",
     "Variant",
     "VariantChecker",
-    "canonical",
     "check_disjoint",
     "convert_repeatmasker",
     "decode",
-    "default_cache_dir",
     "default_split",
     "encode",
     "file_digest",

@@ -109,10 +109,7 @@ def _build_again(source: Path, target: Path) -> None:
         except GenomeError:
             pass  # expected: the caller has logged it
         if file_digest(check_readable(source)) != _digest_of(target):
-            raise GenomeError(
-                f"the genome cache {target} is damaged, and {source} has changed since it was built; "
-                "start again with the file as it is now"
-            )
+            raise GenomeError(f"the genome cache {target} is damaged, and {source} has changed since it was built")
         _build(source, target, is_alone, None)
 
 
@@ -252,8 +249,8 @@ def _cache_errors(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise GenomeError(
-            f"the genome cache in {root} cannot be written: {error.strerror or error}. It needs one byte per base "
-            f"(3.2 GB for hg38); choose another place with cache_dir or ${CACHE_VARIABLE}. Nothing partial was kept"
+            f"the genome cache in {root} cannot be written: {error.strerror or error}; it needs one byte per base "
+            f"(3.2 GB for hg38), choose another place with cache_dir or ${CACHE_VARIABLE}"
         ) from error
 
 

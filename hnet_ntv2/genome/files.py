@@ -90,9 +90,9 @@ class _Source(io.RawIOBase):
         at_end: Whether the end was reached.
     """
 
-    def __init__(self, file: io.RawIOBase) -> None:
+    def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
-        self.magic = self._ahead = _read_fully(file, _MAGIC_BYTES)
+        self.magic = self._ahead = file.read(_MAGIC_BYTES)
         self.tail = b""
         self.at_end = False
         self._position = 0
@@ -104,7 +104,7 @@ class _Source(io.RawIOBase):
         if self._ahead:
             data, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
         else:
-            data = self._file.read(len(buffer)) or b""
+            data = self._file.read1(len(buffer))
         buffer[: len(data)] = data
         self.tail = (self.tail + data[-len(_BGZF_END) :])[-len(_BGZF_END) :]
         self.at_end = not data
@@ -114,15 +114,6 @@ class _Source(io.RawIOBase):
     def tell(self) -> int:
         """Bytes read so far."""
         return self._position
-
-
-def _read_fully(file: io.RawIOBase, count: int) -> bytes:
-    """``count`` bytes, fewer only at the end."""
-    found = b""
-    # In a loop: one read of a pipe returns only what has been written so far.
-    while len(found) < count and (more := file.read(count - len(found))):
-        found += more
-    return found
 
 
 @contextmanager
@@ -136,13 +127,15 @@ def open_sequence_file(path: str | os.PathLike[str]) -> Iterator[tuple[io.Buffer
         GenomeError: as ``check_readable``; also, while the block runs, for truncated or damaged gzip data.
     """
     path = check_readable(path)
-    with path.open("rb", buffering=0) as file, _damage_as_genome_error(path):
+    with path.open("rb") as file, _damage_as_genome_error(path):
         source = _Source(file)
         if not source.magic:
             raise GenomeError(f"{path} is empty; did the program that writes into it fail?")
         is_bgzf = is_bgzip(source.magic)
         if is_bgzf and file.seekable():
-            _check_bgzf_end(path, _end_of(path))  # now rather than after minutes of reading
+            with path.open("rb") as again:  # now rather than after minutes of reading
+                again.seek(-min(len(_BGZF_END), path.stat().st_size), os.SEEK_END)
+                _check_bgzf_end(path, again.read())
         buffered = io.BufferedReader(source, buffer_size=1 << 17)
         is_gzip = source.magic.startswith(GZIP_MAGIC)
         with gzip.GzipFile(fileobj=buffered) if is_gzip else buffered as stream:
@@ -165,12 +158,6 @@ def _damage_as_genome_error(path: Path) -> Iterator[None]:
         raise  # of a terminal that shows progress, not of this file
     except OSError as error:
         raise GenomeError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _end_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-min(len(_BGZF_END), path.stat().st_size), os.SEEK_END)
-        return file.read()
 
 
 def _check_bgzf_end(path: Path, end: bytes) -> None:

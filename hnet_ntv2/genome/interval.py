@@ -58,11 +58,6 @@ class SpanIndex:
     def __len__(self) -> int:
         return len(self.starts)
 
-    @property
-    def num_covered(self) -> int:
-        """How many positions the spans cover."""
-        return int(self._covered_before[-1])
-
     def mask(self, start: int, end: int) -> NDArray[np.bool_]:
         """Which positions of [start, end) lie in a span."""
         first = int(np.searchsorted(self.ends, start, side="right"))

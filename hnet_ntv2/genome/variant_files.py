@@ -139,19 +139,14 @@ def _check_vcf_line(path: Path, number: int, text: str, fields: list[str]) -> No
     with open_sequence_file(path) as (stream, _):  # raises where the compression is damaged
         deque(islice(stream, number), maxlen=0)
         stream.read(_MOST_OF_A_BLOCK)  # damage shows at the end of a block
-    raise GenomeError(
-        f"{path}, line {number}: {why}; it has at least 8 columns, by tabs, and a whole number as POS; "
-        f"found {shown(text)}"
-    )
+    raise GenomeError(f"{path}, line {number}: {why}, of 8 columns by tabs with a number as POS; found {shown(text)}")
 
 
 def _header(place: str, names: list[str]) -> dict[str, int]:
     names = [name.strip().lower() for name in names]
     if missing := [name for name in _COLUMNS if name not in names]:
-        raise GenomeError(
-            f"{place}: no column {', '.join(missing)}; a VCF, or columns named chrom, pos, ref, alt in the first line, "
-            f"by tabs or commas, is needed; found {', '.join(name[:20] for name in names[:8])}"
-        )
+        found = ", ".join(name[:20] for name in names[:8])
+        raise GenomeError(f"{place}: no column {', '.join(missing)}; name the columns in the first line; found {found}")
     return {name: names.index(name) for name in (*_COLUMNS, "id") if name in names}
 
 
@@ -175,10 +170,7 @@ def _variants(
         if not LETTERS.fullmatch(ref) and (is_sequence or not ref.isprintable()):
             raise GenomeError(f"{place}: ref {shown(ref)} must be bases (A, C, G, T, N)")
         if not (is_sequence or _is_other_allele(alt)):
-            raise GenomeError(
-                f"{place}: alternative allele {shown(alt)} is neither bases, nor symbolic (<DEL>), *, . or a "
-                "breakend; an indel is written with the base before it, as in VCF"
-            )
+            raise GenomeError(f"{place}: alternative allele {shown(alt)}; VCF writes an indel with the base before it")
         yield Variant(number, contig, position - 1, name, ref, alt)
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ def resumable_outputs(
             if saved is not None:
                 file.continue_from(saved["outputs"][name])
         has_journal = not any(map(is_stream, paths.values()))
-        yield ResumableOutputs(_journal(paths) if has_journal else None, identity, files, saved)
+        yield ResumableOutputs(_journal(paths) if has_journal else None, identity, files, saved, is_complete)
 
 
+@dataclass
 class ResumableOutputs:
     """The open outputs of a job.
 
@@ -61,15 +63,12 @@ class ResumableOutputs:
         is_complete: Whether that job had written all it had to.
     """
 
-    def __init__(
-        self, journal: Path | None, identity: dict[str, Any], files: "dict[str, _Output]", saved: dict[str, Any] | None
-    ) -> None:
-        self._journal = journal
-        self._identity = identity
-        self._files = files
-        self._time_saved = time.monotonic()
-        self.saved = saved
-        self.is_complete = saved is not None and saved["is_complete"]
+    _journal: Path | None
+    _identity: dict[str, Any]
+    _files: "dict[str, _Output]"
+    saved: dict[str, Any] | None
+    is_complete: bool
+    _time_saved: float = field(default_factory=time.monotonic)
 
     def write(self, name: str, data: bytes) -> None:
         """Append to an output."""
@@ -140,9 +139,8 @@ class _Output:
             self._digest.update(data)
             left -= len(data)
         if left or self._digest.hexdigest() != saved["digest"]:
-            raise ConfigError(
-                f"{partial_path(self._path)} is not what the interrupted command wrote; start anew without --resume"
-            )
+            partial = partial_path(self._path)
+            raise ConfigError(f"{partial} is not what the interrupted command wrote; start anew without --resume")
         self._file.seek(self._num_bytes)
         self._file.truncate()
 

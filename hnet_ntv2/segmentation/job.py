@@ -56,9 +56,7 @@ def segment_regions(
     """
     resolved = (settings or SegmentSettings()).resolved(model)
     if resolved.strands == "both" and probability is not None:
-        raise ConfigError(
-            f"{probability}: bedGraph has no column for the strand; leave the probabilities out, or take one strand"
-        )
+        raise ConfigError(f"{probability}: bedGraph has no column for the strand; take one strand")
     if not intervals:
         raise DataError("there is no region to segment")
     for interval in intervals:

@@ -256,13 +256,13 @@ def _strand_views(
 
 def _view(stages: tuple[Chunking, ...]) -> Float[Tensor, "batch length 2 stages"]:
     """At each base and stage: p (0 where an outer stage has no chunk) and the decision; in the strand's own frame."""
-    begins, position = stages[0].is_valid, None
+    begins = stages[0].is_valid
+    # The stage's position at each base; the first stage's positions are the bases.
+    position = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
     fields = []
     for stage in stages:
-        # ``position``: the stage's position at each base; the first stage's positions are the bases.
-        at_base = (lambda field: field) if position is None else (lambda field, at=position: field.gather(1, at))
-        probability = at_base(stage.probability).float() * begins
-        begins_here = begins & at_base(stage.is_boundary)
-        fields.append(torch.stack([probability, begins_here.float()], dim=-1))
-        begins, position = begins_here, at_base(stage.chunk_of)
+        probability = stage.probability.gather(1, position).float() * begins
+        begins = begins & stage.is_boundary.gather(1, position)
+        fields.append(torch.stack([probability, begins.float()], dim=-1))
+        position = stage.chunk_of.gather(1, position)
     return torch.stack(fields, dim=-1)
