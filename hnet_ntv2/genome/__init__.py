@@ -3,7 +3,7 @@
 from ..vocabulary import decode, encode, reverse_complement
 from .bed import SplitInterval, check_disjoint, default_split, read_bed, read_split_intervals
 from .cache import file_digest, open_genome
-from .fasta import read_genome_blocks
+from .fasta import read_fasta_records, read_genome_blocks
 from .genome import Genome
 from .interval import Interval, SpanIndex
 from .repeats import convert_repeatmasker, read_repeats
@@ -26,6 +26,7 @@ __all__ = [
     "file_digest",
     "open_genome",
     "read_bed",
+    "read_fasta_records",
     "read_genome_blocks",
     "read_repeats",
     "read_split_intervals",

@@ -28,12 +28,14 @@ class SplitInterval(Interval):
     split: str = "train"
 
 
-class _Row(NamedTuple):
+class BedRow(NamedTuple):
+    """A place such as ``a.bed, line 3``, and fields of which the first three are contig, start and end."""
+
     place: str
     fields: list[str]
 
 
-def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
+def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[BedRow]:
     """Data lines of a BED file, split at tabs (or at spaces where there are none)."""
     is_empty = True
     for number, line in text_rows(path):
@@ -44,7 +46,7 @@ def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
         if len(fields) < min_columns:
             raise GenomeError(f"{place}: {len(fields)} columns, at least {min_columns} are needed, split by tabs")
         is_empty = False
-        yield _Row(place, fields)
+        yield BedRow(place, fields)
     if is_empty:
         raise GenomeError(f"{path} holds no intervals")
 
@@ -65,7 +67,7 @@ class RowChecker:
         self._contigs = contigs
         self._resolve = ContigResolver(contigs) if contigs is not None else None
 
-    def __call__(self, row: _Row) -> tuple[str, int, int]:
+    def __call__(self, row: BedRow) -> tuple[str, int, int]:
         """Contig, start and end of a row.
 
         Raises:

@@ -101,10 +101,29 @@ def _twobit_blocks(path: Path, progress: Progress | None, block_size: int) -> It
                 progress(size * done // total, size)
 
 
-def _fasta_blocks(path: Path, progress: Progress | None, block_size: int) -> Iterator[SequenceBlock]:
+def read_fasta_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Whole header and encoded bases of each record of a FASTA, one at a time; headers may recur, and bases be none.
+
+    Raises:
+        GenomeError: as ``read_genome_blocks``, except for what it says of contigs.
+    """
+    header, blocks = "", []
+    for block in _fasta_blocks(check_readable(path), None, BLOCK_BYTES, whole_headers=True):
+        if len(block.bases):
+            blocks.append(block.bases)
+            continue
+        if blocks:  # an empty block opens a record; the one of no bases stands first
+            yield header, np.concatenate(blocks)
+        header, blocks = block.contig, [block.bases]
+    yield header, np.concatenate(blocks)
+
+
+def _fasta_blocks(
+    path: Path, progress: Progress | None, block_size: int, whole_headers: bool = False
+) -> Iterator[SequenceBlock]:
     size = path.stat().st_size
     with open_sequence_file(path) as (stream, raw):
-        parser = _FastaParser(path)
+        parser = _FastaParser(path, whole_headers)
         for chunk in _unix_line_ends(iter(partial(stream.read, block_size), b"")):
             yield from parser.feed(chunk)
             if progress is not None:
@@ -129,8 +148,9 @@ def _unix_line_ends(chunks: Iterator[bytes]) -> Iterator[bytes]:
 class _FastaParser:
     """Cuts raw chunks, which may end anywhere, into headers and encoded sequence."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, whole_headers: bool) -> None:
         self._path = path
+        self._whole_headers = whole_headers
         self._line = 1
         self._contig = ""
         self._header: bytes | None = None
@@ -180,10 +200,10 @@ class _FastaParser:
 
     def _open_contig(self) -> SequenceBlock:
         assert self._header is not None
-        words = self._header[1:].decode("utf-8", errors="replace").split()
-        if not words:
+        header = self._header[1:].decode("utf-8", errors="replace").strip()
+        if not header:
             raise GenomeError(f"{self._path}, line {self._line}: a header without a contig name")
-        self._contig, self._header = words[0], None
+        self._contig, self._header = header if self._whole_headers else header.split()[0], None
         self._line += 1
         self._at_line_start = True
         return SequenceBlock(self._contig, np.empty(0, dtype=np.uint8))
