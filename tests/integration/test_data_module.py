@@ -204,7 +204,7 @@ def test_the_demo_is_real_sequence_with_disjoint_splits(tmp_path):
     assert sum(path.stat().st_size for path in paths) < 2_000_000
     module = make({"fasta": paths.fasta, "intervals": paths.intervals, "cache_dir": tmp_path}, seq_length=1024)
     assert module.genome.contigs == {"GRCh38_chr20_2097152-8388608": 6_291_456}
-    assert module.genome.n_runs.num_covered == 0
+    assert len(module.genome.n_runs) == 0
     windows = {split: len(module.window_index(split)) for split in module.describe()["splits"]}
     assert windows == {"train": 5120, "valid": 512, "test": 512}
     share = (take(module, 50)["labels"] != -100).float().mean()
