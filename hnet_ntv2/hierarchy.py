@@ -24,8 +24,9 @@ the source model's tokens (NTv2: 6-mers).
    trunk then sees whole k-mers beside what it must predict. Where k to 2k clean bases lie between two runs, the anchor
    in front of the second run takes its k first, and the one behind the first run gets those that are left. Where fewer
    than k lie between them, there is no anchor and the next rule decides.
-5. **router**: a chunk begins where p > 0.5. The decision itself has no gradient. p gets one because the upsampler uses it
-   as a weight: to smooth neighbouring chunks' vectors, and as a factor of value 1 (H-Net's straight-through estimate).
+5. **router**: a chunk begins where p > 0.5. The decision itself has no gradient. p gets one because the upsampler uses
+   it as a weight: to smooth neighbouring chunks' vectors, and as a factor of value 1 (H-Net's straight-through
+   estimate).
 
 Two bounds then correct the router, but none of the rules above it. The **cap** adds a boundary where a final chunk
 would be longer than ``max_chunk_length`` bases. It acts at every stage: an inner stage can merge chunks but not cut
