@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hnet_ntv2.data import HG38DataModule, demo_paths
-from hnet_ntv2.data.datamodule import default_num_workers
+from hnet_ntv2.data.datamodule import HG38DataModule, default_num_workers
+from hnet_ntv2.data.demo import demo_paths
 from hnet_ntv2.errors import ConfigError, ContigNotFound, DataError, GenomeError, IntervalError
 from hnet_ntv2.genome import Interval, SplitInterval, check_disjoint, open_genome, read_split_intervals
 from hnet_ntv2.genome.files import text_rows
