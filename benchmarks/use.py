@@ -105,7 +105,8 @@ def run_source(folder: Path | None, device: str) -> Callable[[list[NamedSequence
                 front = torch.full_like(tokens.ids[:, :1], SOURCE_CLS)
                 is_token = torch.cat([torch.ones_like(front, dtype=torch.bool), tokens.is_valid], 1)
                 states = source.encode(torch.cat([front, tokens.ids], 1), is_token).last_hidden_state[:, 1:]
-                found.append((states.sum(1) / tokens.is_valid.sum(1, keepdim=True)).cpu())
+                means = states.sum(1) / tokens.is_valid.sum(1, keepdim=True)
+                found.append(means.view(2, len(ids), -1).mean(0).cpu())
         return found
 
     return run
@@ -169,7 +170,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.only:
         torch.set_num_threads(1)
-        print(json.dumps(measure(*options.only, options.model, options.device, options.scale)))
+        way, load = options.only
+        print(json.dumps(measure(way, load, options.model, options.device, options.scale)))
         return
     found = [_in_own_process(sys.argv[1:], way, load) for load in LOADS for way in WAYS]
     if options.task:
