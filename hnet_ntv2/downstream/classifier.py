@@ -59,7 +59,7 @@ def start_classifier(
     is_random = str(folder).startswith(RANDOM)
     path = bundled_model() if folder is None else Path(str(folder).removeprefix(RANDOM)).expanduser()
     model_class: Any = classifier_class(path)
-    config = model_class.config_class.from_json_file(path / "config.json")
+    config: Any = model_class.config_class.from_json_file(path / "config.json")
     config.problem_type = PROBLEM_TYPES[scheme.kind]
     config.id2label = dict(enumerate(scheme.names))
     config.label2id = {name: index for index, name in enumerate(scheme.names)}

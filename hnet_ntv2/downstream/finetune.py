@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 # They change what is shown, not what comes out.
 _SHOWN_ONLY = ("progress", "report_to")
+_CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -139,20 +140,27 @@ def _workplace(target: Path, job: dict[str, Any], resume: bool, overwrite: bool)
         raise ConfigError(f"{target} exists; name another --output, or give --overwrite")
     place = target.with_name(f"{target.name}.training")
     place.mkdir(parents=True, exist_ok=True)
+    described, is_done = place / SETTINGS_FILE, False
     with folder_lock(place):
-        described = place / SETTINGS_FILE
-        if resume and described.exists():
+        if _is_unfinished(place) and resume:
             require_same_settings(read_settings(described), job, target)
+        elif _is_unfinished(place) and not overwrite:
+            raise ConfigError(f"{place} holds an unfinished run; give --resume to go on, or --overwrite to drop it")
         else:
-            entries = list(place.iterdir())
-            if described.exists() and not overwrite:
-                raise ConfigError(f"{place} holds an unfinished run; give --resume to go on, or --overwrite to drop it")
-            for entry in entries:
+            for entry in place.iterdir():
                 remove(entry)
             with open_text(described) as file:
                 file.write(json_text(job))
-        yield place
-        remove(place)
+        try:
+            yield place
+            is_done = True
+        finally:
+            if is_done or not _is_unfinished(place):  # nothing to go on from
+                remove(place)
+
+
+def _is_unfinished(place: Path) -> bool:
+    return any((place / _CHECKPOINTS).glob("*"))
 
 
 def _describe_job(
@@ -204,9 +212,9 @@ def _fit(
     from .trainer import ClassifierTrainer, Rows, add_adapters, last_checkpoint, report_callbacks
 
     began = time.monotonic()
-    kind, checkpoints = data.scheme.kind, place / "checkpoints"
+    checkpoints = place / _CHECKPOINTS
     bases, targets = _readable(data.train)
-    scale = _Scale.of(targets, kind)
+    scale = _Scale.of(targets, data.scheme.kind)
     train = Rows(bases, scale.apply(targets))
     dev = None if data.dev is None else Rows(*_readable(data.dev))
     if dev is not None:
@@ -302,7 +310,7 @@ def _result(data: TaskData, fitted: _Fitted, folder: Path | None) -> FinetuneRes
     began = time.monotonic()
     splits = {"dev": data.dev, "test": data.test}
     scores = {name: _finite_scores(data, fitted.model, split) for name, split in splits.items() if split is not None}
-    metrics = describe_metrics(data, scores, fitted.history, wants_intervals=folder is not None)
+    metrics = describe_metrics(data, scores, fitted.history, wants_interval=folder is not None)
     best = metrics["dev"][data.metric] if data.dev is not None else None
     unit = UnitResult(
         scores=scores.get("test", np.empty((0, len(data.scheme.names)), np.float32)),

@@ -160,14 +160,14 @@ class ClassifierTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The classifier's loss, plus the ratio loss in training of routers, whose offsets move as in pre-training.
+        """The classifier's loss, plus in training of routers the ratio loss; their offsets move as in pre-training.
 
         Raises:
             TrainingStopped: It is NaN or infinite.
         """
         output = model(**inputs)
         loss = output.loss
-        if self._settings.routers == "ratio":
+        if self._settings.routers == "ratio" and model.training:
             loss = loss + self._ratio_loss(model, output)
         if model.training and not math.isfinite(float(loss.detach())):
             raise TrainingStopped(
@@ -179,9 +179,8 @@ class ClassifierTrainer(Trainer):
         config = model.config
         strands = [stages for stages in (output.stages, output.reverse_stages) if stages is not None]
         counts = [count_boundaries(stages) for stages in strands]
-        if model.training:
-            total = torch.stack([count.sum(0) for count in counts]).sum(0)
-            move_offsets(model.model.routers, total, config.target_ratios, config.router_offset_rate)
+        total = torch.stack([count.sum(0) for count in counts]).sum(0)
+        move_offsets(model.model.routers, total, config.target_ratios, config.router_offset_rate)
         losses = [
             ratio_losses(stages, count, config.target_ratios).sum()
             for stages, count in zip(strands, counts, strict=True)

@@ -86,7 +86,7 @@ def weights(folder):
 def test_the_folder_is_an_ordinary_classifier_that_learned(tuned, data):
     result, folder = tuned
     assert result.unit.scores.shape == (12, 2)
-    assert result.metrics["test"]["mcc"]["value"] > 0.6
+    assert result.metrics["test"]["mcc"] > 0.6
     for kind in (HNetNTV2ForSequenceClassification, AutoModelForSequenceClassification):
         model = kind.from_pretrained(folder)
         assert model.config.id2label == {0: "TATA", 1: "none"}
@@ -94,7 +94,8 @@ def test_the_folder_is_an_ordinary_classifier_that_learned(tuned, data):
         np.testing.assert_array_equal(predict_scores(model, data.test.table.bases), result.unit.scores)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["dev"]["mcc"] == result.unit.dev_metric == max(row["dev_mcc"] for row in result.unit.history)
-    assert metrics["test"]["mcc"]["low"] <= metrics["test"]["mcc"]["value"] <= metrics["test"]["mcc"]["high"]
+    low, high = metrics["test_interval"]
+    assert low <= metrics["test"]["mcc"] <= high
     rows = read_rows(folder / "history.csv")
     assert [row["epoch"] for row in rows] == [str(epoch + 1) for epoch in range(metrics["epochs"])]
     assert json.loads((folder / "settings.json").read_text())["learning_rate"] == 3e-3
