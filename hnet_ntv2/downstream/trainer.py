@@ -1,6 +1,7 @@
 """transformers' Trainer for a sequence classifier: batches of bases, learning rates by group, the ratio loss."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
+from tqdm.auto import tqdm
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerCallback, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
@@ -24,7 +26,7 @@ from ..storage import remove
 from ..training.optimizer import build_optimizer, parameter_groups
 from ..vocabulary import reverse_complement
 from .classifier import model_inputs
-from .finetune_output import TENSORBOARD
+from .finetune_output import TENSORBOARD, epoch_rows
 from .finetune_settings import FinetuneSettings
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
@@ -92,6 +94,18 @@ class _OneDevice(TrainingArguments):
         return min(super().n_gpu, 1)
 
 
+class _Bar(ProgressCallback):
+    """Trainer's bar, and above it a line per entry of the learning curve, all on standard error."""
+
+    def __init__(self, metric: str):
+        super().__init__()
+        self._metric = metric
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **keywords: Any) -> None:
+        for row in epoch_rows([logs], self._metric):
+            tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()), file=sys.stderr)
+
+
 class ClassifierTrainer(Trainer):
     """Trainer with our optimiser groups, and the ratio loss where routers are trained.
 
@@ -137,7 +151,11 @@ class ClassifierTrainer(Trainer):
             compute_metrics=lambda found: {name: compute(*_arrays(found))},
             callbacks=callbacks,
         )
-        self.remove_callback(PrinterCallback)  # libraries are silent
+        # Trainer prints its logs as dictionaries, with a bar or without.
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if settings.progress:
+            self.add_callback(_Bar(name))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW by group: head and outer layers at the learning rate, the trunk at its multiple."""
