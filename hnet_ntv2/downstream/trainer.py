@@ -23,13 +23,12 @@ from ..parameter_names import GRAFTED_GROUPS, parameter_group
 from ..ratio_control import count_boundaries, move_offsets, ratio_losses
 from ..shapes import Tensor
 from ..storage import remove
-from ..training.optimizer import build_optimizer, parameter_groups
+from ..training.optimizer import parameter_groups
 from ..vocabulary import reverse_complement
 from .classifier import model_inputs
 from .finetune_output import TENSORBOARD, epoch_rows
 from .finetune_settings import FinetuneSettings
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
 _ADAPTED = "base_model.model."  # what peft puts in front of names
 # Linear layers inside blocks, of the trunk and of the local layers; routers lie outside, and adapters hold no offsets.
 _ADAPTED_MODULES = (
@@ -164,7 +163,7 @@ class ClassifierTrainer(Trainer):
             rates = {"head": s.head_rate, "outer": 1.0, "trunk": s.trunk_rate}
             assert self.model is not None
             groups = parameter_groups(self.model, group_of, s.peak_rate, s.weight_decay, rates)
-            self.optimizer = build_optimizer(groups, _BETAS, _EPSILON)
+            self.optimizer = torch.optim.AdamW(groups)
         return self.optimizer
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
