@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerCallback, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
+from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_utils import EvalPrediction
 
 from ..errors import TrainingStopped
 from ..inference.windows import DEFAULT_BATCH_BASES
 from ..parameter_names import GRAFTED_GROUPS, parameter_group
 from ..ratio_control import count_boundaries, move_offsets, ratio_losses
 from ..shapes import Tensor
-from ..storage import remove
 from ..training.optimizer import parameter_groups
 from ..vocabulary import reverse_complement
+from .checkpoints import epochs_if_stopped, last_checkpoint
 from .classifier import model_inputs
 from .finetune_output import TENSORBOARD, epoch_rows
 from .finetune_settings import FinetuneSettings
@@ -224,7 +223,7 @@ def _arguments(
     saves = keeps_state or dev is not None
     last = last_checkpoint(folder)
     # A run that was interrupted after it had stopped early has no epoch left.
-    epochs = _epochs_if_stopped(last, settings.patience) or settings.epochs
+    epochs = epochs_if_stopped(last, settings.patience) or settings.epochs
     micro = micro_batch(settings.batch_size, train.longest)
     by_length = len(set(map(len, train.bases))) > 1
     return _OneDevice(
@@ -260,32 +259,6 @@ def micro_batch(batch_size: int, longest: int) -> int:
     """Rows of one forward pass: the largest divisor of the batch size whose rows fit into 16,384 bases."""
     fits = max(DEFAULT_BATCH_BASES // longest, 1)
     return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint that Trainer left in a folder; incomplete ones are removed."""
-    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    while found and _state_of(found[-1]) is None:
-        remove(found.pop())
-    return str(found[-1]) if found else None
-
-
-def _state_of(checkpoint: Path) -> TrainerState | None:
-    """Trainer's state in a checkpoint, the last file that it writes there; None where that is missing or cut."""
-    try:
-        return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _epochs_if_stopped(checkpoint: str | None, patience: int | None) -> int | None:
-    """Epochs done, if early stopping had its last word at a checkpoint."""
-    state = None if checkpoint is None else _state_of(Path(checkpoint))
-    if state is None or patience is None:
-        return None
-    stopping: Any = (state.stateful_callbacks or {}).get(EarlyStoppingCallback.__name__)  # pyright: ignore[reportAttributeAccessIssue]
-    counted = 0 if stopping is None else stopping["attributes"]["early_stopping_patience_counter"]
-    return round(state.epoch or 0) if counted >= patience else None
 
 
 def report_callbacks(report_to: str, folder: Path) -> list[TrainerCallback]:
