@@ -146,7 +146,9 @@ def finetune(
     )
     for name in ("dev", "test"):
         if name in result.metrics:
-            values = {key: each["value"] if name == "test" else each for key, each in result.metrics[name].items()}
-            typer.echo(f"{name}:", nl=False)
-            echo_metrics(values)
+            typer.echo(f"{name}: ", nl=False)
+            echo_metrics(result.metrics[name])
+    if "test_interval" in result.metrics:
+        low, high = result.metrics["test_interval"]
+        typer.echo(f"95 % interval of {data.metric} on test: {low:.4f} to {high:.4f}")
     typer.echo(f"epoch {result.metrics['epoch']} of {result.metrics['epochs']}; the classifier is in {output}")

@@ -59,12 +59,12 @@ def start_classifier(
     is_random = str(folder).startswith(RANDOM)
     path = bundled_model() if folder is None else Path(str(folder).removeprefix(RANDOM)).expanduser()
     model_class: Any = classifier_class(path)
-    config = model_class.config_class.from_json_file(path / "config.json")
+    config: Any = model_class.config_class.from_json_file(path / "config.json")
     config.problem_type = PROBLEM_TYPES[scheme.kind]
     config.id2label = dict(enumerate(scheme.names))
     config.label2id = {name: index for index, name in enumerate(scheme.names)}
     config.classification_pooling = pooling
-    if isinstance(config, HNetNTV2Config):
+    if model_class is HNetNTV2ForSequenceClassification:
         config.classification_strands = strands
     elif strands != "forward":
         raise ConfigError(f"strands={strands!r} is for HNet-NTv2 models; {path} reads one strand: choose 'forward'")

@@ -41,26 +41,27 @@ def epoch_rows(log: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, 
 
 
 def describe_metrics(
-    data: TaskData, scores: Mapping[str, NDArray], history: Sequence[Mapping[str, Any]], wants_intervals: bool
+    data: TaskData, scores: Mapping[str, NDArray], history: Sequence[Mapping[str, Any]], wants_interval: bool
 ) -> dict[str, Any]:
-    """What ``metrics.json`` holds: every metric of the kind of task on dev, and with its interval on test.
+    """What ``metrics.json`` holds: metrics on dev and test, and the interval of the task's own.
 
     Args:
         data: The task.
         scores: Of ``dev`` and ``test``, where the task has them.
         history: Of ``epoch_rows``.
-        wants_intervals: Describe test as well, which takes seconds.
+        wants_interval: Bootstrap test, too.
     """
     column = f"dev_{data.metric}"
     # The first of equal ones, as Trainer takes it.
     best = max(history, key=lambda row: row.get(column, -math.inf), default={}) if "dev" in scores else history[-1]
     found: dict[str, Any] = {"metric": data.metric, "epoch": best.get("epoch"), "epochs": len(history)}
     names = METRICS_OF[data.scheme.kind]
-    if data.dev is not None:
-        found["dev"] = {name: compute_metric(name, data.dev.targets, scores["dev"]) for name in names}
-    if data.test is not None and wants_intervals:
-        intervals = {name: metric_interval(name, data.test.targets, scores["test"]) for name in names}
-        found["test"] = {name: interval._asdict() for name, interval in intervals.items()}
+    for split, each in (("dev", data.dev), ("test", data.test)):
+        if each is not None:
+            found[split] = {name: compute_metric(name, each.targets, scores[split]) for name in names}
+    if data.test is not None and wants_interval:
+        interval = metric_interval(data.metric, data.test.targets, scores["test"])
+        found["test_interval"] = [interval.low, interval.high]
     return found | {"warnings": list(data.warnings)}
 
 
@@ -118,12 +119,14 @@ def _write_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _render_card(name: str, job: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    lines = ["| metric | dev | test | 95 % interval |", "|---|---|---|---|"]
+    lines = ["| metric | dev | test |", "|---|---|---|"]
     dev, test = metrics.get("dev", {}), metrics.get("test", {})
     for metric in dict.fromkeys([*dev, *test]):
-        shown = f"{dev[metric]:.4f}" if metric in dev else ""
-        values = [f"{test[metric][key]:.4f}" for key in ("value", "low", "high")] if metric in test else ["", "", ""]
-        lines.append(f"| {metric} | {shown} | {values[0]} | {' to '.join(filter(None, values[1:]))} |")
+        values = [f"{split[metric]:.4f}" if metric in split else "" for split in (dev, test)]
+        lines.append(f"| {metric} | {values[0]} | {values[1]} |")
+    if "test_interval" in metrics:
+        low, high = metrics["test_interval"]
+        lines += ["", f"95 % interval of {metrics['metric']} on test, by bootstrap of rows: {low:.4f} to {high:.4f}."]
     return f"""---
 library_name: transformers
 pipeline_tag: text-classification

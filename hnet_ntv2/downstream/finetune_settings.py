@@ -1,10 +1,13 @@
-"""The settings of fine-tuning, checked. Without torch, so that the command line can read the defaults."""
+"""The settings of fine-tuning, checked."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 from ..errors import ConfigError
+from ..pooling import ClassifierPooling
+from ..strands import Strands
 
+Mode = Literal["full", "lora"]
 Routers = Literal["frozen", "ratio"]
 Report = Literal["none", "csv", "tensorboard", "wandb"]
 
@@ -36,8 +39,8 @@ class FinetuneSettings:
         progress: Show a bar.
     """
 
-    mode: Literal["full", "lora"] = "full"
-    pooling: str = "mean"
+    mode: Mode = "full"
+    pooling: ClassifierPooling = "mean"
     epochs: int = 10
     batch_size: int = 32
     learning_rate: float | None = None
@@ -47,13 +50,17 @@ class FinetuneSettings:
     patience: int | None = 3
     warmup: float = 0.1
     weight_decay: float = 0.01
-    strands: Literal["forward", "both"] = "forward"
+    strands: Strands = "forward"
     reverse_complement_augmentation: bool = False
     lora_rank: int = 8
     report_to: Report = "csv"
     progress: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            choices, value = get_args(field.type), getattr(self, field.name)
+            if all(isinstance(choice, str) for choice in choices) and choices and value not in choices:
+                raise ConfigError(f"{field.name}={value!r} is unknown; choose {', '.join(choices)}")
         for name in ("epochs", "batch_size", "lora_rank", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -15,7 +15,8 @@ from hnet_ntv2 import HNetNTV2ForSequenceClassification
 from hnet_ntv2.cli.main import app, main
 from hnet_ntv2.downstream.classifier import load_classifier, predict_scores, start_classifier
 from hnet_ntv2.downstream.finetune import FinetuneSettings, finetune, freeze_routers
-from hnet_ntv2.errors import ConfigError, TrainingStopped, WeightsError
+from hnet_ntv2.errors import ConfigError, DataError, TrainingStopped, WeightsError
+from hnet_ntv2.storage import folder_lock
 from hnet_ntv2.tasks import load_tables, read_table
 from tests.builders import lively_model, random_letters, tiny_model
 from tests.unit.conversion.sources import TINY
@@ -86,7 +87,7 @@ def weights(folder):
 def test_the_folder_is_an_ordinary_classifier_that_learned(tuned, data):
     result, folder = tuned
     assert result.unit.scores.shape == (12, 2)
-    assert result.metrics["test"]["mcc"]["value"] > 0.6
+    assert result.metrics["test"]["mcc"] > 0.6
     for kind in (HNetNTV2ForSequenceClassification, AutoModelForSequenceClassification):
         model = kind.from_pretrained(folder)
         assert model.config.id2label == {0: "TATA", 1: "none"}
@@ -94,7 +95,8 @@ def test_the_folder_is_an_ordinary_classifier_that_learned(tuned, data):
         np.testing.assert_array_equal(predict_scores(model, data.test.table.bases), result.unit.scores)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["dev"]["mcc"] == result.unit.dev_metric == max(row["dev_mcc"] for row in result.unit.history)
-    assert metrics["test"]["mcc"]["low"] <= metrics["test"]["mcc"]["value"] <= metrics["test"]["mcc"]["high"]
+    low, high = metrics["test_interval"]
+    assert low <= metrics["test"]["mcc"] <= high
     rows = read_rows(folder / "history.csv")
     assert [row["epoch"] for row in rows] == [str(epoch + 1) for epoch in range(metrics["epochs"])]
     assert json.loads((folder / "settings.json").read_text())["learning_rate"] == 3e-3
@@ -182,7 +184,7 @@ def test_routers_are_frozen_or_move_with_their_offsets(routers, data, start, tmp
     assert any(moved.values()) == (routers == "ratio")
 
 
-@pytest.mark.parametrize("kind", ["multilabel", "regression"])
+@pytest.mark.parametrize("kind", [pytest.param("multilabel", marks=pytest.mark.slow), "regression"])
 def test_other_kinds_of_labels(kind, start, tmp_path):
     label = {"multilabel": lambda i: "a;b" if i % 2 else "b", "regression": lambda i: 1000.5 + 50 * (i % 2)}[kind]
     files = [write_rows(tmp_path / f"{name}.csv", 24, seed, label) for seed, name in enumerate(("train", "dev"))]
@@ -206,6 +208,28 @@ def test_random_weights_are_those_of_the_seed(data, start):
     np.testing.assert_array_equal(first.unit.scores, again.unit.scores)
     assert not np.array_equal(first.unit.scores, other.unit.scores)
     assert first.folder is None
+
+
+def test_one_writer_at_a_time(data, start, tmp_path):
+    place = tmp_path / "out.training"
+    place.mkdir()
+    with folder_lock(place), pytest.raises(ConfigError, match=r"another process is writing .*out\.training"):
+        finetune(data, SMALL, tmp_path / "out", folder=start)
+
+
+def test_a_run_that_cannot_start_leaves_nothing(data, start, tmp_path):
+    split = replace(
+        data.train, table=replace(data.train.table, bases=(np.full(9, 11, np.uint8),) * len(data.train.table))
+    )
+    with pytest.raises(DataError, match="no row holds A, C, G or T"):
+        finetune(replace(data, train=split), SMALL, tmp_path / "out", folder=start)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_the_curves(data, start, tmp_path):
+    finetune(data, replace(SMALL, report_to="tensorboard"), tmp_path / "out", folder=start)
+    assert list((tmp_path / "out" / "tensorboard").glob("events*"))
 
 
 @pytest.mark.parametrize("mode", ["full", pytest.param("lora", marks=pytest.mark.slow)])
@@ -272,7 +296,7 @@ def test_refusals(files, start, tuned, tmp_path, capsys):
     assert not (tmp_path / "q.tsv").exists()
 
 
-@pytest.mark.parametrize("suffix", [".fa", ".csv"])
+@pytest.mark.parametrize("suffix", [".fa", pytest.param(".csv", marks=pytest.mark.slow)])
 def test_predictions_are_the_same_text_for_any_batch_size(suffix, tuned, tmp_path):
     _, folder = tuned
     texts = [random_letters(8 + 37 * index % 150, seed=index) for index in range(40)]
