@@ -60,6 +60,16 @@ def split_strands(
     )
 
 
+def in_forward_frame(
+    values: Shaped[Tensor, "rows length ..."], is_valid: Bool[Tensor, "batch length"]
+) -> Shaped[Tensor, "rows length ..."]:
+    """A value per base of stacked rows, with those of the reverse rows mirrored to the bases of the forward strand."""
+    if len(values) == len(is_valid):
+        return values
+    forward, reverse = values.chunk(2)
+    return torch.cat([forward, flip_rows(reverse, is_valid)])
+
+
 def average_strands(
     values: Float[Tensor, "rows length ..."], is_valid: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length ..."]:

@@ -1,7 +1,7 @@
 """Genomes, intervals and annotation, in numpy only: nothing here imports torch or transformers."""
 
 from ..vocabulary import decode, encode, reverse_complement
-from .bed import SplitInterval, check_disjoint, default_split, read_bed, read_split_intervals
+from .bed import SplitInterval, StrandedInterval, check_disjoint, default_split, read_bed, read_split_intervals
 from .cache import default_cache_dir, file_digest, open_genome
 from .contigs import HG38_LENGTHS, ContigResolver, canonical
 from .fasta import read_fasta_records, read_genome_blocks
@@ -20,6 +20,7 @@ __all__ = [
     "Interval",
     "SpanIndex",
     "SplitInterval",
+    "StrandedInterval",
     "TwoBitFile",
     "Variant",
     "VariantChecker",

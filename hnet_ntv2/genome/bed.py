@@ -28,6 +28,13 @@ class SplitInterval(Interval):
     split: str = "train"
 
 
+@dataclass(frozen=True, slots=True)
+class StrandedInterval(Interval):
+    """An interval on strand ``+``, ``-``, or ``.`` where the file does not say."""
+
+    strand: str = "."
+
+
 class BedRow(NamedTuple):
     """A place such as ``a.bed, line 3``, and fields of which the first three are contig, start and end."""
 
@@ -98,14 +105,16 @@ def read_bed(
     path: str | os.PathLike[str],
     contigs: Mapping[str, int] | None = None,
     on_misfit: Callable[[ContigNotFound | IntervalError], None] | None = None,
+    stranded: bool = False,
 ) -> list[Interval]:
-    """Read the intervals of a BED file (plain or gzip); columns after the third are ignored.
+    """Read the intervals of a BED file (plain or gzip); columns after the third are ignored, but for the strand.
 
     Args:
         path: BED file or pipe; comment, ``track`` and ``browser`` lines are skipped.
         contigs: Contig lengths of the genome: names are translated to its own, ends are checked.
         on_misfit: Called with the error of an interval that does not fit the genome, which is then left out; None
             raises it.
+        stranded: Read column 6 too, and return ``StrandedInterval``s.
 
     Raises:
         GenomeError: if the file cannot be read, is empty, or a line is malformed (the error names it).
@@ -116,7 +125,8 @@ def read_bed(
     intervals = []
     for row in bed_rows(path, 3):
         try:
-            intervals.append(Interval(*check(row)))
+            place = check(row)
+            intervals.append(StrandedInterval(*place, strand=_strand(row)) if stranded else Interval(*place))
         except (ContigNotFound, IntervalError) as error:
             if on_misfit is None:
                 raise
@@ -124,6 +134,13 @@ def read_bed(
     if not intervals:
         raise GenomeError(f"{path}: none of its intervals fits the genome; does it belong to another assembly?")
     return intervals
+
+
+def _strand(row: BedRow) -> str:
+    strand = row.fields[5].strip() if len(row.fields) > 5 else "."
+    if strand not in ("+", "-", "."):
+        raise GenomeError(f"{row.place}: {shown(strand)} in column 6 is no strand; use +, - or ., or three columns")
+    return strand
 
 
 def read_split_intervals(

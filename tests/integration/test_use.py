@@ -69,7 +69,7 @@ def test_embed_regions(model, tmp_path, suffix):
     assert table.num_bases.tolist() == [1001, 100]
     assert [each.shape for each in table.per_base] == [(1001, 32), (100, 32)]
     np.testing.assert_allclose(table.embeddings[0], table.per_base[0].mean(0), atol=1e-5)
-    assert (table.settings["window"], table.settings["flank"], table.settings["layer"]) == (400, 50, "last")
+    assert (table.settings["window"], table.settings["flank"], table.settings["layers"]) == (400, 50, ["last"])
     assert sorted(path.name for path in output.parent.iterdir()) == [output.name]
 
 
@@ -190,7 +190,7 @@ def test_score_variants(model, tmp_path, capsys):
         (["embed", "--output", "v.npz"], "either --fasta FASTA, or --regions BED"),
         (["embed", "--output", "v.npz", "--fasta", "no.fa", "--model", "MODEL"], "no.fa does not exist"),
         (["embed", "--output", "v.npz", "--fasta", "/dev/null", "--model", "MODEL"], "/dev/null is empty"),
-        (["embed", "--output", "v.txt", "--regions", "no.bed"], ".npz or .safetensors"),
+        (["embed", "--output", "v.txt", "--regions", "no.bed"], ".npz, .safetensors, .parquet or .h5ad"),
         (["embed", "--output", "v.npz", "--fasta", "a", "--genome", "b"], "--genome is for --regions"),
         (["segment", "--output", "c.bed", "--region", "chr9:5-10", "--model", "MODEL"], "'chr9' is not in"),
         (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5²", "--model", "MODEL"], "1-based, both ends"),
