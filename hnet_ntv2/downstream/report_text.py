@@ -27,7 +27,7 @@ _READING = (
     "A task whose leak audit fails is marked NOT CREDIBLE: what a model scores there can be memory.",
 )
 # What starts markup in GitHub's Markdown; an underscore between letters does not.
-_MARKDOWN = re.compile(r"([\\`*<|~$&]|(?<!\w)_|_(?!\w)|(?<=\])\()")
+_MARKDOWN = re.compile(r"([\\`*|~$]|(?<!\w)_|_(?!\w)|(?<=\])\()")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return _MARKDOWN.sub(r"\\\1", escaped(" ".join(text.split())))
+    return _MARKDOWN.sub(r"\\\1", html.escape(escaped(" ".join(text.split())), quote=False))
 
 
 _STYLE = """
