@@ -17,7 +17,7 @@ def predict(
     ],
     input: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="CSV, TSV, parquet or FASTA, plain or gzip."),
+        typer.Option(metavar="FILE", help="CSV, TSV, parquet, FASTA or BED, plain or gzip."),
     ] = None,
     regions: Annotated[Path | None, typer.Option(metavar="BED", help="Intervals of --genome.")] = None,
     genome: GenomeOption = None,
@@ -35,8 +35,9 @@ def predict(
     source = regions if input is None else input
     if source is None or (input is not None and regions is not None):
         raise ConfigError("give either --input FILE, or --regions BED with --genome FASTA")
-    if input is not None and genome is not None:
-        raise ConfigError("--genome is for --regions; --input holds sequences")
+    is_bed = source.name.lower().removesuffix(".gz").endswith(".bed")
+    if genome is not None and not is_bed:
+        raise ConfigError(f"--genome is for intervals; {source} is no .bed file")
     from ..downstream.predict import check_output, predict_file
     from ..storage import check_outputs, is_stream
     from ..tasks.reading import Columns
@@ -49,7 +50,7 @@ def predict(
         model,
         source,
         output,
-        genome=open_genome_file(genome) if regions is not None else None,
+        genome=open_genome_file(genome) if is_bed else None,
         columns=Columns(sequence_column, label_column, name_column),
         has_labels=labels,
         device=device,

@@ -64,7 +64,7 @@ def start_classifier(
     config.id2label = dict(enumerate(scheme.names))
     config.label2id = {name: index for index, name in enumerate(scheme.names)}
     config.classification_pooling = pooling
-    if isinstance(config, HNetNTV2Config):
+    if model_class is HNetNTV2ForSequenceClassification:
         config.classification_strands = strands
     elif strands != "forward":
         raise ConfigError(f"strands={strands!r} is for HNet-NTv2 models; {path} reads one strand: choose 'forward'")

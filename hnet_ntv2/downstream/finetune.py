@@ -1,14 +1,11 @@
 """Fine-tune a model on a task: from train and dev to an ordinary folder of a classifier, and scores of test."""
 
-import hashlib
 import importlib.util
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +16,13 @@ from torch import nn
 
 from ..chunking import Router
 from ..errors import ConfigError, DataError
-from ..genome import file_digest
 from ..inference.model import choose_device
-from ..inference.settings_file import read_settings, require_same_settings
-from ..model_files import loaded_files
-from ..resources import bundled_model
-from ..storage import folder_lock, open_text, remove, resolve
+from ..storage import resolve
 from ..tasks.table import Split, TaskData
 from ..vocabulary import BASE_BITS, is_clean_base
-from .classifier import RANDOM, classifier_class, predict_scores, quiet_transformers, start_classifier, to_scores
-from .finetune_output import ADAPTER, SETTINGS_FILE, describe_metrics, epoch_rows, json_text, write_result
+from .classifier import predict_scores, quiet_transformers, start_classifier, to_scores
+from .finetune_output import ADAPTER, describe_metrics, epoch_rows, write_result
+from .finetune_run import CHECKPOINTS, describe_job, workplace
 from .finetune_settings import FinetuneSettings
 from .metrics import compute_metric
 from .results import UnitResult
@@ -36,10 +30,6 @@ from .results import UnitResult
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune"]
 
 logger = logging.getLogger(__name__)
-
-# They change what is shown, not what comes out.
-_SHOWN_ONLY = ("progress", "report_to")
-_CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -106,8 +96,8 @@ def finetune(
             fitted = _fit(data, settings, Path(place), seed, folder, device, keeps_state=False)
             return _result(data, fitted, None)
     target = resolve(output)
-    job = _describe_job(data, settings, seed, folder, device)
-    with _workplace(target, job, resume, overwrite) as place:
+    job = describe_job(data, settings, seed, folder, device)
+    with workplace(target, job, resume, overwrite) as place:
         fitted = _fit(data, settings, place, seed, folder, device, keeps_state=True)
         result = _result(data, fitted, target)
         history = None if settings.report_to == "none" else fitted.history
@@ -129,74 +119,6 @@ def _require_packages(settings: FinetuneSettings) -> None:
         raise ConfigError('report_to="wandb" needs wandb: pip install "hnet-ntv2[wandb]"')
 
 
-@contextmanager
-def _workplace(target: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> Iterator[Path]:
-    """The locked folder beside the output that holds an unfinished run; it is removed when the block succeeds.
-
-    Raises:
-        ConfigError: The output or an unfinished run is there and may not be replaced, or it was made differently.
-    """
-    if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists; name another --output, or give --overwrite")
-    place = target.with_name(f"{target.name}.training")
-    place.mkdir(parents=True, exist_ok=True)
-    described, is_done = place / SETTINGS_FILE, False
-    with folder_lock(place):
-        if _is_unfinished(place) and resume:
-            require_same_settings(read_settings(described), job, target)
-        elif _is_unfinished(place) and not overwrite:
-            raise ConfigError(f"{place} holds an unfinished run; give --resume to go on, or --overwrite to drop it")
-        else:
-            for entry in place.iterdir():
-                remove(entry)
-            with open_text(described) as file:
-                file.write(json_text(job))
-        try:
-            yield place
-            is_done = True
-        finally:
-            if is_done or not _is_unfinished(place):  # nothing to go on from
-                remove(place)
-
-
-def _is_unfinished(place: Path) -> bool:
-    return any((place / _CHECKPOINTS).glob("*"))
-
-
-def _describe_job(
-    data: TaskData, settings: FinetuneSettings, seed: int, folder: str | os.PathLike[str] | None, device: str
-) -> dict[str, Any]:
-    """What the result depends on, as JSON holds it."""
-    name = str(bundled_model() if folder is None else folder)
-    path = Path(name.removeprefix(RANDOM)).expanduser()
-    classifier_class(path)  # raises where there is no model
-    files = [path / "config.json"] if name.startswith(RANDOM) else loaded_files(path)
-    own = {key: value for key, value in asdict(settings).items() if key not in _SHOWN_ONLY}
-    return {
-        "model": {file.name: file_digest(file) for file in files},
-        "random_weights": name.startswith(RANDOM),
-        "task": data.name,
-        "metric": data.metric,
-        "kind": data.scheme.kind,
-        "labels": list(data.scheme.names),
-        "data": {split: _digest(getattr(data, split)) for split in ("train", "dev", "test")},
-        "seed": seed,
-        # CPU and GPU round differently, so that another device would not go on with the same numbers.
-        "device": choose_device(device).type,
-        **own,
-    }
-
-
-def _digest(split: Split | None) -> str | None:
-    if split is None:
-        return None
-    digest = hashlib.blake2b(split.targets.tobytes(), digest_size=16)
-    for bases in split.table.bases:
-        digest.update(len(bases).to_bytes(8, "little"))
-        digest.update(bases.tobytes())
-    return digest.hexdigest()
-
-
 def _fit(
     data: TaskData,
     settings: FinetuneSettings,
@@ -209,10 +131,11 @@ def _fit(
     # Here, since Trainer takes seconds to import and needs accelerate.
     from transformers import set_seed
 
-    from .trainer import ClassifierTrainer, Rows, add_adapters, last_checkpoint, report_callbacks
+    from .checkpoints import last_checkpoint
+    from .trainer import ClassifierTrainer, Rows, add_adapters, report_callbacks
 
     began = time.monotonic()
-    checkpoints = place / _CHECKPOINTS
+    checkpoints = place / CHECKPOINTS
     bases, targets = _readable(data.train)
     scale = _Scale.of(targets, data.scheme.kind)
     train = Rows(bases, scale.apply(targets))

@@ -1,6 +1,7 @@
 """transformers' Trainer for a sequence classifier: batches of bases, learning rates by group, the ratio loss."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,24 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerCallback, TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction
+from tqdm.auto import tqdm
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_utils import EvalPrediction
 
 from ..errors import TrainingStopped
 from ..inference.windows import DEFAULT_BATCH_BASES
 from ..parameter_names import GRAFTED_GROUPS, parameter_group
 from ..ratio_control import count_boundaries, move_offsets, ratio_losses
 from ..shapes import Tensor
-from ..storage import remove
-from ..training.optimizer import build_optimizer, parameter_groups
+from ..training.optimizer import parameter_groups
 from ..vocabulary import reverse_complement
+from .checkpoints import epochs_if_stopped, last_checkpoint
 from .classifier import model_inputs
-from .finetune_output import TENSORBOARD
+from .finetune_output import TENSORBOARD, epoch_rows
 from .finetune_settings import FinetuneSettings
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
 _ADAPTED = "base_model.model."  # what peft puts in front of names
 # Linear layers inside blocks, of the trunk and of the local layers; routers lie outside, and adapters hold no offsets.
 _ADAPTED_MODULES = (
@@ -92,6 +92,18 @@ class _OneDevice(TrainingArguments):
         return min(super().n_gpu, 1)
 
 
+class _Bar(ProgressCallback):
+    """Trainer's bar, and above it a line per entry of the learning curve, all on standard error."""
+
+    def __init__(self, metric: str):
+        super().__init__()
+        self._metric = metric
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **keywords: Any) -> None:
+        for row in epoch_rows([logs], self._metric):
+            tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()), file=sys.stderr)
+
+
 class ClassifierTrainer(Trainer):
     """Trainer with our optimiser groups, and the ratio loss where routers are trained.
 
@@ -137,7 +149,11 @@ class ClassifierTrainer(Trainer):
             compute_metrics=lambda found: {name: compute(*_arrays(found))},
             callbacks=callbacks,
         )
-        self.remove_callback(PrinterCallback)  # libraries are silent
+        # Trainer prints its logs as dictionaries, with a bar or without.
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        if settings.progress:
+            self.add_callback(_Bar(name))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW by group: head and outer layers at the learning rate, the trunk at its multiple."""
@@ -146,7 +162,7 @@ class ClassifierTrainer(Trainer):
             rates = {"head": s.head_rate, "outer": 1.0, "trunk": s.trunk_rate}
             assert self.model is not None
             groups = parameter_groups(self.model, group_of, s.peak_rate, s.weight_decay, rates)
-            self.optimizer = build_optimizer(groups, _BETAS, _EPSILON)
+            self.optimizer = torch.optim.AdamW(groups)
         return self.optimizer
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -207,7 +223,7 @@ def _arguments(
     saves = keeps_state or dev is not None
     last = last_checkpoint(folder)
     # A run that was interrupted after it had stopped early has no epoch left.
-    epochs = _epochs_if_stopped(last, settings.patience) or settings.epochs
+    epochs = epochs_if_stopped(last, settings.patience) or settings.epochs
     micro = micro_batch(settings.batch_size, train.longest)
     by_length = len(set(map(len, train.bases))) > 1
     return _OneDevice(
@@ -243,32 +259,6 @@ def micro_batch(batch_size: int, longest: int) -> int:
     """Rows of one forward pass: the largest divisor of the batch size whose rows fit into 16,384 bases."""
     fits = max(DEFAULT_BATCH_BASES // longest, 1)
     return max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= fits)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint that Trainer left in a folder; incomplete ones are removed."""
-    found = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    while found and _state_of(found[-1]) is None:
-        remove(found.pop())
-    return str(found[-1]) if found else None
-
-
-def _state_of(checkpoint: Path) -> TrainerState | None:
-    """Trainer's state in a checkpoint, the last file that it writes there; None where that is missing or cut."""
-    try:
-        return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _epochs_if_stopped(checkpoint: str | None, patience: int | None) -> int | None:
-    """Epochs done, if early stopping had its last word at a checkpoint."""
-    state = None if checkpoint is None else _state_of(Path(checkpoint))
-    if state is None or patience is None:
-        return None
-    stopping: Any = (state.stateful_callbacks or {}).get(EarlyStoppingCallback.__name__)  # pyright: ignore[reportAttributeAccessIssue]
-    counted = 0 if stopping is None else stopping["attributes"]["early_stopping_patience_counter"]
-    return round(state.epoch or 0) if counted >= patience else None
 
 
 def report_callbacks(report_to: str, folder: Path) -> list[TrainerCallback]:
