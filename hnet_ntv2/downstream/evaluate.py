@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,47 @@ from ..errors import DataError
 from ..storage.git import git_state
 from .contenders import RUNNERS
 from .metrics import compute_metric, metric_interval
-from .plan import Plan, task_data
+from .plan import EvaluateSettings, Plan, make_plan, task_data
+from .published import BUILTIN, read_published
 from .units import AUDIT, Unit, do_unit, shard
+
+if TYPE_CHECKING:
+    from .summary import Summary
 
 Progress = Callable[[int, int], None]
 _SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def evaluate(
+    settings: EvaluateSettings,
+    output: str | os.PathLike[str],
+    *,
+    processes: int = 1,
+    published: str = BUILTIN,
+    all_pairs: bool = False,
+    progress: Progress | None = None,
+) -> "Summary":
+    """Evaluate models beside baselines: do the units that are not finished, and write the report; what it says.
+
+    Args:
+        settings: What to evaluate.
+        output: Folder of units and reports; finished units in it are not done again.
+        processes: As ``run_units``.
+        published: As ``read_published``.
+        all_pairs: As ``summarize``.
+        progress: As ``run_units``.
+
+    Raises:
+        ConfigError, DataError, WeightsError: As ``make_plan``. What fails later is in ``failed`` of the result.
+    """
+    from .report import write_report  # imports matplotlib, which the processes of ``run_units`` do not need
+    from .summary import summarize
+
+    figures, plan = read_published(published, settings.suite), make_plan(settings)
+    run_units(plan, Path(output), processes, progress=progress)
+    summary = summarize(plan, Path(output), all_pairs)
+    write_report(summary, Path(output), figures)
+    return summary
 
 
 def run_units(

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
 from ..genome import file_digest, open_genome
@@ -162,11 +161,4 @@ def task_data(settings: EvaluateSettings, name: str, fold: int, seed: int) -> Ta
         return data
     # Seed 0 for all: every model and seed trains on the same rows.
     rows = np.sort(np.random.default_rng(0).permutation(len(data.train.table))[:most])
-    return dataclasses.replace(data, train=_take(data.train, rows))
-
-
-def _take(split: Split, rows: NDArray[np.int64]) -> Split:
-    table = split.table
-    columns = {name: values for name, values in vars(table).items() if isinstance(values, tuple)}
-    taken = {name: tuple(values[row] for row in rows) for name, values in columns.items()}
-    return Split(dataclasses.replace(table, **taken), split.targets[rows])
+    return dataclasses.replace(data, train=Split(data.train.table.take(rows), data.train.targets[rows]))

@@ -86,7 +86,7 @@ def _axes(lines: int) -> tuple[Figure, Any]:
 
 def _name(axes: Any, labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.5, -0.5)  # the first at the top
 
 
 def _svg(figure: Figure) -> bytes:

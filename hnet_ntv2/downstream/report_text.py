@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import escaped
 from .contenders import BASELINE
+from .plan import Plan
 from .published import Published
 from .summary import NOT_CREDIBLE, Row, Summary
 
@@ -26,7 +27,7 @@ _READING = (
     "A task whose leak audit fails is marked NOT CREDIBLE: what a model scores there can be memory.",
 )
 # What starts markup in GitHub's Markdown; an underscore between letters does not.
-_MARKDOWN = re.compile(r"([\\`*<|~$&]|(?<!\w)_|_(?!\w)|(?<=\])\()")
+_MARKDOWN = re.compile(r"([\\`*|~$]|(?<!\w)_|_(?!\w)|(?<=\])\()")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def make_sections(
         figures: SVG figures with their titles, by the task that they show; those over all tasks by "".
     """
     sections = [
-        Section("How to read this", (f"Suite: {summary.plan.settings.suite}.", *_READING)),
+        Section("How to read this", (_describe(summary.plan), *_READING)),
         _overview(summary.rows, figures.get("", ())),
     ]
     for task, rows in groupby(summary.rows, lambda row: row.task):
@@ -62,6 +63,17 @@ def make_sections(
         failed = tuple((*map(str, unit.key), error) for unit, error in summary.failed)
         sections.append(Section("Failed units", (), ("task", "fold", "seed", "model", "mode", "error"), failed))
     return sections
+
+
+def _describe(plan: Plan) -> str:
+    settings = plan.settings
+    models = ", ".join(settings.models) or "none"
+    rows = "all" if settings.max_train_rows is None else f"at most {settings.max_train_rows:,}"
+    changed = "".join(f" Fine-tuning: {name}={value}." for name, value in settings.run.finetune.items())
+    return (
+        f"Suite: {settings.suite}. Models: {models}. Modes: {', '.join(settings.modes)}. Seeds: "
+        f"{', '.join(map(str, settings.seeds))}. Training rows: {rows}.{changed}"
+    )
 
 
 def _overview(rows: Sequence[Row], figures: Sequence[tuple[str, bytes]]) -> Section:
@@ -167,7 +179,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return _MARKDOWN.sub(r"\\\1", escaped(" ".join(text.split())))
+    return _MARKDOWN.sub(r"\\\1", html.escape(escaped(" ".join(text.split())), quote=False))
 
 
 _STYLE = """

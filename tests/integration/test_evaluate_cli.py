@@ -7,7 +7,7 @@ import pytest
 
 from hnet_ntv2.cli.main import main
 
-from ..builders import random_letters
+from ..builders import random_letters, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,22 @@ def test_shards_make_one_report_and_a_second_call_does_nothing_again(suite, tmp_
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_units_and_a_failed_one_is_told(suite, tmp_path, capsys):
-    (suite / "motif" / "config.json").write_text("{}")  # a folder that no model loads from
-    options = ("--baselines", "majority", "--baselines", "composition", "--processes", "2", "--tasks", "motif")
-    assert run(suite, tmp_path, *options, "--models", f"empty=random:{suite / 'motif'}") == 1
+def test_two_processes_probe_and_fine_tune_models_and_a_failed_unit_is_told(suite, tmp_path, capsys):
+    tiny_model().save_pretrained(tmp_path / "model")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")  # a folder that no model loads from
+    models = ("--models", f"tiny={tmp_path / 'model'}", "--models", f"empty=random:{tmp_path / 'empty'}")
+    modes = ("--mode", "probe", "--mode", "finetune", "--finetune", "epochs=1", "--layers", "last")
+    options = ("--baselines", "majority", "--processes", "2", "--tasks", "motif")
+    assert run(suite, tmp_path / "out", *options, *models, *modes) == 1
     said = capsys.readouterr()
-    assert "INCOMPLETE: 2 of 3 units; 1 failed" in said.out
+    assert "INCOMPLETE: 3 of 5 units; 2 failed" in said.out
     assert "failed: motif__0__0__empty__probe" in said.err
-    stored = json.loads((tmp_path / "report-INCOMPLETE" / "summary.json").read_text())
-    assert [each["unit"][3] for each in stored["failed"]] == ["empty"]
+    stored = json.loads((tmp_path / "out" / "report-INCOMPLETE" / "summary.json").read_text())
+    assert [each["unit"][3] for each in stored["failed"]] == ["empty", "empty"]
+    assert {(row["model"], row["mode"]) for row in stored["rows"]} == {
+        *(("majority", "baseline"), ("tiny", "probe"), ("tiny", "finetune"))
+    }
 
 
 @pytest.mark.parametrize(

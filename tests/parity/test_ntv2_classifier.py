@@ -142,6 +142,7 @@ def test_trainer_trains_evaluates_and_saves(tokenizer, tmp_path):
 
 
 @pytest.mark.slow  # peft alone takes seconds to import
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
 @pytest.mark.parametrize("targets", [["query", "value"], "all-linear"])
 @pytest.mark.parametrize("how", ["mean", "attention", "convolution"])
 def test_lora_trains_saves_and_loads(how, targets, tokenizer, tmp_path):

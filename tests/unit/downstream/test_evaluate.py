@@ -1,6 +1,6 @@
 import pytest
 
-from hnet_ntv2.downstream.evaluate import run_units
+from hnet_ntv2.downstream.evaluate import evaluate, run_units
 from hnet_ntv2.downstream.plan import make_plan, task_data
 from hnet_ntv2.downstream.report import write_report
 from hnet_ntv2.downstream.summary import summarize
@@ -88,6 +88,13 @@ def test_a_killed_evaluation_goes_on_and_leaves_the_same_report(fakes, tmp_path)
     run_units(plan, tmp_path / "killed")
     assert len(fakes.calls) == num_calls + 1  # only the unit under way was lost
     assert report_bytes(plan, tmp_path / "killed") == expected
+
+
+def test_the_function_does_all_and_gives_what_the_report_says(fakes, tmp_path):
+    summary = evaluate(settings(tasks=("second",)), tmp_path)
+    assert summary.is_complete
+    assert {row.model for row in summary.rows} == {"good", "poor", "kmers", "onehot", "cnn"}
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 def test_a_failed_unit_stops_no_other_and_is_tried_again(fakes, tmp_path):
