@@ -21,18 +21,21 @@ the source model's tokens (NTv2: 6-mers).
 3. **grid**: where a warm start asks for it, chunks are the tokens of NTv2's own tokenizer, and the trunk computes what
    NTv2 does. Training begins on the grid and leaves it token by token, so that the router gets more and more to decide.
 4. **anchor**: the k clean bases in front of a masked run are one final chunk, and so are the k bases behind it. The
-   trunk then sees whole k-mers beside what it must predict. Between two runs closer than 2k, the chunk in front of the
-   second run stays whole and the one behind the first is shortened. A flank of fewer than k clean bases makes no chunk.
-5. **router**: a chunk begins where p > 0.5.
+   trunk then sees whole k-mers beside what it must predict. Where k to 2k clean bases lie between two runs, the anchor
+   in front of the second run takes its k first, and the one behind the first run gets those that are left. Where fewer
+   than k lie between them, there is no anchor and the next rule decides.
+5. **router**: a chunk begins where p > 0.5. The decision itself has no gradient. p gets one because the upsampler uses
+   it as a weight: to smooth neighbouring chunks' vectors, and as a factor of value 1 (H-Net's straight-through
+   estimate).
 
 Two bounds then correct the router, but none of the rules above it. The **cap** adds a boundary where a final chunk
 would be longer than ``max_chunk_length`` bases. It acts at every stage: an inner stage can merge chunks but not cut
 them. The **guard** drops or adds the router's least certain boundaries where a row would have too many chunks (memory)
 or too few. For every choice it tries, the cap's boundaries are made anew and counted, so that the cap always holds.
 
-Rules 1 to 4 follow from the input ids alone. ``forced_boundaries.py`` writes their decisions for all stages into the
-level of the bases; a chunk takes those of its first position along to the next level. The router and the two bounds are
-in ``chunking.py``.
+Rules 1 to 4 need no vectors: the input ids decide, and for rule 3 which tokens training still holds on the grid. So
+``forced_boundaries.py`` writes their decisions for all stages into the level of the bases before the network runs; a
+chunk takes those of its first position along to the next level. The router and the two bounds are in ``chunking.py``.
 """
 
 import torch
@@ -134,8 +137,9 @@ class ChunkStage(nn.Module):
         for block in self.encoder.blocks:
             assert isinstance(block, LocalBlock)
             # A new encoder passes its input on unchanged, so that the trunk starts on NTv2's own embeddings. Decoders
-            # start at random. The targets are masked bases, whose chunks are forced and tell the router nothing; its
-            # gradient comes from neighbouring chunks, through the decoder's attention between positions.
+            # start at random, for the router's sake. The loss is on masked bases, whose own chunks are forced and give
+            # p no gradient. It comes from the clean chunks around them, through the decoder's attention from masked to
+            # clean positions, which a decoder that starts as the identity would not have.
             block.zero_output_projections()
         self.router = Router(dim, ChunkLimits(least, greatest, config.max_chunk_length))
         # Where bases are narrow (``base_dim`` < ``d_model``), a pooled vector gets its missing coordinates from
@@ -195,7 +199,10 @@ class ChunkStage(nn.Module):
         return chunks._replace(hidden=torch.cat([chunks.hidden, extra], dim=-1))
 
     def _skip_gate(self, level: Level, chunks: Level, chunking: Chunking) -> Tensor:
-        """Where the skip path is open: not in a chunk that holds a [MASK], which the trunk must predict."""
+        """Where the skip path is open: not in a chunk that holds a [MASK], which the trunk must predict.
+
+        By chunk and not by base, because chunks can mix masked and clean bases where ``mask_protection`` is off.
+        """
         if not self.gates_skip:
             return level.is_valid
         return level.is_valid & ~chunks.is_masked.gather(1, chunking.chunk_of)

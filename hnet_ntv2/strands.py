@@ -84,7 +84,7 @@ def average_letters(
     log_probs: Float[Tensor, "rows length 4"], is_valid: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length 4"]:
     """``average_strands`` of log-probabilities of A, C, G, T, which the reverse strand spells T, G, C, A."""
-    if len(log_probs) == len(is_valid):
-        return log_probs
-    forward, reverse = log_probs.chunk(2)
-    return average_strands(torch.cat([forward, reverse.flip(-1)]), is_valid)
+    if len(log_probs) > len(is_valid):
+        forward, reverse = log_probs.chunk(2)
+        log_probs = torch.cat([forward, reverse.flip(-1)])
+    return average_strands(log_probs, is_valid)

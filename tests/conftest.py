@@ -20,17 +20,8 @@ _CHECKED = (
         "upsampling",
     ),
     *("base_embeddings", "heads", "outputs", "strands", "modeling_hnet_ntv2", "modeling_ntv2"),
-    *(
-        "conversion",
-        "data",
-        "embedding",
-        "evaluation",
-        "inference",
-        "segmentation",
-        "tasks",
-        "training",
-        "variant_effect",
-    ),
+    *("downstream", "tasks"),
+    *("conversion", "data", "embedding", "evaluation", "inference", "segmentation", "training", "variant_effect"),
 )
 _HOOK = install_import_hook([f"hnet_ntv2.{module}" for module in _CHECKED], "beartype.beartype")
 

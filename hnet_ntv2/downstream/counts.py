@@ -34,20 +34,25 @@ def count_kmers(table: Table, k: int, both_strands: bool = False) -> Any:
 
     Args:
         table: The rows.
-        k: Bases, at most 12.
+        k: Bases; there are 4^k columns.
         both_strands: Whether a k-mer and its reverse complement count as one, which halves the columns.
     """
     from scipy.sparse import csr_array
 
+    codes, rows = kmers_by_row(table, k)
+    columns = _columns_of_both_strands(k) if both_strands else np.arange(4**k)
+    shape = (len(table), int(columns.max()) + 1)
+    return csr_array((np.ones(len(codes), dtype=np.float32), (rows, columns[codes.astype(np.int64)])), shape=shape)
+
+
+def kmers_by_row(table: Table, k: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """All k-mers without N of all rows as numbers in base 4, and the row of each."""
     lengths = [len(bases) for bases in table.bases]
     codes, is_whole = kmer_codes(digits(np.concatenate([*table.bases, np.zeros(0, np.uint8)])), k)
     rows = np.repeat(np.arange(len(table)), lengths)[: len(codes)]
     ends = np.repeat(np.cumsum(lengths), lengths)[: len(codes)]
     is_whole &= np.arange(len(codes)) + k <= ends  # a k-mer must not run into the next row
-    codes, rows = codes[is_whole].astype(np.int64), rows[is_whole]
-    columns = _columns_of_both_strands(k) if both_strands else np.arange(4**k)
-    shape = (len(table), int(columns.max()) + 1)
-    return csr_array((np.ones(len(codes), dtype=np.float32), (rows, columns[codes])), shape=shape)
+    return codes[is_whole], rows[is_whole]
 
 
 def kmer_codes(base_digits: NDArray[np.uint8], k: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
@@ -61,19 +66,18 @@ def kmer_codes(base_digits: NDArray[np.uint8], k: int) -> tuple[NDArray[np.uint6
     return codes, is_whole
 
 
-def reverse_complement_codes(codes: NDArray[np.uint64], k: int) -> NDArray[np.uint64]:
-    """Codes of the reverse complements: digits reversed, each taken from 3."""
-    reverse = np.zeros_like(codes)
+def both_strand_codes(codes: NDArray[np.uint64], k: int) -> NDArray[np.uint64]:
+    """The smaller one of each k-mer and its reverse complement, whose digits are reversed and taken from 3."""
+    reverse, rest = np.zeros_like(codes), codes
     for _ in range(k):
-        reverse = (reverse << np.uint64(2)) | (np.uint64(3) - (codes & np.uint64(3)))
-        codes = codes >> np.uint64(2)
-    return reverse
+        reverse = (reverse << np.uint64(2)) | (np.uint64(3) - (rest & np.uint64(3)))
+        rest = rest >> np.uint64(2)
+    return np.minimum(codes, reverse)
 
 
 def _columns_of_both_strands(k: int) -> NDArray[np.int64]:
     """Column of each k-mer, the same for its reverse complement."""
-    codes = np.arange(4**k, dtype=np.uint64)
-    return np.unique(np.minimum(codes, reverse_complement_codes(codes, k)), return_inverse=True)[1]
+    return np.unique(both_strand_codes(np.arange(4**k, dtype=np.uint64), k), return_inverse=True)[1]
 
 
 def crop_length(table: Table) -> int:

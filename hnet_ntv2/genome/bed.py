@@ -80,24 +80,21 @@ class RowChecker:
         Raises:
             ContigNotFound, IntervalError, GenomeError: with the file and line.
         """
-        contig = row.fields[0]
-        start, end = whole_number(row.fields[1]), whole_number(row.fields[2])
+        place, fields = row
+        contig, start, end = fields[0], whole_number(fields[1]), whole_number(fields[2])
         if start is None or end is None:
-            raise GenomeError(
-                f"{row.place}: start {shown(row.fields[1])} and end {shown(row.fields[2])} must be whole numbers"
-            )
+            numbers = f"start {shown(fields[1])} and end {shown(fields[2])}"
+            raise GenomeError(f"{place}: {numbers} must be whole numbers")
         try:
             if self._resolve is not None:
                 contig = self._resolve(contig)
             Interval(contig, start, end)
         except (ContigNotFound, IntervalError) as error:
             # The same class, so that callers can leave out what does not fit and still refuse malformed lines.
-            raise type(error)(f"{row.place}: {error}") from None
+            raise type(error)(f"{place}: {error}") from None
         if self._contigs is not None and end > self._contigs[contig]:
-            raise IntervalError(
-                f"{row.place}: {contig}:{start}-{end} goes past the contig's end at {self._contigs[contig]}; "
-                "does the file belong to another assembly?"
-            )
+            past = f"{contig}:{start}-{end} goes past the contig's end at {self._contigs[contig]}"
+            raise IntervalError(f"{place}: {past}; does the file belong to another assembly?")
         return contig, start, end
 
 
@@ -167,10 +164,9 @@ def read_split_intervals(
             raise GenomeError(f"folds: {fold!r} is assigned to {split!r}; use train, valid or test")
     intervals, seen = [], set()
     for row in bed_rows(path, 4):
-        place = check(row)
-        value = row.fields[3].strip()
+        span, value = check(row), row.fields[3].strip()
         split = _split_of_fold(row.place, value, folds) if folds else _split_of(row.place, value)
-        intervals.append(SplitInterval(*place, split=split))
+        intervals.append(SplitInterval(*span, split=split))
         seen.add(value)
     # A misspelt fold would leave the split that it was meant for empty, or train on what should be held out.
     if missing := sorted(set(folds or ()) - seen):
@@ -182,9 +178,8 @@ def _split_of(place: str, value: str) -> str:
     split = _SPLIT_NAMES.get(value.lower())
     if split is None and _FOLD.fullmatch(value):
         raise GenomeError(
-            f"{place}: {shown(value)} in the fourth column is a cross-validation fold (as in Borzoi's file), not a "
-            'split; say which folds are held out, as in folds={"fold3": "valid", "fold4": "test"}, or use a file with '
-            "train, valid, test"
+            f"{place}: {shown(value)} is a cross-validation fold (as in Borzoi's file), not a split; name the folds "
+            'that are held out, as in folds={"fold3": "valid", "fold4": "test"}'
         )
     if split is None:
         raise GenomeError(f"{place}: {shown(value)} in the fourth column is no split; use train, valid or test")
@@ -221,10 +216,8 @@ def default_split(contigs: Mapping[str, int]) -> list[SplitInterval]:
     found = {interval.split for interval in intervals}
     for split, wanted in (("train", DEFAULT_TRAIN), ("valid", DEFAULT_VALID)):
         if split not in found:
-            raise DataError(
-                f"the default split has nothing for {split}: it takes chromosome {', '.join(wanted)}, but the genome "
-                f"has {', '.join(list(contigs)[:5])}; give an interval file with --intervals"
-            )
+            names = f"chromosome {', '.join(wanted)}, but the genome has {', '.join(list(contigs)[:5])}"
+            raise DataError(f"the default split of {split} takes {names}; give an interval file with --intervals")
     return intervals
 
 
@@ -240,10 +233,8 @@ def check_disjoint(intervals: Sequence[SplitInterval]) -> None:
         for split in SPLITS:
             other = furthest.get((interval.contig, split))
             if other is not None and split != interval.split and other.overlaps(interval):
-                raise DataError(
-                    f"{other} ({other.split}) and {interval} ({interval.split}) overlap: what is validated or tested "
-                    "on would be trained on; make the splits disjoint"
-                )
+                both = f"{other} ({other.split}) and {interval} ({interval.split})"
+                raise DataError(f"{both} overlap; make the splits disjoint, so that held-out bases stay unseen")
         own = furthest.get((interval.contig, interval.split))
         if own is None or interval.end > own.end:
             furthest[interval.contig, interval.split] = interval

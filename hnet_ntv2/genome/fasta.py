@@ -65,7 +65,10 @@ def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[Se
     for block in blocks:
         if block.contig != current or len(block.bases) == 0:
             _require_sequence(path, lengths, current)
-            _require_good_name(path, block.contig)
+            # A name goes into BED lines and to the terminal: a tab would add a column, an escape sequence a command.
+            if not block.contig or not block.contig.isprintable():
+                name = shown(block.contig)
+                raise GenomeError(f"{path}: the contig name {name} is empty or holds a tab or control character")
             if block.contig in lengths:
                 raise GenomeError(f"{path} holds the contig {shown(block.contig)} twice; contig names must be unique")
             current = block.contig
@@ -81,15 +84,6 @@ def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[Se
 def _require_sequence(path: Path, lengths: dict[str, int], contig: str | None) -> None:
     if contig is not None and lengths[contig] == 0:
         raise GenomeError(f"{path}: the contig {shown(contig)} has no sequence; is the file truncated?")
-
-
-def _require_good_name(path: Path, contig: str) -> None:
-    """A name goes into BED lines and to the terminal: a tab would add a column, an escape sequence a command."""
-    if not contig or not contig.isprintable():
-        raise GenomeError(
-            f"{path}: the contig name {shown(contig)} is empty or holds a tab, line end or other control character; "
-            "rename the contig"
-        )
 
 
 def _twobit_blocks(path: Path, progress: Progress | None, block_size: int) -> Iterator[SequenceBlock]:
@@ -158,14 +152,14 @@ class _FastaParser:
         self._path = path
         self._whole_headers = whole_headers
         self._line = 1
-        self._contig: str | None = None
+        self._contig = ""
         self._header: bytes | None = None
         self._at_line_start = True
 
     def feed(self, chunk: bytes) -> Iterator[SequenceBlock]:
         """Parse the next chunk of the file."""
         position = 0
-        if self._contig is None and self._header is None:
+        if not self._contig and self._header is None:
             chunk = self._skip_to_first_header(chunk)
         while position < len(chunk):
             if self._header is None and self._at_line_start and chunk.startswith(b">", position):
@@ -181,9 +175,8 @@ class _FastaParser:
                 end = len(chunk) if line_end < 0 else line_end + 1
                 self._header += chunk[position:end]
                 if len(self._header) > MAX_HEADER:
-                    raise GenomeError(
-                        f"{self._path}, line {self._line}: a header longer than {MAX_HEADER:,} bytes; is this a FASTA?"
-                    )
+                    place = f"{self._path}, line {self._line}"
+                    raise GenomeError(f"{place}: a header longer than {MAX_HEADER:,} bytes; is this a FASTA?")
                 if line_end >= 0:
                     yield self._open_contig()
             position = end
@@ -192,7 +185,7 @@ class _FastaParser:
         """Close the file: a header on the last line still opens its contig."""
         if self._header is not None:
             yield self._open_contig()
-        elif self._contig is None:
+        elif not self._contig:
             raise GenomeError(f"{self._path} is empty: it holds no line with text")
 
     def _skip_to_first_header(self, chunk: bytes) -> bytes:
@@ -216,23 +209,18 @@ class _FastaParser:
         return SequenceBlock(self._contig, np.empty(0, dtype=np.uint8))
 
     def _sequence(self, body: bytes) -> SequenceBlock:
-        assert self._contig is not None
         # translate drops line ends and blanks in the same pass.
         encoded = body.translate(_ENCODE_BYTES, _BLANKS)
         if b"\0" in encoded:
             self._refuse_letter(body)
         self._line += body.count(b"\n")
         self._at_line_start = body.endswith(b"\n")
-        bases = np.frombuffer(encoded, dtype=np.uint8)
-        return SequenceBlock(self._contig, bases)
+        return SequenceBlock(self._contig, np.frombuffer(encoded, dtype=np.uint8))
 
     def _refuse_letter(self, body: bytes) -> None:
-        assert self._contig is not None
         letters = np.frombuffer(body, dtype=np.uint8)
         is_bad = (ENCODE[letters] == 0) & ~np.isin(letters, list(_BLANKS))
         position = int(np.argmax(is_bad))
         line = self._line + body.count(b"\n", 0, position)
-        raise GenomeError(
-            f"{self._path}, contig {shown(self._contig)}, line {line}: letter {chr(letters[position])!r} is no "
-            "nucleotide; accepted are A, C, G, T, U and IUPAC codes, in either case"
-        )
+        place = f"{self._path}, contig {shown(self._contig)}, line {line}"
+        raise GenomeError(f"{place}: letter {chr(letters[position])!r} is neither A, C, G, T, U nor an IUPAC code")

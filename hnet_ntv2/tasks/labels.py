@@ -192,7 +192,7 @@ def _class_name(text: str) -> str:
 
 def _class_order(text: str) -> tuple[float, str]:
     """Whole numbers in their order, then texts in the alphabet's."""
-    return (int(text) if _WHOLE.fullmatch(text) and "." not in text else np.inf, text)
+    return (float(text) if _WHOLE.fullmatch(text) else np.inf, text)
 
 
 def _members(text: str) -> list[str]:

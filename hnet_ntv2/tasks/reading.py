@@ -4,9 +4,9 @@ import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,34 +140,24 @@ def read_text(path: Path) -> tuple[list[str], Rows]:
 
 def _text_rows(path: Path, delimiter: str | None) -> Rows:
     """Place and fields of each line that is not blank; without a delimiter the first line tells whether it is a tab."""
+    # For good: csv's own limit, 131,072, is shorter than a window of a genome, and two readers may take turns.
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
     lines = text_rows(path)
     number, first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
     delimiter = delimiter or ("\t" if "\t" in first else ",")
     texts = (line + "\n" for line in chain([first], (line for _, line in lines)))
-    with _long_fields():
-        reader = csv.reader(texts, delimiter=delimiter, strict=True)
-        try:
-            # A row is named by its last line: a quoted field may hold line ends.
-            found = [(f"{path}, line {reader.line_num + number - 1}", fields) for fields in reader if _has_text(fields)]
-        except csv.Error as error:
-            line = reader.line_num + number - 1
-            raise DataError(f"{path}, line {line}: {error}; is it {delimiter!r} that splits its fields?") from error
-    yield from found
+    reader = csv.reader(texts, delimiter=delimiter, strict=True)
+    try:
+        # A row is named by its last line: a quoted field may hold line ends.
+        yield from ((f"{path}, line {reader.line_num + number - 1}", row) for row in reader if _has_text(row))
+    except csv.Error as error:
+        line = reader.line_num + number - 1
+        raise DataError(f"{path}, line {line}: {error}; is it {delimiter!r} that splits its fields?") from error
 
 
 def _has_text(fields: list[str]) -> bool:
     """False for a blank line, not for one with delimiters alone: that is a row with nothing in it."""
     return len(fields) > 1 or bool("".join(fields).strip())
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let fields be as long as lines; csv's own limit, 131,072, is shorter than a window of a genome."""
-    limit = csv.field_size_limit(MAX_LINE)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
 
 
 def read_parquet(path: Path) -> tuple[list[str], Rows]:
@@ -177,16 +167,30 @@ def read_parquet(path: Path) -> tuple[list[str], Rows]:
 
     with open_sequence_file(path) as (stream, _):
         content = stream.read()
-    try:
+    with _arrow_as_data_error(path):
         file = parquet.ParquetFile(pa.BufferReader(content))
-        # Lists are no text; a table of embeddings may hold gigabytes of them.
-        header = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
-        table = file.read(header)
-    except (pa.ArrowException, OSError) as error:
+    # Lists are no text; a table of embeddings may hold gigabytes of them.
+    header = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
+    return header, _parquet_rows(path, file, header)
+
+
+def _parquet_rows(path: Path, file: Any, header: list[str]) -> Rows:
+    places = (f"{path}, row {number}" for number in count(1))
+    with _arrow_as_data_error(path):
+        for batch in file.iter_batches(columns=header):
+            texts = [["" if value is None else str(value) for value in values.to_pylist()] for values in batch.columns]
+            # The fields first: at the end of a batch they take no place.
+            yield from ((place, list(fields)) for fields, place in zip(zip(*texts, strict=True), places, strict=False))
+
+
+@contextmanager
+def _arrow_as_data_error(path: Path) -> Iterator[None]:
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {' '.join(str(error).split())}") from error
-    columns = [["" if value is None else str(value) for value in column.to_pylist()] for column in table.columns]
-    rows = enumerate(zip(*columns, strict=True), 1)
-    return header, ((f"{path}, row {number}", list(fields)) for number, fields in rows)
 
 
 def find_column(path: Path, header: Sequence[str], name: str, option: str | None = None) -> int:

@@ -18,7 +18,7 @@ from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..errors import CheckpointError
 from ..storage import open_text
 from .devices import BatchPlan, Precision
-from .settings import PretrainSettings
+from .settings import CallbackSettings, LoggerSettings, PretrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +46,11 @@ MAY_DIFFER: dict[str, str | None] = {
     "batch.cuda_start": _SILENTLY,
     # When something is saved, measured, shown or given up; not what is learned.
     "validation.every": _SILENTLY,
-    "callbacks.checkpoint_every": _SILENTLY,
-    "callbacks.keep_checkpoints": _SILENTLY,
-    "callbacks.log_every": _SILENTLY,
-    "callbacks.router_gradients_every": _SILENTLY,
-    "callbacks.progress_bar": _SILENTLY,
-    "callbacks.plain_log_every": _SILENTLY,
-    "callbacks.collapse_patience": _SILENTLY,
-    "logger.wandb_project": _SILENTLY,
-    "logger.wandb_entity": _SILENTLY,
-    "logger.wandb_mode": _SILENTLY,
+    **{
+        f"{group}.{field.name}": _SILENTLY
+        for group, settings in {"callbacks": CallbackSettings, "logger": LoggerSettings}.items()
+        for field in dataclasses.fields(settings)
+    },
     # How a step is computed. A run may move to another machine, which changes the order of sums.
     "batch.micro_batch_size": _ROUNDING,
     "threads": _ROUNDING,
@@ -68,7 +63,6 @@ MAY_DIFFER: dict[str, str | None] = {
     "trainer.precision": _NUMBERS,
     "validation.windows": _VALIDATIONS,
     "validation.anchors": _VALIDATIONS,
-    "validation.mask_free": _VALIDATIONS,
     "validation.grid": _VALIDATIONS,
     "validation.strands": _VALIDATIONS,
 }

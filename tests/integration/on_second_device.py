@@ -221,7 +221,7 @@ def test_a_warm_start_with_teachers_and_its_resumption(folder, runs_on_second_de
         "batch__micro_batch_size": 4,
         "trainer__gradient_checkpointing": True,
         "warm_start__align": {"steps": 1, "grid_share": [1.0], "hidden_state_weight": [1.0]},
-        "warm_start__release": {"steps": 1, "grid_share": [1.0, 0.0], "marginals_weight": [1.0]},
+        "warm_start__release": {"steps": 1, "grid_share": [1.0, 0.0], "hidden_state_weight": [1.0]},
         "warm_start__teacher": str(folder / "source"),
         "warm_start__teacher_layer": 1,
     }

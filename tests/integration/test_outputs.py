@@ -134,6 +134,26 @@ def test_a_stopped_embed_leaves_nothing_that_looks_complete(place, model, number
     assert os.listdir(place) == ["v.npz"]
 
 
+@pytest.mark.slow
+def test_a_killed_embed_is_resumed_to_the_same_bytes(place, model):
+    (place.parent / "many.fa").write_text("".join(f">s{i}\n{random_letters(1000, i)}\n" for i in range(100)))
+    command = embed(place, model, "many.fa")
+    assert status(*command) == 0
+    whole = (place / "v.npz").read_bytes()
+    (place / "v.npz").unlink()
+    process = start("from hnet_ntv2.cli.main import main; import sys; main(sys.argv[1:])", *command)
+    blocks = place / "v.npz.blocks.partial"
+    while not blocks.exists() or blocks.stat().st_size < 5000:  # the settings and a block of 25,600 bases
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (place / "v.npz").exists()
+    assert status(*command, "--resume") == 0
+    assert (place / "v.npz").read_bytes() == whole
+    assert os.listdir(place) == ["v.npz"]
+
+
 def test_a_second_signal_does_not_stop_the_cleaning_up(place):
     slow_removal = SLOW_REPEATS.replace(
         "main(sys", "import shutil; rmtree = shutil.rmtree\n"

@@ -59,7 +59,7 @@ def test_every_format_gives_back_what_was_embedded(model, suffix, tmp_path):
     assert table.num_bases.tolist() == [each.num_bases for each in expected]
     assert (table.settings["model"], table.settings["window"], table.settings["layers"]) == (
         "m",
-        100,
+        50,
         [*SETTINGS.layers],
     )
     assert os.listdir(tmp_path) == [path.name]
