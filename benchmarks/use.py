@@ -149,8 +149,7 @@ def measure(way: str, load_name: str, folder: Path | None, device: str, scale: f
 
 def measure_task(task: str, model: Path | None, device: str) -> dict[str, Any]:
     """Seconds of a probe of one fold of a whole task of a suite folder, features and all."""
-    from hnet_ntv2.downstream.probe import run_probe  # pyright: ignore[reportMissingImports]
-
+    from hnet_ntv2.downstream.probe import run_probe
     from hnet_ntv2.tasks.suites import open_suite
 
     data = open_suite(task)[0].load(0, 0)

@@ -52,6 +52,7 @@ _LARGEST = {
 _TOOL_KEYS = frozenset(
     {"_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation"}
     | {"auto_map", "model_type", "name_or_path", "num_labels", "torch_dtype", "transformers_version"}
+    | {"bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id"}  # Trainer takes the tokenizer's
 )
 
 

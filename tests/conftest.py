@@ -19,7 +19,7 @@ _CHECKED = (
         "upsampling",
     ),
     *("base_embeddings", "heads", "outputs", "strands", "modeling_hnet_ntv2", "modeling_ntv2"),
-    "tasks",
+    *("downstream", "tasks"),
     *("conversion", "data", "embedding", "evaluation", "inference", "segmentation", "training", "variant_effect"),
 )
 _HOOK = install_import_hook([f"hnet_ntv2.{module}" for module in _CHECKED], "beartype.beartype")
