@@ -2,6 +2,8 @@
 
 Importing the package registers its classes with ``AutoConfig``, ``AutoModel``, ``AutoModelForMaskedLM``,
 ``AutoModelForSequenceClassification``, ``AutoModelForTokenClassification`` and ``AutoTokenizer``.
+
+The verbs of the command line are functions here: ``hnet_ntv2.embed(["ACGT"])``. They stand in ``hnet_ntv2.api``.
 """
 
 import importlib
@@ -22,11 +24,19 @@ _HOME_OF = {
     "NTv2ForMaskedLM": "modeling_ntv2",
     "NTv2ForSequenceClassification": "modeling_ntv2",
     "NTv2Tokenizer": "tokenization_hnet_ntv2",
+    **dict.fromkeys(("embed", "evaluate", "finetune", "load", "predict", "score_variants", "segment"), "api"),
 }
 
 __all__ = ["__version__", *_HOME_OF]
 
 if TYPE_CHECKING:
+    from .api import embed as embed
+    from .api import evaluate as evaluate
+    from .api import finetune as finetune
+    from .api import load as load
+    from .api import predict as predict
+    from .api import score_variants as score_variants
+    from .api import segment as segment
     from .configuration_hnet_ntv2 import HNetNTV2Config as HNetNTV2Config
     from .configuration_ntv2 import NTv2Config as NTv2Config
     from .modeling_hnet_ntv2 import HNetNTV2ForMaskedLM as HNetNTV2ForMaskedLM
