@@ -228,7 +228,7 @@ def _arguments(
     by_length = len(set(map(len, train.bases))) > 1
     return _OneDevice(
         str(folder),
-        num_train_epochs=epochs,
+        num_train_epochs=float(epochs),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=settings.batch_size // micro,
         per_device_eval_batch_size=1 if dev is None else max(DEFAULT_BATCH_BASES // dev.longest, 1),
