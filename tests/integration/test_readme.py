@@ -41,6 +41,7 @@ SMALLER = {
     r"^\./scripts/test\.sh$": "./scripts/test.sh tests/unit/evaluation/test_context_counts.py --collect-only -q",
     r"--max-steps \d+": "--max-steps 2",
     r"--batch-size \d+": "--batch-size 4",
+    r"micro_batch_size=\d+": "micro_batch_size=2",
     r"--seq-length \d+": "--seq-length 128",
     r"--devices \d+": "--devices 1",
     r"--num-nodes \d+": "--num-nodes 1",
