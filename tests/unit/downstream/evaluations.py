@@ -1,7 +1,8 @@
 """A tiny suite and models that fit nothing: their scores are the truth with as much noise as their name says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +20,12 @@ SKILLS = {"good": (0.95, 0.9), "poor": (0.6, 0.2), "kmers": (0.75, 0.4), "onehot
 AUDIT = {"verdict": "pass", "told": ["no copies"], "overlap": 0.25}
 
 
-@dataclass
-class TinyTask:
-    name: str
+@dataclass(frozen=True)
+class TinyTask(suites.Task):
+    suite: str = "tiny"
+    metric: str | None = "mcc"
     num_folds: int = 2
+    files: dict[str, Path] = field(default_factory=dict)
     first_row: int = 0
 
     def load(self, fold: int, seed: int) -> TaskData:
