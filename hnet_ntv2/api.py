@@ -278,34 +278,25 @@ def evaluate(
         device: See ``embed``.
         settings: Other fields of ``EvaluateSettings``.
     """
+    from .downstream import evaluate as downstream
     from .downstream.contenders import RunSettings
-    from .downstream.evaluate import run_units
-    from .downstream.plan import EvaluateSettings, make_plan
-    from .downstream.published import read_published
-    from .downstream.report import write_report
-    from .downstream.summary import summarize
+    from .downstream.plan import EvaluateSettings
 
-    folder = Path(output)
-    known: dict[str, Any] = {} if baselines is None else {"baselines": tuple(baselines)}
-    plan = make_plan(
-        EvaluateSettings(
-            os.fspath(suite),
-            None if data is None else Path(data),
-            None if genome is None else Path(genome),
-            tuple(tasks),
-            tuple(os.fspath(each) for each in models),
-            tuple(modes),
-            seeds=tuple(seeds),
-            audit=audit,
-            run=RunSettings(finetune=finetune or {}, device=device, cache=folder / "features"),
-            **known,
-            **settings,
-        )
+    known = {} if baselines is None else {"baselines": tuple(baselines)}
+    chosen = EvaluateSettings(
+        os.fspath(suite),
+        None if data is None else Path(data),
+        None if genome is None else Path(genome),
+        tuple(tasks),
+        tuple(os.fspath(each) for each in models),
+        tuple(modes),
+        seeds=tuple(seeds),
+        audit=audit,
+        run=RunSettings(finetune=finetune or {}, device=device, cache=Path(output) / "features"),
+        **known,
+        **settings,
     )
-    run_units(plan, folder, processes)
-    summary = summarize(plan, folder)
-    write_report(summary, folder, read_published("builtin", os.fspath(suite)))
-    return summary
+    return downstream.evaluate(chosen, output, processes=processes)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:
