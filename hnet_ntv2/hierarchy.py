@@ -17,7 +17,8 @@ the source model's tokens (NTv2: 6-mers).
 
 1. **row start**: a chunk begins at the first position of a row.
 2. **protection** of masks: a chunk begins at a run of [MASK], behind it, and every k bases inside it, but nowhere else
-   inside. So no chunk mixes masked and clean bases (unless the setting ``mask_protection`` turns this rule off).
+   inside. So no chunk mixes masked and clean bases. (The setting ``mask_protection`` can turn this rule off, and this
+   rule only. A chunk can then mix them wherever no other rule ends it at the run.)
 3. **grid**: where a warm start asks for it, chunks are the tokens of NTv2's own tokenizer, and the trunk computes what
    NTv2 does. Training begins on the grid and leaves it token by token, so that the router gets more and more to decide.
 4. **anchor**: the k clean bases in front of a masked run are one final chunk, and so are the k bases behind it. The
@@ -33,9 +34,10 @@ would be longer than ``max_chunk_length`` bases. It acts at every stage: an inne
 them. The **guard** drops or adds the router's least certain boundaries where a row would have too many chunks (memory)
 or too few. For every choice it tries, the cap's boundaries are made anew and counted, so that the cap always holds.
 
-Rules 1 and 2 decide alike at every stage. A token on the grid and an anchor must be whole at the last stage only:
-stage 1 also cuts a k-mer on the grid in its middle, and at every stage but the last the router may cut inside an
-anchor. An inner stage joins these pieces again.
+Rules 1 and 2 decide alike at every stage. A token on the grid and an anchor must be whole at the last stage only. Where
+there are several stages, stage 1 also has a forced boundary in the middle of each k-mer on the grid, because its target
+is about two chunks per k-mer; and the router may cut inside an anchor at every stage but the last. Inner stages join
+these pieces again.
 
 Rules 1 to 4 need no vectors: the input ids decide, and for rule 3 which tokens training still holds on the grid. So
 ``forced_boundaries.py`` writes their decisions, one for each base and stage, into the level of the bases before the
@@ -142,9 +144,9 @@ class ChunkStage(nn.Module):
         for block in self.encoder.blocks:
             assert isinstance(block, LocalBlock)
             # A new encoder passes its input on unchanged, so that the trunk starts on NTv2's own embeddings. Decoders
-            # start at random, for the router's sake. The loss is on masked bases. Their own chunks are forced, as are
-            # anchors, and give p no gradient. The chunks beyond, which the router decided, do: the decoder attends from
-            # masked positions to theirs, and one that starts as the identity would not.
+            # start at random, for the router's sake. The loss is on masked bases. Their own chunks are forced and
+            # give p no gradient. Chunks of clean bases that the router decided do: the decoder attends from masked
+            # positions to theirs, and one that starts as the identity would not.
             block.zero_output_projections()
         self.router = Router(dim, ChunkLimits(least, greatest, config.max_chunk_length))
         # Where bases are narrow (``base_dim`` < ``d_model``), a pooled vector gets its missing coordinates from
@@ -206,7 +208,7 @@ class ChunkStage(nn.Module):
     def _skip_gate(self, level: Level, chunks: Level, chunking: Chunking) -> Tensor:
         """Where the skip path is open: not in a chunk that holds a [MASK], which the trunk must predict.
 
-        By chunk and not by base, because chunks can mix masked and clean bases where ``mask_protection`` is off.
+        By chunk and not by base, because a chunk can mix masked and clean bases where ``mask_protection`` is off.
         """
         if not self.gates_skip:
             return level.is_valid

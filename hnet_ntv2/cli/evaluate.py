@@ -80,8 +80,10 @@ def evaluate(
     ] = None,
     audit: Annotated[bool, typer.Option(help="Look for leaks between the splits, by seqleak.")] = True,
     pretraining: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="FASTA BED", help="What the models were pre-trained on: its overlap with test is told."),
+        list[tuple[Path, Path]] | None,
+        typer.Option(
+            metavar="FASTA BED", help="What the models were pre-trained on: its overlap with test is told; repeatable."
+        ),
     ] = None,
     fail_on: Annotated[
         AuditChoice, typer.Option(help=f"Exit with {_AUDIT} if an audit gives this or worse.")
@@ -115,7 +117,7 @@ def evaluate(
     from ..storage import check_outputs
 
     figures = read_published(published, suite)
-    check_outputs({"--output": output}, {"--data": data, "--pretraining": pretraining and pretraining[0]})
+    check_outputs({"--output": output}, {"--data": data, "--pretraining": pretraining[0][0] if pretraining else None})
     run = RunSettings(device=device, cache=output / "features", finetune=_read_settings(finetune or []))
     run = _with(run, layers=tuple(layers or ()), pools=tuple(pools or ()))
     names = baseline_names() if baselines in (None, ["all"]) else () if baselines == ["none"] else tuple(baselines)
@@ -131,7 +133,7 @@ def evaluate(
         tuple(folds or ()),
         max_train_rows,
         audit,
-        pretraining,
+        tuple(pretraining or ()),
         run,
     )
     plan = make_plan(settings)

@@ -176,9 +176,9 @@ def _audit(unit: Unit, plan: Plan) -> tuple[dict[str, Any], dict[str, NDArray]]:
     data = task_data(dataclasses.replace(plan.settings, max_train_rows=None), unit.task, unit.fold, unit.seed)
     audit = audit_task(data)
     content = dataclasses.asdict(audit) | {"provenance": {**_provenance(plan), **unit.identity}}
-    if plan.settings.pretraining is not None:
+    if plan.settings.pretraining:
         assert data.test is not None  # ``_load`` has checked it
-        overlap = overlap_with_pretraining(data.test.table, [Pretraining(*plan.settings.pretraining)])
+        overlap = overlap_with_pretraining(data.test.table, [Pretraining(*each) for each in plan.settings.pretraining])
         content |= {"overlap": overlap.share, "pretraining": dataclasses.asdict(overlap)}
     told = [str(finding) for finding in audit.findings if finding.status in ("warn", "fail")]
     return content | {"told": told}, {}

@@ -251,7 +251,9 @@ def _random_hnet(folder: Path, seed: int, place: torch.device) -> HNetNTV2ForMas
     config: Any = read_config(folder, HNetNTV2Config)
     model: Any = HNetNTV2ForMaskedLM(config).eval()
     drawn = torch.Generator().manual_seed(seed)
-    bases = torch.randint(FIRST_BASE, LAST_BASE + 1, (2, _CALIBRATION_BASES // 2), generator=drawn)
+    # Rows of the training length: the model warns of longer ones.
+    length = min(config.training_length or _CALIBRATION_BASES, _CALIBRATION_BASES)
+    bases = torch.randint(FIRST_BASE, LAST_BASE + 1, (_CALIBRATION_BASES // length, length), generator=drawn)
     calibrate_routers(model.model, [bases])
     return model.to(place)
 

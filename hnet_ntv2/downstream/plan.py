@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +35,7 @@ class EvaluateSettings:
         folds: From 0; empty for all folds of the suite.
         max_train_rows: Train on so many rows, drawn with the seed 0 for all; None for all rows.
         audit: Whether to look for leaks between the splits.
-        pretraining: Genome and BED of the intervals that the models were pre-trained on, for the audit; or None.
+        pretraining: Genomes and BEDs of the intervals that the models were pre-trained on, for the audit.
         run: How units are run.
     """
 
@@ -48,7 +50,7 @@ class EvaluateSettings:
     folds: tuple[int, ...] = ()
     max_train_rows: int | None = None
     audit: bool = True
-    pretraining: tuple[Path, Path] | None = None
+    pretraining: tuple[tuple[Path, Path], ...] = ()
     run: RunSettings = field(default_factory=RunSettings)
 
 
@@ -88,15 +90,14 @@ def make_plan(settings: EvaluateSettings) -> Plan:
         raise ConfigError(f"two of {', '.join(names)} have the same name; write --models NAME=SOURCE")
     if not entrants:
         raise ConfigError("there is nothing to evaluate; name a model in --models, or baselines in --baselines")
-    pretraining = _digest_pretraining(settings) if settings.audit else None
+    audited = _identify_audit(settings) if settings.audit else {}
     units, metrics, warnings = [], {}, {}
     for task in _open_tasks(settings):
         data = task_data(settings, task.name, 0, settings.seeds[0])
         metrics[task.name], warnings[task.name] = data.metric, data.warnings
         identity = {"data": digest_data(data), "max_train_rows": settings.max_train_rows}
         if settings.audit:
-            audited = {"data": identity["data"], "pretraining": pretraining}
-            units.append(Unit(task.name, 0, 0, AUDIT, AUDIT, audited))
+            units.append(Unit(task.name, 0, 0, AUDIT, AUDIT, {"data": identity["data"], **audited}))
         for mode, model in entrants:
             wanted = identity | {"weights": model.digest} | mode_settings(mode, settings.run)
             seeds = settings.seeds if needs_seeds(mode, model) else settings.seeds[:1]
@@ -126,11 +127,10 @@ def _check(settings: EvaluateSettings) -> None:
             raise ConfigError(f"--{option} names one twice: {', '.join(map(str, values))}")
 
 
-def _digest_pretraining(settings: EvaluateSettings) -> list[str] | None:
-    if settings.pretraining is None:
-        return None
-    genome, intervals = settings.pretraining
-    return [open_genome(genome).fingerprint, file_digest(intervals)]
+def _identify_audit(settings: EvaluateSettings) -> dict[str, Any]:
+    """What an audit depends on besides the task's rows."""
+    pairs = [[open_genome(genome).fingerprint, file_digest(intervals)] for genome, intervals in settings.pretraining]
+    return {"pretraining": pairs, "seqleak": version("seqleak")}
 
 
 def _folds(settings: EvaluateSettings, task: suites.Task) -> Sequence[int]:
