@@ -80,9 +80,9 @@ def evaluate(
     ] = None,
     audit: Annotated[bool, typer.Option(help="Look for leaks between the splits, by seqleak.")] = True,
     pretraining: Annotated[
-        list[tuple[Path, Path]] | None,
+        list[str] | None,  # typer repeats no pairs
         typer.Option(
-            metavar="FASTA BED", help="What the models were pre-trained on: its overlap with test is told; repeatable."
+            metavar="FASTA,BED", help="What the models were pre-trained on: its overlap with test is told; repeatable."
         ),
     ] = None,
     fail_on: Annotated[
@@ -117,7 +117,8 @@ def evaluate(
     from ..storage import check_outputs
 
     figures = read_published(published, suite)
-    check_outputs({"--output": output}, {"--data": data, "--pretraining": pretraining[0][0] if pretraining else None})
+    pairs = _read_pretraining(pretraining or [])
+    check_outputs({"--output": output}, {"--data": data, "--pretraining": pairs[0][0] if pairs else None})
     run = RunSettings(device=device, cache=output / "features", finetune=_read_settings(finetune or []))
     run = _with(run, layers=tuple(layers or ()), pools=tuple(pools or ()))
     names = baseline_names() if baselines in (None, ["all"]) else () if baselines == ["none"] else tuple(baselines)
@@ -133,7 +134,7 @@ def evaluate(
         tuple(folds or ()),
         max_train_rows,
         audit,
-        tuple(pretraining or ()),
+        pairs,
         run,
     )
     plan = make_plan(settings)
@@ -165,6 +166,14 @@ def _read_shard(text: str) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise ConfigError(f"--shard {text}: write I/N with I from 1 to N, such as 2/8")
     return int(index), int(count)
+
+
+def _read_pretraining(texts: list[str]) -> tuple[tuple[Path, Path], ...]:
+    pairs = [text.rpartition(",") for text in texts]
+    for genome, _, intervals in pairs:
+        if not genome or not intervals:
+            raise ConfigError(f"--pretraining {genome or intervals}: write FASTA,BED, such as hg38.fa,train.bed")
+    return tuple((Path(genome), Path(intervals)) for genome, _, intervals in pairs)
 
 
 def _read_settings(pairs: list[str]) -> dict[str, Any]:

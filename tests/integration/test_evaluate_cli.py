@@ -79,6 +79,7 @@ def test_two_processes_probe_and_fine_tune_models_and_a_failed_unit_is_told(suit
         (("--models", "none", "--baselines", "magic"), "magic"),
         (("--models", "absent"), "absent"),
         (("--finetune", "epochs"), "KEY=VALUE"),
+        (("--pretraining", "hg38.fa"), "FASTA,BED"),
         (("--finetune", "epoch=3", "--mode", "finetune"), "'epoch'"),
         (("--published", "absent.csv"), "no such file"),
         (("--models", "none", "--baselines", "none"), "nothing to evaluate"),
