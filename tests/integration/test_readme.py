@@ -132,7 +132,7 @@ def environment(workplace: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", [*READMES, *HOW_TOS])
+@pytest.mark.parametrize("document", [*READMES, "docs/index.md", *HOW_TOS])
 def test_every_command_runs(document, workplace):
     run_commands(workplace, commands(document))
     for program in blocks(document, "python"):
