@@ -13,6 +13,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from .errors import ConfigError
+from .pooling import ClassifierPooling
 from .vocabulary import MASK_ID, PAD_ID, source_vocab_size
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ _LARGEST = {
     "max_trunk_positions": 1 << 24,
     "window": 1 << 20,
     "num_labels": 1 << 16,
+    "classification_bins": 1 << 10,
 }
 _MOST_VALUES = 20_000_000_000
 _MOST_KMER_SIZE = 8
@@ -125,6 +127,9 @@ class HNetNTV2Config(PreTrainedConfig):
         bidirectional: Average both strands in ``eval()``; training draws the strand per window in the data.
         classification_strands: What classifiers run in ``train()`` and in ``eval()``: the "forward" strand, or "both",
             whose logits are averaged. Forward suits tasks with an orientation, such as promoters.
+        classification_pooling: How a sequence classifier makes one vector of a sequence's A, C, G and T: their "mean",
+            "max" or "first", the means of "bins" along the sequence, or, learned, by "attention" or "convolution".
+        classification_bins: Parts of a sequence that "bins" and "convolution" tell apart.
         ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
         router_offset_rate: Each training step adds ``rate x (target - ratio)`` to a router's offset; in other trainers
             than ours each forward pass in ``train()`` with labels does. 0 holds the offsets.
@@ -178,6 +183,8 @@ class HNetNTV2Config(PreTrainedConfig):
     layer_norm_eps: float = 1e-12
     bidirectional: bool = True
     classification_strands: Literal["forward", "both"] = "forward"
+    classification_pooling: ClassifierPooling = "mean"
+    classification_bins: int = 8
     ratio_loss_weight: float = 0.03
     router_offset_rate: float = 0.1
     mask_rate: float = 0.15
@@ -295,6 +302,7 @@ class HNetNTV2Config(PreTrainedConfig):
             "kmer_size",
             "window",
             "max_trunk_positions",
+            "classification_bins",
         ]:
             require(getattr(self, name) > 0, f"model setting {name}={getattr(self, name)} must be positive")
         for name in ("n_enc_layer", "n_dec_layer"):

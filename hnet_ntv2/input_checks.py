@@ -70,8 +70,6 @@ def check_labels(labels: Tensor, config: HNetNTV2Config) -> Int[Tensor, "batch l
     is_foreign = (labels != -100) & ((labels < 0) | (labels >= config.vocab_size))
     if bool(is_foreign.any()):
         row, column = is_foreign.nonzero()[0].tolist()
-        raise InputError(
-            f"labels[{row}, {column}] = {int(labels[row, column])} is no token id; targets are A, C, G, T "
-            f"({FIRST_BASE} to {LAST_BASE}), -100 elsewhere"
-        )
+        targets = f"targets are A, C, G, T ({FIRST_BASE} to {LAST_BASE}), -100 elsewhere"
+        raise InputError(f"labels[{row}, {column}] = {int(labels[row, column])} is no token id; {targets}")
     return labels

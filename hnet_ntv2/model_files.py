@@ -61,19 +61,15 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     single, index = folder / _with_variant(WEIGHTS, variant), folder / _with_variant(INDEX, variant)
     # transformers prefers these to every other file.
     if distributed := sorted(folder.glob("shard-*-model-*-of-*.safetensors")):
-        raise WeightsError(
-            f"{distributed[0]} is part of a distributed checkpoint, which is not read here; write the model with "
-            "save_pretrained, or take the file out of the folder"
-        )
+        raise WeightsError(f"{distributed[0]} is part of a distributed checkpoint; write it with save_pretrained")
     if single.is_file():
         return [single]
     if index.exists():
         return [_checked_shard(index, name) for name in shard_names(index)]
     if (folder / "pytorch_model.bin").is_file():
         raise WeightsError(
-            f"{folder} holds no .safetensors file but pytorch_model.bin, a pickle, and pickles are never loaded; "
-            "download model.safetensors instead (for nucleotide-transformer-v2-250m-multi-species it is on the "
-            "revision refs/pr/3)"
+            f"{folder} holds pytorch_model.bin, a pickle, and pickles are never loaded; download model.safetensors "
+            "(for nucleotide-transformer-v2-250m-multi-species it is on the revision refs/pr/3)"
         )
     raise WeightsError(f"{folder} holds neither {single.name} nor {index.name}, so no .safetensors file to load")
 
@@ -99,8 +95,7 @@ def shard_names(index: Path) -> list[str]:
         # A backslash separates folders on Windows.
         if not name.endswith(".safetensors") or Path(name).name != name or "\\" in name:
             raise WeightsError(
-                f"{index} names {name!r}, which is no file name inside its folder that ends in .safetensors; nothing "
-                "else is ever loaded"
+                f"{index} names {name!r}, which is no file name inside its folder that ends in .safetensors"
             )
     return names
 
@@ -158,10 +153,8 @@ def read_config(folder: Path, config_class: type[PreTrainedConfig]) -> PreTraine
     """
     path = folder / "config.json"
     content = read_json(path)
-    if content.get("model_type") != config_class.model_type:
-        raise WeightsError(
-            f"{folder} holds a model of type {content.get('model_type')!r}, not {config_class.model_type!r}"
-        )
+    if (kind := content.get("model_type")) != config_class.model_type:
+        raise WeightsError(f"{folder} holds a model of type {kind!r}, not {config_class.model_type!r}")
     if "transformers_weights" in content:
         raise WeightsError(f"{path} names its weights by transformers_weights; only {WEIGHTS} and {INDEX} are read")
     try:
@@ -235,6 +228,4 @@ def check_before_loading(name: Any, config_class: type[PreTrainedConfig], option
             found += tensor.numel()
     # Otherwise transformers would first make room for what the settings ask for.
     if found < (least := getattr(config, "least_values", 0)):
-        raise WeightsError(
-            f"{folder} does not fit its config.json, which asks for at least {least:,} values; it holds {found:,}"
-        )
+        raise WeightsError(f"{folder} holds {found:,}, but its config.json asks for at least {least:,} values")

@@ -18,17 +18,26 @@ from transformers import (
 from .base_embeddings import BaseEmbeddings, base_level
 from .chunking import Router
 from .configuration_hnet_ntv2 import HNetNTV2Config
-from .errors import InputError
 from .heads import Heads
 from .hierarchy import ChunkStage, NetworkOutput, States, build_hierarchy
 from .input_checks import check_input, check_labels, refuse_unknown_keywords
 from .levels import Chunking, Level, final_chunk_of
 from .outputs import HNetNTV2ClassifierOutput, HNetNTV2MaskedLMOutput, HNetNTV2ModelOutput
 from .parameter_names import parameter_part
+from .pooling import SequenceClassifier, classification_loss
 from .pretrained_base import HNetNTV2PreTrainedModel, drop_former_buffer
 from .ratio_control import count_boundaries, move_offsets, ratio_losses
 from .shapes import Bool, Float, Int, Shaped, Tensor
-from .strands import Strands, average_letters, average_strands, select_rows, split_strands, stack_flag, stack_strands
+from .strands import (
+    Strands,
+    average_letters,
+    average_strands,
+    in_forward_frame,
+    select_rows,
+    split_strands,
+    stack_flag,
+    stack_strands,
+)
 from .upsampling import input_dtype
 from .vocabulary import FIRST_BASE, LAST_BASE, is_clean_base
 
@@ -375,28 +384,17 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
 
 
 class _Classifier(HNetNTV2PreTrainedModel):
-    """A layer norm and a linear layer on vectors of bases; the strands of ``config.classification_strands``."""
+    """Class logits from vectors of bases, by a head of its own; the strands of ``config.classification_strands``."""
+
+    classifier: nn.Module
 
     def __init__(self, config: HNetNTV2Config):
         super().__init__(config)
         assert config.num_labels is not None
         self.num_labels = config.num_labels
         self.model = HNetNTV2Model(config)
-        self.classifier = nn.Sequential(
-            nn.LayerNorm(config.base_dim, eps=config.layer_norm_eps), nn.Linear(config.base_dim, self.num_labels)
-        )
+        self.classifier = self._head(config, self.num_labels)
         self.post_init()
-
-    def _run_strands(
-        self, input_ids: Tensor, attention_mask: Tensor | None, strands: Strands | None, states: States | None
-    ) -> tuple[Int[Tensor, "rows length"], NetworkOutput]:
-        """Unlike the masked model, train() and eval() run the same strands unless told otherwise."""
-        strands = strands or self.config.classification_strands
-        return self.model.run_strands(input_ids, attention_mask, strands=strands, states=states)
-
-
-class HNetNTV2ForSequenceClassification(_Classifier):
-    """Class logits from the mean vector of a sequence's bases."""
 
     def forward(
         self,
@@ -409,87 +407,88 @@ class HNetNTV2ForSequenceClassification(_Classifier):
         return_dict: bool | None = None,
         **keywords: Any,
     ) -> HNetNTV2ClassifierOutput | tuple:
-        """Classify sequences by the mean vector of their A, C, G and T, as ``embed`` takes it.
+        """Classify sequences, or bases in the frame of the forward strand.
 
         Args:
             input_ids: Character ids, right-padded.
             attention_mask: 1 at real positions; inferred from padding ids when absent.
-            labels: Class indices, or floats where ``config.problem_type`` says so.
+            labels: Of sequences: class indices, or floats where ``config.problem_type`` says so. Of bases: the class
+                index of each base of the forward strand, -100 where none is asked for (padding).
             strands: "forward" or "both", whose logits are averaged; ``config.classification_strands`` by default.
             output_hidden_states: Also return named inner states.
             return_dict: False for a plain tuple.
             **keywords: See ``HNetNTV2Model.forward``.
 
         Raises:
-            InputError: For a row without any A, C, G or T, and as in ``HNetNTV2Model.forward``.
+            InputError: For a sequence to classify without any A, C, G or T, and as in ``HNetNTV2Model.forward``.
         """
         refuse_unknown_keywords(keywords)
         states: States | None = {} if self.model._wants_states(output_hidden_states) else None
-        row_ids, (hidden, chunkings, _) = self._run_strands(input_ids, attention_mask, strands, states)
-        is_base = is_clean_base(row_ids) & chunkings[0].is_valid
-        count = is_base.sum(1, keepdim=True)
-        if not bool(count.all()):
-            row = int((count == 0).nonzero()[0, 0])
-            raise InputError(f"row {row} holds no A, C, G or T, so that there is nothing to classify; leave it out")
-        mean = (hidden * is_base[..., None]).sum(1) / count
-        logits = self.classifier(mean).unflatten(0, (-1, len(input_ids))).mean(0)
-        output = HNetNTV2ClassifierOutput(
-            loss=None if labels is None else self._loss(logits.float(), labels),
-            logits=logits,
-            **strand_fields(chunkings, states, len(input_ids)),
+        # Unlike the masked model, train() and eval() run the same strands unless told otherwise.
+        strands = strands or self.config.classification_strands
+        row_ids, (hidden, chunkings, _) = self.model.run_strands(
+            input_ids, attention_mask, strands=strands, states=states
         )
+        fields = strand_fields(chunkings, states, len(input_ids))
+        logits = self._logits(hidden, row_ids, fields["stages"][0].is_valid)
+        loss = None if labels is None else self._loss(logits.float(), labels)
+        output = HNetNTV2ClassifierOutput(loss=loss, logits=logits, **fields)
         return output if self.model._wants_dict(return_dict) else output.to_tuple()
 
+    def _head(self, config: HNetNTV2Config, num_labels: int) -> nn.Module:
+        raise NotImplementedError
+
+    def _logits(self, hidden: Tensor, row_ids: Tensor, is_valid: Tensor) -> Tensor:
+        """The mean over strands, from the vectors and ids of all rows, and the validity of the forward ones."""
+        raise NotImplementedError
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Float[Tensor, ""]:
+        raise NotImplementedError
+
+
+class HNetNTV2ForSequenceClassification(_Classifier):
+    """Class logits of a sequence from the vectors of its A, C, G and T, pooled by ``config.classification_pooling``."""
+
+    def _head(self, config: HNetNTV2Config, num_labels: int) -> nn.Module:
+        how, num_bins = config.classification_pooling, config.classification_bins
+        return SequenceClassifier(config.base_dim, num_labels, config.layer_norm_eps, how, num_bins)
+
+    def _logits(
+        self,
+        hidden: Float[Tensor, "rows length dim"],
+        row_ids: Int[Tensor, "rows length"],
+        is_valid: Bool[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch labels"]:
+        num_rows = len(is_valid)
+        is_base = is_clean_base(row_ids[:num_rows]) & is_valid
+        # Each strand is pooled in the forward frame, since some poolings depend on positions.
+        hidden = in_forward_frame(hidden, is_valid)
+        logits = self.classifier(hidden, is_base.repeat(len(hidden) // num_rows, 1))
+        return logits.unflatten(0, (-1, num_rows)).mean(0)
+
     def _loss(self, logits: Float[Tensor, "batch labels"], labels: Shaped[Tensor, "batch ..."]) -> Float[Tensor, ""]:
-        problem = self.config.problem_type
-        if problem is None:
-            problem = "regression" if self.num_labels == 1 else "single_label_classification"
-        if problem == "regression":
-            return nn.functional.mse_loss(logits.squeeze(-1), labels.float().reshape(logits.squeeze(-1).shape))
-        if problem == "multi_label_classification":
-            return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-        return nn.functional.cross_entropy(logits, labels.long())
+        return classification_loss(logits, labels, self.config.problem_type)
 
 
 class HNetNTV2ForTokenClassification(_Classifier):
     """Class logits of every base."""
 
-    def forward(
+    def _head(self, config: HNetNTV2Config, num_labels: int) -> nn.Module:
+        width = config.base_dim
+        return nn.Sequential(nn.LayerNorm(width, eps=config.layer_norm_eps), nn.Linear(width, num_labels))
+
+    def _logits(
         self,
-        input_ids: Shaped[Tensor, "batch length"],
-        attention_mask: Shaped[Tensor, "batch length"] | None = None,
-        labels: Shaped[Tensor, "batch length"] | None = None,
-        *,
-        strands: Strands | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **keywords: Any,
-    ) -> HNetNTV2ClassifierOutput | tuple:
-        """Classify bases.
+        hidden: Float[Tensor, "rows length dim"],
+        row_ids: Int[Tensor, "rows length"],
+        is_valid: Bool[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch length labels"]:
+        return average_strands(self.classifier(hidden), is_valid)
 
-        Args:
-            input_ids: Character ids, right-padded.
-            attention_mask: 1 at real positions; inferred from padding ids when absent.
-            labels: Class index of each base of the forward strand, -100 where none is asked for (padding).
-            strands: "forward" or "both", whose logits are averaged in the forward frame;
-                ``config.classification_strands`` by default.
-            output_hidden_states: Also return named inner states.
-            return_dict: False for a plain tuple.
-            **keywords: See ``HNetNTV2Model.forward``.
-
-        Raises:
-            InputError: As in ``HNetNTV2Model.forward``.
-        """
-        refuse_unknown_keywords(keywords)
-        states: States | None = {} if self.model._wants_states(output_hidden_states) else None
-        _, (hidden, chunkings, _) = self._run_strands(input_ids, attention_mask, strands, states)
-        fields = strand_fields(chunkings, states, len(input_ids))
-        logits = average_strands(self.classifier(hidden), fields["stages"][0].is_valid)
-        loss = None
-        if labels is not None:
-            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.long().flatten())
-        output = HNetNTV2ClassifierOutput(loss=loss, logits=logits, **fields)
-        return output if self.model._wants_dict(return_dict) else output.to_tuple()
+    def _loss(
+        self, logits: Float[Tensor, "batch length labels"], labels: Shaped[Tensor, "batch length"]
+    ) -> Float[Tensor, ""]:
+        return nn.functional.cross_entropy(logits.flatten(0, 1), labels.long().flatten())
 
 
 for _auto, _model in (

@@ -43,8 +43,9 @@ class HNetNTV2PreTrainedModel(PreTrainedModel):
                 nn.init.zeros_(parameter)
         elif isinstance(module, Router | KmerEmbedding):
             module.reset_parameters()
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=self.config.initializer_gain * module.in_features**-0.5)
+        elif isinstance(module, nn.Linear | nn.Conv1d):
+            inputs = module.weight[0].numel()
+            nn.init.normal_(module.weight, std=self.config.initializer_gain * inputs**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):

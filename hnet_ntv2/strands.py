@@ -60,6 +60,16 @@ def split_strands(
     )
 
 
+def in_forward_frame(
+    values: Shaped[Tensor, "rows length ..."], is_valid: Bool[Tensor, "batch length"]
+) -> Shaped[Tensor, "rows length ..."]:
+    """A value per base of stacked rows, with those of the reverse rows mirrored to the bases of the forward strand."""
+    if len(values) == len(is_valid):
+        return values
+    forward, reverse = values.chunk(2)
+    return torch.cat([forward, flip_rows(reverse, is_valid)])
+
+
 def average_strands(
     values: Float[Tensor, "rows length ..."], is_valid: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length ..."]:
@@ -74,7 +84,7 @@ def average_letters(
     log_probs: Float[Tensor, "rows length 4"], is_valid: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch length 4"]:
     """``average_strands`` of log-probabilities of A, C, G, T, which the reverse strand spells T, G, C, A."""
-    if len(log_probs) == len(is_valid):
-        return log_probs
-    forward, reverse = log_probs.chunk(2)
-    return average_strands(torch.cat([forward, reverse.flip(-1)]), is_valid)
+    if len(log_probs) > len(is_valid):
+        forward, reverse = log_probs.chunk(2)
+        log_probs = torch.cat([forward, reverse.flip(-1)])
+    return average_strands(log_probs, is_valid)

@@ -93,10 +93,7 @@ class _SequenceTokenizer(PreTrainedTokenizer):
             InputError: For a pair of sequences.
         """
         if pair_ids is not None:
-            raise InputError(
-                "the model takes one sequence at a time, not pairs; give a batch as a list of strings, "
-                "and encode the two sequences of a pair separately"
-            )
+            raise InputError("the model takes one sequence at a time, not pairs; give a batch as a list of strings")
         return super().prepare_for_model(ids, None, **kwargs)
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
@@ -192,9 +189,9 @@ class NTv2Tokenizer(_SequenceTokenizer):
     def _cut(self, piece: str, first_position: int) -> list[str]:
         wrong = re.search("[^ACGTN]", piece)
         if wrong:
+            place = f"position {first_position + wrong.start()} (from 0)"
             raise InputError(
-                f"{wrong.group()!r} at position {first_position + wrong.start()} (from 0) is not one of A, C, G, T, N; "
-                "NTv2's tokenizer knows upper case only: use sequence.upper(), and N for IUPAC codes"
+                f"{wrong.group()!r} at {place} is not A, C, G, T or N; use sequence.upper(), and N for IUPAC"
             )
         tokens = []
         for part in re.split("(N)", piece):

@@ -36,7 +36,7 @@ class Arm:
         model: Model settings that differ.
         training: Settings of the run that differ, by dotted name.
         phases: Settings of single phases that differ, by "phase.name".
-        teachers: Weights of the teachers.
+        teacher: Weight of the hidden-state teacher.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Arm:
     model: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     phases: Mapping[str, Any] = field(default_factory=dict)
-    teachers: Mapping[str, float] = field(default_factory=dict)
+    teacher: float = 0.0
 
 
 REFERENCE = "anchors_kept"
@@ -65,7 +65,6 @@ CORE = (
     ),
     Arm("graft", "full graft, grafted parts at 0.1", releases=False),
     Arm("anchors_kept", "full graft, gradual release of the grid, anchors kept"),
-    Arm("matching", "the same, matching the full source's marginals", teachers={"marginals": 1.0}),
 )
 ONE_AT_A_TIME = (
     Arm("release", "anchors fade out with the grid", phases=_FADING),
@@ -91,14 +90,13 @@ ONE_AT_A_TIME = (
     Arm("ratio_0.1", "ratio loss weight 0.1", model={"ratio_loss_weight": 0.1}),
     Arm("held_by_loss", "routers' offsets held, the ratio loss alone", model={"router_offset_rate": 0.0}),
     Arm("single_base_masks", "single masked bases in training", training={"mask.span": 1}),
-    Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teachers={"hidden_state": 1.0}),
+    Arm("hidden_teacher", "matching the source's hidden state after 4 layers", teacher=1.0),
     Arm("half_rate", "grafted parts at 0.5 instead of 0.1", training={"grafted_rate": 0.5}),
     Arm("full_rate", "grafted parts at the learning rate of random ones", training={"grafted_rate": FROM_SCRATCH}),
     Arm("layers_auto", "3/4 of the source's layers, by similarity", layers=("auto", 0.75)),
     Arm("layers_first", "3/4 of the source's layers, the first", layers=("first", 0.75)),
     Arm("layers_last", "3/4 of the source's layers, the last", layers=("last", 0.75)),
     Arm("layers_spread", "3/4 of the source's layers, spread", layers=("spread", 0.75)),
-    Arm("layers_teacher", "layers_auto, matching the full source", layers=("auto", 0.75), teachers={"marginals": 1.0}),
 )
 ARMS = {arm.name: arm for arm in (*CORE, *ONE_AT_A_TIME)}
 
@@ -192,7 +190,6 @@ def run_settings(
             "every": every,
             "windows": setup.curve_windows,
             "anchors": [False],
-            "mask_free": True,
             "grid": False,
             "strands": "forward",
         },
@@ -226,7 +223,6 @@ def _phases(arm: Arm, setup: Setup, source: Path) -> dict[str, Any]:
     for name, value in arm.phases.items():
         phase, _, key = name.partition(".")
         phases[phase][key] = value
-    for name, weight in arm.teachers.items():
-        for phase in phases.values():
-            phase[f"{name}_weight"] = [weight]
-    return {**phases, "teacher": str(source) if arm.teachers else None, "teacher_layer": min(4, setup.source.layers)}
+    for phase in phases.values():
+        phase["hidden_state_weight"] = [arm.teacher]
+    return {**phases, "teacher": str(source) if arm.teacher else None, "teacher_layer": min(4, setup.source.layers)}

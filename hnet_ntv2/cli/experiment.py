@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import tempfile
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..configuration_hnet_ntv2 import REMOVED_SETTINGS, HNetNTV2Config, own_field_names
 from ..errors import ConfigError
-from ..training.settings import REMOVED, PretrainSettings, build_settings
+from ..training.settings import PretrainSettings, build_settings
 from .yaml_file import read_yaml
 
 DEFAULT_EXPERIMENT = "hg38/hnet_ntv2"
@@ -133,24 +134,11 @@ def _require_groups(composed: Mapping[str, Any]) -> None:
 
 
 def _with_unlisted_settings(override: str) -> str:
-    """Prefix an override with ``++`` if its setting exists: Hydra refuses keys that the YAML files do not list."""
-    name = override.partition("=")[0]
-    # A removed setting passes, so that ``build_settings`` can report it.
-    return f"++{override}" if _is_nested_setting(name) or name in REMOVED else override
+    """Prefix an override of a nested setting with ``++``: Hydra refuses keys that the YAML files do not list.
 
-
-def _is_nested_setting(name: str) -> bool:
-    *path, last = name.split(".")
-    if path == ["model"]:
-        return last in own_field_names() or last in REMOVED_SETTINGS
-    kind: Any = PretrainSettings
-    for part in path:
-        kind = _fields(kind).get(part)
-    return bool(path) and (typing.get_origin(kind) is dict or last in _fields(kind))
-
-
-def _fields(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    Those that do not exist, or not any more, are reported by ``build_settings``.
+    """
+    return f"++{override}" if re.match(r"(?!hydra\.)\w+(\.\w+)+=", override) else override
 
 
 def _reason(error: Exception) -> str:

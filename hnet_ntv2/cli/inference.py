@@ -99,8 +99,9 @@ def open_genome_file(path: Path | None) -> "Genome":
     return open_genome(path, progress=ProgressLines("bytes read for the genome cache"))
 
 
-def read_regions_file(path: Path, genome: "Genome", skip_bad: bool) -> "list[Interval]":
-    """The regions of a BED file; with ``skip_bad``, regions that do not fit the genome are left out and counted.
+def read_regions_file(path: Path, genome: "Genome", skip_bad: bool, stranded: bool = False) -> "list[Interval]":
+    """The regions of a BED file, with their strands if wanted; with ``skip_bad``, those that do not fit the genome are
+    left out and counted.
 
     Raises:
         GenomeError, ContigNotFound, IntervalError: as ``genome.read_bed``.
@@ -108,7 +109,8 @@ def read_regions_file(path: Path, genome: "Genome", skip_bad: bool) -> "list[Int
     from ..genome import read_bed
 
     misfits: list[str] = []
-    intervals = read_bed(path, genome.contigs, (lambda error: misfits.append(str(error))) if skip_bad else None)
+    on_misfit = (lambda error: misfits.append(str(error))) if skip_bad else None
+    intervals = read_bed(path, genome.contigs, on_misfit, stranded)
     if misfits:
         typer.echo(f"{len(misfits):,} regions skipped, the first because of {misfits[0]}", err=True)
     return intervals

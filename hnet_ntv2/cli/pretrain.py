@@ -77,10 +77,10 @@ def _run(settings: "PretrainSettings", demo: bool) -> None:
 def _ending(result: "PretrainResult", names_paths: bool) -> str:
     """What a user reads at the end of any run."""
     summary = result.summary
-    lines = ["", f"Run {summary.status} after step {summary.step:,} of {summary.max_steps:,}"]
-    lines[-1] += (
-        f", {summary.seconds:,.0f} s in {summary.precision}, {summary.bases_per_second:,.0f} bases/s at the end"
-    )
+    lines = [
+        f"\nRun {summary.status} after step {summary.step:,} of {summary.max_steps:,}, {summary.seconds:,.0f} s in "
+        f"{summary.precision}, {summary.bases_per_second:,.0f} bases/s at the end"
+    ]
     if summary.validation:
         bits, best = summary.validation["bits"], summary.best_bits
         lines.append(f"Validation: {bits:.4f} bits per masked base, best so far {best:.4f}")

@@ -6,21 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConfigError
-from .inference import (
-    BatchOption,
-    DeviceOption,
-    FlankOption,
-    GenomeOption,
-    ModelOption,
-    ProgressLines,
-    SkipOption,
-    StrandChoice,
-    WindowOption,
-    echo_result,
-    open_genome_file,
-    parse_region,
-    read_regions_file,
-)
+from . import inference
 
 if TYPE_CHECKING:
     from ..genome import Genome, Interval
@@ -32,7 +18,7 @@ def segment(
         Path,
         typer.Option(metavar="BED", help="Final chunks, one line each, 0-based and half-open; - is standard output."),
     ],
-    genome: GenomeOption = None,
+    genome: inference.GenomeOption = None,
     regions: Annotated[
         Path | None, typer.Option(metavar="BED", help="Segment these regions [default: every contig].")
     ] = None,
@@ -43,12 +29,12 @@ def segment(
             help="One region, as chr20:1,000,001-1,010,000 (1-based, both ends included), chr20:1,000,001- or chr20.",
         ),
     ] = None,
-    skip_bad_regions: SkipOption = False,
-    model: ModelOption = None,
+    skip_bad_regions: inference.SkipOption = False,
+    model: inference.ModelOption = None,
     strands: Annotated[
-        StrandChoice,
+        inference.StrandChoice,
         typer.Option(help="The chunks of the forward strand, or of both: two sets, with the strand in column 6."),
-    ] = StrandChoice.forward,
+    ] = inference.StrandChoice.forward,
     stage1: Annotated[Path | None, typer.Option(metavar="BED", help="Also write the chunks of stage 1.")] = None,
     probability: Annotated[
         Path | None,
@@ -57,10 +43,10 @@ def segment(
             help="Also write the probability that a stage-1 chunk begins at each base; not with --strands both.",
         ),
     ] = None,
-    window: WindowOption = None,
-    flank: FlankOption = None,
-    batch_bases: BatchOption = 16384,
-    device: DeviceOption = "auto",
+    window: inference.WindowOption = None,
+    flank: inference.FlankOption = None,
+    batch_bases: inference.BatchOption = 16384,
+    device: inference.DeviceOption = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what an interrupted command left, to the same bytes.")
     ] = False,
@@ -77,9 +63,9 @@ def segment(
         {"--genome": genome, "--regions": regions, "--model": model},
     )
     check_model_folder(model)  # before a genome is read
-    opened = open_genome_file(genome)
+    opened = inference.open_genome_file(genome)
     intervals = _intervals(opened, regions, region, skip_bad_regions)
-    progress = ProgressLines("bases segmented")
+    progress = inference.ProgressLines("bases segmented")
     # Known before the model is loaded, so that the lines of progress can say "of N".
     total = sum(map(len, intervals))
     summary = segment_regions(
@@ -94,16 +80,16 @@ def segment(
         resume=resume,
         progress=lambda done: progress(done, total),
     )
-    echo_result(render(summary), output, stage1, probability)
+    inference.echo_result(render(summary), output, stage1, probability)
 
 
 def _intervals(genome: "Genome", regions: Path | None, region: str | None, skip_bad_regions: bool) -> list["Interval"]:
     from ..genome import Interval
 
     if regions is not None:
-        return read_regions_file(regions, genome, skip_bad_regions)
+        return inference.read_regions_file(regions, genome, skip_bad_regions)
     if region is not None:
-        return [parse_region(region, genome)]
+        return [inference.parse_region(region, genome)]
     return [Interval(contig, 0, length) for contig, length in genome.contigs.items()]
 
 

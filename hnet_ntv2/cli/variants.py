@@ -5,17 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .inference import (
-    BatchOption,
-    DeviceOption,
-    GenomeOption,
-    ModelOption,
-    ProgressLines,
-    StrandChoice,
-    StrandsOption,
-    echo_result,
-    open_genome_file,
-)
+from . import inference
 
 
 def variants(
@@ -29,8 +19,8 @@ def variants(
             metavar="TSV", help="Table with one line per allele, in the file's order; .gz is bgzip, - standard output."
         ),
     ],
-    genome: GenomeOption = None,
-    model: ModelOption = None,
+    genome: inference.GenomeOption = None,
+    model: inference.ModelOption = None,
     window: Annotated[
         int | None,
         typer.Option(
@@ -41,13 +31,13 @@ def variants(
     near: Annotated[
         int, typer.Option(metavar="N", help="Bases on each side of an allele that count in delta and distances.")
     ] = 32,
-    strands: StrandsOption = StrandChoice.both,
+    strands: inference.StrandsOption = inference.StrandChoice.both,
     skip_mismatches: Annotated[
         bool, typer.Option("--skip-mismatches", help="Report alleles that do not fit the genome instead of stopping.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the good lines of an interrupted job.")] = False,
-    batch_bases: BatchOption = 16384,
-    device: DeviceOption = "auto",
+    batch_bases: inference.BatchOption = 16384,
+    device: inference.DeviceOption = "auto",
 ) -> None:
     """Score variants: masked log-odds of substitutions, change of unmasked log p and of embedding for every allele."""
     from ..inference.model import check_model_folder, load_model, model_fingerprint
@@ -56,7 +46,7 @@ def variants(
 
     check_outputs({"--output": output}, {"--vcf": vcf, "--genome": genome, "--model": model})
     check_model_folder(model)  # before a genome is read
-    opened = open_genome_file(genome)
+    opened = inference.open_genome_file(genome)
     result = score_file(
         load_model(model, device),
         opened,
@@ -66,13 +56,15 @@ def variants(
         model_id=model_fingerprint(model),
         skip_mismatches=skip_mismatches,
         resume=resume,
-        progress=ProgressLines("alleles scored"),
+        progress=inference.ProgressLines("alleles scored"),
     )
     if result.damage is not None:
         typer.echo(f"{result.damage}: this line and all after it are scored again", err=True)
     if resume:
-        echo_result(f"{result.num_kept:,} alleles were there already", output)
+        inference.echo_result(f"{result.num_kept:,} alleles were there already", output)
     skipped = f"{result.num_skipped:,} skipped"
     if result.num_mismatches:
         skipped += f", {result.num_mismatches:,} of them because they do not fit the genome"
-    echo_result(f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}", output)
+    inference.echo_result(
+        f"{result.num_alleles:,} alleles in {output}: {result.num_scored:,} scored, {skipped}", output
+    )

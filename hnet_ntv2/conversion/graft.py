@@ -17,7 +17,7 @@ from ..shapes import Tensor
 from . import DEFAULT_SEED
 from .calibrate import boundary_rates, calibrate_routers
 from .keys import ZEROED_KEYS, copied_targets, destination
-from .layers import LayerChoice, choose_layers, parse_layers, source_states
+from .layers import choose_layers, parse_layers, source_states
 from .ledger import Ledger, ModelEntry, SourceEntry
 from .sequence import RealSequence, mask_cells
 from .source import ROPE_THETA, NTv2Source
@@ -108,11 +108,18 @@ def graft(
     del states  # gigabytes, which the model needs next
     logger.info("copying blocks %s", ", ".join(map(str, choice.layers)))
     model = build_model(config, seed)
-    source_entries = copy_source(model, source, choice.layers)
+    about = {
+        "source": _describe_source(source),
+        "layers": {
+            "method": choice.method,
+            "kept": list(choice.layers),
+            "similarities": [dataclasses.asdict(entry) for entry in choice.similarities],
+            "run_distances": list(choice.run_distances),
+        },
+        "source_tensors": copy_source(model, source, choice.layers),
+    }
     copies = copied_targets(choice.layers, config.num_stages)
-    ledger = _calibrate_and_list(model, sequence, device, seed, copies, source_entries, source, choice)
-    ledger.require_complete(copies, set(source.stored))
-    return Start(model, ledger)
+    return _calibrate_and_list(model, sequence, device, seed, copies, set(source.stored), **about)
 
 
 def random_start(
@@ -130,10 +137,7 @@ def random_start(
         seed: Of the weights.
         device: Where to compute.
     """
-    model = build_model(config, seed)
-    ledger = _calibrate_and_list(model, sequence, device, seed)
-    ledger.require_complete({}, set())
-    return Start(model, ledger)
+    return _calibrate_and_list(build_model(config, seed), sequence, device, seed, {}, set(), source=None, layers=None)
 
 
 def check_choice(
@@ -197,16 +201,12 @@ def _calibrate_and_list(
     sequence: RealSequence,
     device: torch.device | str,
     seed: int,
-    copies: Mapping[str, str] | None = None,
-    source_entries: tuple[SourceEntry, ...] = (),
-    source: NTv2Source | None = None,
-    choice: LayerChoice | None = None,
-) -> Ledger:
-    calibration = _calibrate(model, sequence, device, seed)
-    return Ledger(
-        source=None if source is None else _describe_source(source),
-        layers=None if choice is None else _describe_layers(choice),
-        calibration=calibration,
+    copies: dict[str, str],
+    source_names: set[str],
+    **about: Any,
+) -> Start:
+    ledger = Ledger(
+        calibration=_calibrate(model, sequence, device, seed),
         # As config.json will hold it, which ``verify`` compares: JSON has no tuples.
         config={
             name: list(value) if isinstance(value := getattr(model.config, name), tuple) else value
@@ -214,9 +214,11 @@ def _calibrate_and_list(
         },
         seed=seed,
         version=__version__,
-        source_tensors=source_entries,
-        model_tensors=model_entries(model, copies or {}),
+        model_tensors=model_entries(model, copies),
+        **about,
     )
+    ledger.require_complete(copies, source_names)
+    return Start(model, ledger)
 
 
 def _calibrate(
@@ -250,15 +252,6 @@ def _describe_source(source: NTv2Source) -> dict[str, Any]:
     settings = {name: getattr(source.config, name) for name in (*names, "max_position_embeddings", "layer_norm_eps")}
     about = {"name": source.name, "revision": source.revision, "is_local": source.is_local}
     return about | {"kmer_size": source.kmer_size} | settings
-
-
-def _describe_layers(choice: LayerChoice) -> dict[str, Any]:
-    return {
-        "method": choice.method,
-        "kept": list(choice.layers),
-        "similarities": [dataclasses.asdict(entry) for entry in choice.similarities],
-        "run_distances": list(choice.run_distances),
-    }
 
 
 def model_entries(model: HNetNTV2ForMaskedLM, copies: Mapping[str, str]) -> tuple[ModelEntry, ...]:

@@ -72,15 +72,12 @@ def destination(name: str, layers: Sequence[int], num_stages: int) -> tuple[str 
     for ending, reason in UNUSED_KEYS.items():
         if name.endswith(ending):
             return None, reason
-    if name in SINGLE_KEYS:
-        return SINGLE_KEYS[name].format(trunk=trunk_path(num_stages)), "copied"
-    if name.startswith(BLOCK_PREFIX):
-        number, _, key = name.removeprefix(BLOCK_PREFIX).partition(".")
-        if number.isdigit() and key in BLOCK_KEYS:
-            if int(number) not in layers:
-                return None, f"block {number} is not among the chosen layers"
-            place = list(layers).index(int(number))
-            return f"{trunk_path(num_stages)}.blocks.{place}.{key}", "copied"
+    for target, source in copied_targets(layers, num_stages).items():
+        if source == name:
+            return target, "copied"
+    number, _, key = name.removeprefix(BLOCK_PREFIX).partition(".")
+    if name.startswith(BLOCK_PREFIX) and number.isdigit() and key in BLOCK_KEYS:
+        return None, f"block {number} is not among the chosen layers"
     raise WeightsError(f"the source tensor {name!r} is not in the key table; is this a Nucleotide Transformer v2?")
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,13 @@ def _source_lines(ledger: Ledger) -> list[str]:
         lines.append(
             f"  block {entry['block']:>2}  {entry['angular_distance']:.4f}  (cosine {entry['cosine']:.4f}){mark}"
         )
-    left: dict[str, int] = {}
-    for entry in ledger.source_tensors:
-        if entry.target is None:
-            # One line for all of them: each dropped block has a reason with its own number.
-            reason = "of a block that was not chosen" if entry.reason.startswith("block ") else entry.reason
-            left[reason] = left.get(reason, 0) + 1
-    copied = sum(entry.target is not None for entry in ledger.source_tensors)
+    # One line for all blocks that were not chosen: each one's reason has its own number.
+    left = Counter(
+        "of a block that was not chosen" if entry.reason.startswith("block ") else entry.reason
+        for entry in ledger.source_tensors
+        if entry.target is None
+    )
+    copied = len(ledger.source_tensors) - left.total()
     lines.append(f"{copied} of {len(ledger.source_tensors)} source tensors copied; left:")
     lines += [f"  {count:>4}  {reason}" for reason, count in left.items()]
     return lines

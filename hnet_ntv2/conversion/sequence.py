@@ -1,6 +1,7 @@
 """Windows of a genome to calibrate routers and compare source blocks on, and held-out windows to report rates on."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError
-from ..genome import Genome, SplitInterval, open_genome, read_split_intervals
+from ..genome import Genome, Interval, open_genome, read_split_intervals
 from ..shapes import Int, Tensor
 from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
 
@@ -55,27 +56,19 @@ def read_sequence(
         folder = Path(str(resources.files("hnet_ntv2.resources")))
         genome = open_genome(folder / "chr20_demo.2bit", cache_dir)
         intervals = read_split_intervals(folder / "chr20_demo.bed", genome.contigs)
-        parts = [
-            _spread(genome, _starts(genome, intervals, split, length), length, count) for split in ("train", "valid")
-        ]
+        by_split = [[each for each in intervals if each.split == split] for split in ("train", "valid")]
+        parts = [_spread(genome, chosen, length, count) for chosen in by_split]
         return RealSequence("the bundled piece of human chromosome 20", *parts)
     genome = open_genome(path, cache_dir)
-    whole = [SplitInterval(name, 0, size, "train") for name, size in genome.contigs.items()]
-    both = _spread(genome, _starts(genome, whole, "train", length), length, 2 * count)
+    whole = [Interval(name, 0, size) for name, size in genome.contigs.items()]
+    both = _spread(genome, whole, length, 2 * count)
     return RealSequence(Path(path).name, both[::2], both[1::2])
 
 
-def _starts(genome: Genome, intervals: list[SplitInterval], split: str, length: int) -> np.ndarray:
-    """Positions in the genome of the windows, side by side, that fit into the intervals of a split."""
-    pieces = [
-        genome.locate(interval) + np.arange(len(interval) // length, dtype=np.int64) * length
-        for interval in intervals
-        if interval.split == split
-    ]
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
-
-
-def _spread(genome: Genome, starts: np.ndarray, length: int, count: int) -> Int[Tensor, "windows length"]:
+def _spread(genome: Genome, intervals: Sequence[Interval], length: int, count: int) -> Int[Tensor, "windows length"]:
+    """``count`` of the windows that lie side by side in the intervals, evenly spread."""
+    pieces = [genome.locate(each) + np.arange(len(each) // length, dtype=np.int64) * length for each in intervals]
+    starts = np.concatenate(pieces)
     num_n = genome.n_runs.count(starts, starts + length)
     usable = starts[num_n <= _MOST_N * length]
     if len(usable) < count:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,9 @@ EVALUATION_SEED = 0
 """Validation masks do not depend on a run's seed, so that runs with different seeds can be compared."""
 
 
+@dataclass(eq=False, repr=False)
 class HG38DataModule(LightningDataModule):
-    """Windows of a genome for masked-language-model training, validation and test.
+    """Windows of a genome for masked-language-model training and validation.
 
     Training sample c depends on the seed and c alone; ``set_position`` sets the first c. The trainer needs
     ``use_distributed_sampler=False``: this module assigns samples to ranks.
@@ -53,10 +54,9 @@ class HG38DataModule(LightningDataModule):
     Args:
         fasta: Genome, as FASTA (plain, gzip, bgzip) or .2bit.
         intervals: ``chrom start end split`` file; None takes ``genome.default_split``.
-        folds: For an interval file with folds, those held out, as in ``{"fold3": "valid", "fold4": "test"}``.
         seq_length: Bases per window.
         micro_batch_size: Windows per forward pass.
-        eval_micro_batch_size: The same for validation and test; None takes ``micro_batch_size``.
+        eval_micro_batch_size: The same for validation; None takes ``micro_batch_size``.
         num_workers: Loader processes; 0 loads in the training process.
         seed: Seed of window order, jitter, strands and masks.
         mask_rate: Share of the bases that is masked.
@@ -66,12 +66,11 @@ class HG38DataModule(LightningDataModule):
         grid_aligned_samples: The first so many training samples are masked in whole k-mer tokens of NTv2's grid.
         grid_k: The k of that grid.
         cell_shares: How many cells, masks and anchors are on the grid as training goes on; None never forces any.
-        adds_grid_view: Validation and test batches also hold the windows masked on the grid.
-        repeat_weight: Loss weight of repeats in training (1 in validation and test).
+        adds_grid_view: Validation batches also hold the windows masked on the grid.
+        repeat_weight: Loss weight of repeats in training (1 in validation).
         repeats: BED of repeats; None takes the genome's lower case.
         cache_dir: Where the genome cache lives; None takes ``genome.default_cache_dir()``.
         valid_windows: How many validation windows, spread evenly over the split; None takes all.
-        test_windows: The same for test.
         max_n_share: Windows with a larger share of N are left out.
         show_progress: Draw a progress bar while the genome cache is built.
 
@@ -79,44 +78,32 @@ class HG38DataModule(LightningDataModule):
         ConfigError: if a setting is out of range.
     """
 
-    def __init__(
-        self,
-        fasta: str | os.PathLike[str],
-        intervals: str | os.PathLike[str] | None = None,
-        folds: Mapping[str, str] | None = None,
-        seq_length: int = 1024,
-        micro_batch_size: int = 8,
-        eval_micro_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 2222,
-        mask_rate: float = 0.15,
-        mask_span: int = 6,
-        mask_share: float = 0.8,
-        random_share: float = 0.1,
-        grid_aligned_samples: int = 0,
-        grid_k: int = 6,
-        cell_shares: CellShares | None = None,
-        adds_grid_view: bool = False,
-        repeat_weight: float = 0.1,
-        repeats: str | os.PathLike[str] | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        valid_windows: int | None = 512,
-        test_windows: int | None = None,
-        max_n_share: float = 0.5,
-        show_progress: bool = True,
-    ) -> None:
+    fasta: str | os.PathLike[str]
+    intervals: str | os.PathLike[str] | None = None
+    seq_length: int = 1024
+    micro_batch_size: int = 8
+    eval_micro_batch_size: int | None = None
+    num_workers: int = 0
+    seed: int = 2222
+    mask_rate: float = 0.15
+    mask_span: int = 6
+    mask_share: float = 0.8
+    random_share: float = 0.1
+    grid_aligned_samples: int = 0
+    grid_k: int = 6
+    cell_shares: CellShares | None = None
+    adds_grid_view: bool = False
+    repeat_weight: float = 0.1
+    repeats: str | os.PathLike[str] | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    valid_windows: int | None = 512
+    max_n_share: float = 0.5
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.mask = MaskConfig(mask_rate, mask_span, mask_share, random_share, grid_k=grid_k)
-        self.fasta, self.intervals, self.repeats, self.cache_dir = fasta, intervals, repeats, cache_dir
-        self.folds = dict(folds) if folds else None
-        self.seq_length, self.max_n_share = seq_length, max_n_share
-        self.micro_batch_size = micro_batch_size
-        self.eval_micro_batch_size = eval_micro_batch_size or micro_batch_size
-        self.num_workers, self.seed, self.repeat_weight = num_workers, seed, repeat_weight
-        self.grid_aligned_samples = grid_aligned_samples
-        self.cell_shares, self.adds_grid_view = cell_shares, adds_grid_view
-        self.valid_windows, self.test_windows = valid_windows, test_windows
-        self.show_progress = show_progress
+        shares = (self.mask_share, self.random_share)
+        self.mask = MaskConfig(self.mask_rate, self.mask_span, *shares, grid_k=self.grid_k)
         self._check_settings()
         self._position, self._stop = 0, None
         self._expected: dict[str, Any] | None = None
@@ -128,7 +115,7 @@ class HG38DataModule(LightningDataModule):
 
     def _check_settings(self) -> None:
         at_least = {"seq_length": self.mask.span, "micro_batch_size": 1, "eval_micro_batch_size": 1, "num_workers": 0,
-                    "grid_aligned_samples": 0, "valid_windows": 1, "test_windows": 1}  # fmt: skip
+                    "grid_aligned_samples": 0, "valid_windows": 1}  # fmt: skip
         for name, lowest in at_least.items():
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
@@ -165,7 +152,12 @@ class HG38DataModule(LightningDataModule):
         self._indices = {
             split: WindowIndex.build(genome, intervals, self.seq_length, self.max_n_share, split) for split in splits
         }
-        self._fingerprint = self._take_fingerprint(genome, intervals)
+        lines = "\n".join(f"{interval} {interval.split}" for interval in intervals)
+        self._fingerprint = {
+            "fasta": genome.fingerprint,
+            "intervals": hashlib.blake2b(lines.encode(), digest_size=16).hexdigest(),
+            "repeats": None if self.repeats is None else file_digest(self.repeats),
+        }
         self._split_intervals, self._genome = intervals, genome
         self._check_same_data()
         self._warn_if_all_repeats()
@@ -193,7 +185,7 @@ class HG38DataModule(LightningDataModule):
         if self.intervals is None:
             logger.info("no interval file: splitting %s by chromosome", genome.source)
             return default_split(genome.contigs)
-        return read_split_intervals(self.intervals, genome.contigs, self.folds)
+        return read_split_intervals(self.intervals, genome.contigs)
 
     @property
     def genome(self) -> Genome:
@@ -206,7 +198,7 @@ class HG38DataModule(LightningDataModule):
 
     def split_intervals(self, split: str) -> list[SplitInterval]:
         """The intervals of one split, with the genome's contig names."""
-        assert self.genome is not None
+        _ = self.genome  # opened, which reads the intervals
         return [interval for interval in self._split_intervals if interval.split == split]
 
     def window_index(self, split: str) -> WindowIndex:
@@ -234,7 +226,7 @@ class HG38DataModule(LightningDataModule):
 
     def set_micro_batch_size(self, windows: int) -> None:
         """Set the windows per micro-batch of the next loaders of all splits."""
-        self.micro_batch_size = self.eval_micro_batch_size = windows
+        self.micro_batch_size, self.eval_micro_batch_size = windows, None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's micro-batches from the position on; endless unless ``set_position`` set a stop."""
@@ -247,17 +239,11 @@ class HG38DataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Fixed validation windows with fixed masks, all targets shown as [MASK], in this rank's share."""
-        return self._evaluation_loader("valid", self.valid_windows)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """As validation, on the test split."""
-        return self._evaluation_loader("test", self.test_windows)
-
-    def _evaluation_loader(self, split: str, count: int | None) -> DataLoader[Batch]:
         rank, world_size = self._rank_and_world_size()
-        dataset = FixedWindows(self.genome, self.window_index(split), count, self._repeats)
-        sampler = EvaluationSampler(len(dataset), self.eval_micro_batch_size, rank=rank, world_size=world_size)
-        return self._loader(dataset, sampler, split)
+        dataset = FixedWindows(self.genome, self.window_index("valid"), self.valid_windows, self._repeats)
+        size = self.eval_micro_batch_size or self.micro_batch_size
+        sampler = EvaluationSampler(len(dataset), size, rank=rank, world_size=world_size)
+        return self._loader(dataset, sampler, "valid")
 
     def _loader(self, dataset: Any, sampler: Any, split: str) -> DataLoader[Batch]:
         collate: Any = self._collator(split)  # takes the whole RawWindows of a micro-batch, not a list
@@ -272,13 +258,8 @@ class HG38DataModule(LightningDataModule):
 
     def _collator(self, split: str) -> MaskingCollator:
         if split == "train":
-            return MaskingCollator(
-                self.mask,
-                self.seed,
-                self.repeat_weight,
-                grid_aligned_until=self.grid_aligned_samples,
-                cell_shares=self.cell_shares,
-            )
+            warm_start = {"grid_aligned_until": self.grid_aligned_samples, "cell_shares": self.cell_shares}
+            return MaskingCollator(self.mask, self.seed, self.repeat_weight, **warm_start)
         return MaskingCollator(self.mask, EVALUATION_SEED, shown_as_mask_only=True, adds_grid_view=self.adds_grid_view)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
@@ -290,14 +271,6 @@ class HG38DataModule(LightningDataModule):
         """Digests of what is read: the genome file, the intervals in use, the repeats file."""
         assert self.genome is not None
         return dict(self._fingerprint)
-
-    def _take_fingerprint(self, genome: Genome, intervals: list[SplitInterval]) -> dict[str, str | None]:
-        lines = "\n".join(f"{interval} {interval.split}" for interval in intervals)
-        return {
-            "fasta": genome.fingerprint,
-            "intervals": hashlib.blake2b(lines.encode(), digest_size=16).hexdigest(),
-            "repeats": None if self.repeats is None else file_digest(self.repeats),
-        }
 
     def describe(self) -> dict[str, Any]:
         """Files, digests and the windows of each split, for the record of a run (JSON values)."""

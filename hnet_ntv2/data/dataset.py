@@ -54,19 +54,13 @@ class WindowDataset(Dataset[RawWindows]):
         places = self._places(counter)
         bases = self.genome.gather(places.start, self.index.length)
         if self._repeats is not None:
-            bases = self._with_repeats(bases, places)
+            starts, length = places.start.tolist(), self.index.length
+            in_repeat = np.stack([self._repeats.mask(start, start + length) for start in starts])
+            bases = (bases & BASE_BITS) | (in_repeat.view(np.uint8) * np.uint8(SOFT_MASK))
         return RawWindows(bases, counter, places.epoch, places.number, places.is_reverse)
 
     def _places(self, counter: Int[np.ndarray, " batch"]) -> WindowPlaces:
         raise NotImplementedError
-
-    def _with_repeats(
-        self, bases: UInt8[np.ndarray, "batch length"], places: WindowPlaces
-    ) -> UInt8[np.ndarray, "batch length"]:
-        assert self._repeats is not None
-        length = self.index.length
-        in_repeat = np.stack([self._repeats.mask(start, start + length) for start in places.start.tolist()])
-        return (bases & BASE_BITS) | (in_repeat.view(np.uint8) * np.uint8(SOFT_MASK))
 
 
 class TrainingWindows(WindowDataset):

@@ -250,13 +250,13 @@ def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) ->
         ConfigError: A contestant does not fit with two layers.
     """
     probes = [_probe(entry, bases, precision) for entry in entries]
-    left = room - sum(weights.of(entry.depth) for entry, (weights, _) in zip(entries, probes, strict=True))
+    left = room - sum(weights(entry.depth) for entry, (weights, _) in zip(entries, probes, strict=True))
     found = []
     for entry, (weights, kept) in zip(entries, probes, strict=True):
         depth = entry.depth
-        while depth > 2 and weights.of(depth) + kept.of(depth) > left:
+        while depth > 2 and weights(depth) + kept(depth) > left:
             depth -= 1
-        if (needed := weights.of(depth) + kept.of(depth)) > left:
+        if (needed := weights(depth) + kept(depth)) > left:
             raise ConfigError(
                 f"{entry.name} needs {needed / 1e9:.1f} GB for a backward pass of {depth} layers over "
                 f"{bases.shape[1]:,} bases, beside the weights of all models {left / 1e9:.1f} GB are left; take fewer "
@@ -266,19 +266,13 @@ def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) ->
     return found
 
 
-@dataclass(frozen=True)
-class _Bytes:
-    """Bytes as a linear function of the layers."""
-
-    of_one: int
-    per_layer: int
-
-    def of(self, depth: int) -> int:
-        return self.of_one + self.per_layer * (depth - 1)
+def _linear(of_one: int, of_two: int) -> Callable[[int], int]:
+    """A figure as a function of the layers, from those of one and of two layers: they are alike."""
+    return lambda depth: of_one + (of_two - of_one) * (depth - 1)
 
 
-def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[_Bytes, _Bytes]:
-    """Bytes of the weights, and bytes that a forward pass saves for its backward pass, counted on the CPU."""
+def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[Callable[[int], int], Callable[[int], int]]:
+    """Bytes of the weights and bytes saved for the backward pass, counted on the CPU, as functions of the layers."""
     # On the CPU: an attempt on a GPU could run out of memory. Other devices save as many bytes, or a few less.
     bases, weights, kept = bases.cpu(), [], []
     for depth in (1, 2):
@@ -295,7 +289,7 @@ def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[_Bytes, _B
         weights.append(sum(own.values()))
         kept.append(sum(size for place, size in storages.items() if place not in own))
         del logits
-    return _Bytes(weights[0], weights[1] - weights[0]), _Bytes(kept[0], kept[1] - kept[0])
+    return _linear(*weights), _linear(*kept)
 
 
 def available_memory(device: torch.device) -> int:

@@ -1,42 +1,36 @@
 """Genomes, intervals and annotation, in numpy only: nothing here imports torch or transformers."""
 
 from ..vocabulary import decode, encode, reverse_complement
-from .bed import SplitInterval, check_disjoint, default_split, read_bed, read_split_intervals
-from .cache import default_cache_dir, file_digest, open_genome
-from .contigs import HG38_LENGTHS, ContigResolver, canonical
-from .fasta import read_genome_blocks
+from .bed import SplitInterval, StrandedInterval, check_disjoint, default_split, read_bed, read_split_intervals
+from .cache import file_digest, open_genome
+from .fasta import read_fasta_records, read_genome_blocks
 from .genome import Genome
 from .interval import Interval, SpanIndex
 from .repeats import convert_repeatmasker, read_repeats
-from .twobit import TwoBitFile, write_twobit
 from .variant import Change, Variant, VariantChecker
 from .variant_files import read_variants
 
 __all__ = [
-    "HG38_LENGTHS",
     "Change",
-    "ContigResolver",
     "Genome",
     "Interval",
     "SpanIndex",
     "SplitInterval",
-    "TwoBitFile",
+    "StrandedInterval",
     "Variant",
     "VariantChecker",
-    "canonical",
     "check_disjoint",
     "convert_repeatmasker",
     "decode",
-    "default_cache_dir",
     "default_split",
     "encode",
     "file_digest",
     "open_genome",
     "read_bed",
+    "read_fasta_records",
     "read_genome_blocks",
     "read_repeats",
     "read_split_intervals",
     "read_variants",
     "reverse_complement",
-    "write_twobit",
 ]

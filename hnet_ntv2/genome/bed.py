@@ -28,12 +28,21 @@ class SplitInterval(Interval):
     split: str = "train"
 
 
-class _Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StrandedInterval(Interval):
+    """An interval on strand ``+``, ``-``, or ``.`` where the file does not say."""
+
+    strand: str = "."
+
+
+class BedRow(NamedTuple):
+    """A place such as ``a.bed, line 3``, and fields of which the first three are contig, start and end."""
+
     place: str
     fields: list[str]
 
 
-def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
+def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[BedRow]:
     """Data lines of a BED file, split at tabs (or at spaces where there are none)."""
     is_empty = True
     for number, line in text_rows(path):
@@ -44,7 +53,7 @@ def bed_rows(path: str | os.PathLike[str], min_columns: int) -> Iterator[_Row]:
         if len(fields) < min_columns:
             raise GenomeError(f"{place}: {len(fields)} columns, at least {min_columns} are needed, split by tabs")
         is_empty = False
-        yield _Row(place, fields)
+        yield BedRow(place, fields)
     if is_empty:
         raise GenomeError(f"{path} holds no intervals")
 
@@ -65,30 +74,27 @@ class RowChecker:
         self._contigs = contigs
         self._resolve = ContigResolver(contigs) if contigs is not None else None
 
-    def __call__(self, row: _Row) -> tuple[str, int, int]:
+    def __call__(self, row: BedRow) -> tuple[str, int, int]:
         """Contig, start and end of a row.
 
         Raises:
             ContigNotFound, IntervalError, GenomeError: with the file and line.
         """
-        contig = row.fields[0]
-        start, end = whole_number(row.fields[1]), whole_number(row.fields[2])
+        place, fields = row
+        contig, start, end = fields[0], whole_number(fields[1]), whole_number(fields[2])
         if start is None or end is None:
-            raise GenomeError(
-                f"{row.place}: start {shown(row.fields[1])} and end {shown(row.fields[2])} must be whole numbers"
-            )
+            numbers = f"start {shown(fields[1])} and end {shown(fields[2])}"
+            raise GenomeError(f"{place}: {numbers} must be whole numbers")
         try:
             if self._resolve is not None:
                 contig = self._resolve(contig)
             Interval(contig, start, end)
         except (ContigNotFound, IntervalError) as error:
             # The same class, so that callers can leave out what does not fit and still refuse malformed lines.
-            raise type(error)(f"{row.place}: {error}") from None
+            raise type(error)(f"{place}: {error}") from None
         if self._contigs is not None and end > self._contigs[contig]:
-            raise IntervalError(
-                f"{row.place}: {contig}:{start}-{end} goes past the contig's end at {self._contigs[contig]}; "
-                "does the file belong to another assembly?"
-            )
+            past = f"{contig}:{start}-{end} goes past the contig's end at {self._contigs[contig]}"
+            raise IntervalError(f"{place}: {past}; does the file belong to another assembly?")
         return contig, start, end
 
 
@@ -96,14 +102,16 @@ def read_bed(
     path: str | os.PathLike[str],
     contigs: Mapping[str, int] | None = None,
     on_misfit: Callable[[ContigNotFound | IntervalError], None] | None = None,
+    stranded: bool = False,
 ) -> list[Interval]:
-    """Read the intervals of a BED file (plain or gzip); columns after the third are ignored.
+    """Read the intervals of a BED file (plain or gzip); columns after the third are ignored, but for the strand.
 
     Args:
         path: BED file or pipe; comment, ``track`` and ``browser`` lines are skipped.
         contigs: Contig lengths of the genome: names are translated to its own, ends are checked.
         on_misfit: Called with the error of an interval that does not fit the genome, which is then left out; None
             raises it.
+        stranded: Read column 6 too, and return each interval as a ``StrandedInterval``.
 
     Raises:
         GenomeError: if the file cannot be read, is empty, or a line is malformed (the error names it).
@@ -114,7 +122,8 @@ def read_bed(
     intervals = []
     for row in bed_rows(path, 3):
         try:
-            intervals.append(Interval(*check(row)))
+            place = check(row)
+            intervals.append(StrandedInterval(*place, strand=_strand(row)) if stranded else Interval(*place))
         except (ContigNotFound, IntervalError) as error:
             if on_misfit is None:
                 raise
@@ -122,6 +131,13 @@ def read_bed(
     if not intervals:
         raise GenomeError(f"{path}: none of its intervals fits the genome; does it belong to another assembly?")
     return intervals
+
+
+def _strand(row: BedRow) -> str:
+    strand = row.fields[5].strip() if len(row.fields) > 5 else "."
+    if strand not in ("+", "-", "."):
+        raise GenomeError(f"{row.place}: {shown(strand)} in column 6 is no strand; use +, - or ., or three columns")
+    return strand
 
 
 def read_split_intervals(
@@ -148,10 +164,9 @@ def read_split_intervals(
             raise GenomeError(f"folds: {fold!r} is assigned to {split!r}; use train, valid or test")
     intervals, seen = [], set()
     for row in bed_rows(path, 4):
-        place = check(row)
-        value = row.fields[3].strip()
+        span, value = check(row), row.fields[3].strip()
         split = _split_of_fold(row.place, value, folds) if folds else _split_of(row.place, value)
-        intervals.append(SplitInterval(*place, split=split))
+        intervals.append(SplitInterval(*span, split=split))
         seen.add(value)
     # A misspelt fold would leave the split that it was meant for empty, or train on what should be held out.
     if missing := sorted(set(folds or ()) - seen):
@@ -163,9 +178,8 @@ def _split_of(place: str, value: str) -> str:
     split = _SPLIT_NAMES.get(value.lower())
     if split is None and _FOLD.fullmatch(value):
         raise GenomeError(
-            f"{place}: {shown(value)} in the fourth column is a cross-validation fold (as in Borzoi's file), not a "
-            'split; say which folds are held out, as in folds={"fold3": "valid", "fold4": "test"}, or use a file with '
-            "train, valid, test"
+            f"{place}: {shown(value)} is a cross-validation fold (as in Borzoi's file), not a split; name the folds "
+            'that are held out, as in folds={"fold3": "valid", "fold4": "test"}'
         )
     if split is None:
         raise GenomeError(f"{place}: {shown(value)} in the fourth column is no split; use train, valid or test")
@@ -202,10 +216,8 @@ def default_split(contigs: Mapping[str, int]) -> list[SplitInterval]:
     found = {interval.split for interval in intervals}
     for split, wanted in (("train", DEFAULT_TRAIN), ("valid", DEFAULT_VALID)):
         if split not in found:
-            raise DataError(
-                f"the default split has nothing for {split}: it takes chromosome {', '.join(wanted)}, but the genome "
-                f"has {', '.join(list(contigs)[:5])}; give an interval file with --intervals"
-            )
+            names = f"chromosome {', '.join(wanted)}, but the genome has {', '.join(list(contigs)[:5])}"
+            raise DataError(f"the default split of {split} takes {names}; give an interval file with --intervals")
     return intervals
 
 
@@ -221,10 +233,8 @@ def check_disjoint(intervals: Sequence[SplitInterval]) -> None:
         for split in SPLITS:
             other = furthest.get((interval.contig, split))
             if other is not None and split != interval.split and other.overlaps(interval):
-                raise DataError(
-                    f"{other} ({other.split}) and {interval} ({interval.split}) overlap: what is validated or tested "
-                    "on would be trained on; make the splits disjoint"
-                )
+                both = f"{other} ({other.split}) and {interval} ({interval.split})"
+                raise DataError(f"{both} overlap; make the splits disjoint, so that held-out bases stay unseen")
         own = furthest.get((interval.contig, interval.split))
         if own is None or interval.end > own.end:
             furthest[interval.contig, interval.split] = interval

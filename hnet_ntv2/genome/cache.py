@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GenomeError
+from ..errors import ConfigError, GenomeError
+from ..storage import appearing_file
 from ..vocabulary import is_n
 from .fasta import BLOCK_BYTES, Progress, SequenceBlock, read_genome_blocks
 from .files import check_readable, check_rereadable
 from .genome import BASES, BLOCK_BITS, INDEX, N_RUNS, SUMS, Genome, checksum, index_checksum
-from .interval import SpanIndex
-from .twobit import find_runs
+from .interval import SpanIndex, find_runs
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +109,7 @@ def _build_again(source: Path, target: Path) -> None:
         except GenomeError:
             pass  # expected: the caller has logged it
         if file_digest(check_readable(source)) != _digest_of(target):
-            raise GenomeError(
-                f"the genome cache {target} is damaged, and {source} has changed since it was built; "
-                "start again with the file as it is now"
-            )
+            raise GenomeError(f"the genome cache {target} is damaged, and {source} has changed since it was built")
         _build(source, target, is_alone, None)
 
 
@@ -151,7 +148,7 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
     run_starts, run_ends, sums = [], [], []
     position = 0
     with (folder / BASES).open("wb") as file:
-        for bases in _whole_blocks(_count_contigs(read_genome_blocks(source, progress), contigs)):
+        for bases in _whole_blocks(read_genome_blocks(source, progress), contigs):
             _write(file, bases.data)
             starts, ends = find_runs(is_n(bases))
             run_starts.append(starts + position)
@@ -177,17 +174,14 @@ def _write_cache(source: Path, digest: str, folder: Path, progress: Progress | N
     (folder / INDEX).write_text(json.dumps(index | {"checksum": index_checksum(index)}))
 
 
-def _count_contigs(blocks: Iterator[SequenceBlock], contigs: dict[str, int]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the bases of each block, adding their number to ``contigs``."""
-    for contig, bases in blocks:
-        contigs[contig] = contigs.get(contig, 0) + len(bases)
-        yield bases
+def _whole_blocks(pieces: Iterator[SequenceBlock], contigs: dict[str, int]) -> Iterator[NDArray[np.uint8]]:
+    """Regroup bases into pieces of whole checksum blocks; only the last piece may end within a block.
 
-
-def _whole_blocks(pieces: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Regroup bases into pieces of whole checksum blocks; only the last piece may end within a block."""
+    ``contigs`` gets the number of bases of each contig.
+    """
     held, count = [], 0
-    for piece in pieces:
+    for contig, piece in pieces:
+        contigs[contig] = contigs.get(contig, 0) + len(piece)
         held.append(piece)
         count += len(piece)
         if count >= BLOCK_BYTES:
@@ -255,8 +249,8 @@ def _cache_errors(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise GenomeError(
-            f"the genome cache in {root} cannot be written: {error.strerror or error}. It needs one byte per base "
-            f"(3.2 GB for hg38); choose another place with cache_dir or ${CACHE_VARIABLE}. Nothing partial was kept"
+            f"the genome cache in {root} cannot be written: {error.strerror or error}; it needs one byte per base "
+            f"(3.2 GB for hg38), choose another place with cache_dir or ${CACHE_VARIABLE}"
         ) from error
 
 
@@ -269,8 +263,10 @@ def _content_digest(source: Path, root: Path) -> str:
         return str(entry["digest"])
     digest = file_digest(source)
     try:
-        _remember_digest(root, path, _digest_entry(path, stamp, digest))
-    except OSError as error:
+        with appearing_file(root / _DIGESTS) as written:
+            known = _read_digests(root) | {path: _digest_entry(path, stamp, digest)}
+            written.write_text(json.dumps(known, indent=1))
+    except ConfigError as error:
         # A finished cache may be shared read-only; then the file is read again each time.
         logger.info("the digest of %s is not remembered in %s: %s", source, root, error)
     return digest
@@ -279,17 +275,6 @@ def _content_digest(source: Path, root: Path) -> str:
 def _digest_entry(path: str, stamp: list[int], digest: Any) -> dict[str, Any]:
     """The stored entry of a file, with a checksum, so that a damaged entry does not equal a recomputed one."""
     return {"stamp": stamp, "digest": digest, "checksum": checksum(json.dumps([path, stamp, digest]).encode())}
-
-
-def _remember_digest(root: Path, path: str, entry: dict[str, Any]) -> None:
-    known = _read_digests(root) | {path: entry}
-    temporary = root / f"{_DIGESTS}.{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        temporary.write_text(json.dumps(known, indent=1))
-        temporary.replace(root / _DIGESTS)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _read_digests(root: Path) -> dict[str, Any]:

@@ -66,6 +66,4 @@ class ContigResolver:
         if matches:
             raise ContigNotFound(f"{shown(name)} could be any of {matches} of {self._source}; use one of these names")
         examples = ", ".join(list(self._known)[:3])
-        raise ContigNotFound(
-            f"{shown(name)} is not in {self._source}; its {len(self._known)} names look like {examples}"
-        )
+        raise ContigNotFound(f"{shown(name)} is not in {self._source}, whose names look like {examples}")

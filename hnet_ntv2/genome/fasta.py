@@ -65,7 +65,12 @@ def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[Se
     for block in blocks:
         if block.contig != current or len(block.bases) == 0:
             _require_sequence(path, lengths, current)
-            _require_good_name(path, block.contig)
+            # A name goes into BED lines and to the terminal: a tab would add a column, an escape sequence a command.
+            if not block.contig or not block.contig.isprintable():
+                name = shown(block.contig)
+                raise GenomeError(
+                    f"{path}: the contig name {name} is empty or holds a tab or control character; rename it"
+                )
             if block.contig in lengths:
                 raise GenomeError(f"{path} holds the contig {shown(block.contig)} twice; contig names must be unique")
             current = block.contig
@@ -83,15 +88,6 @@ def _require_sequence(path: Path, lengths: dict[str, int], contig: str | None) -
         raise GenomeError(f"{path}: the contig {shown(contig)} has no sequence; is the file truncated?")
 
 
-def _require_good_name(path: Path, contig: str) -> None:
-    """A name goes into BED lines and to the terminal: a tab would add a column, an escape sequence a command."""
-    if not contig or not contig.isprintable():
-        raise GenomeError(
-            f"{path}: the contig name {shown(contig)} is empty or holds a tab, line end or other control character; "
-            "rename the contig"
-        )
-
-
 def _twobit_blocks(path: Path, progress: Progress | None, block_size: int) -> Iterator[SequenceBlock]:
     file = TwoBitFile(path)
     total = max(sum(file.lengths.values()), 1)
@@ -107,10 +103,29 @@ def _twobit_blocks(path: Path, progress: Progress | None, block_size: int) -> It
                 progress(size * done // total, size)
 
 
-def _fasta_blocks(path: Path, progress: Progress | None, block_size: int) -> Iterator[SequenceBlock]:
+def read_fasta_records(path: str | os.PathLike[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Whole header and encoded bases of each record of a FASTA, one at a time; headers may recur, and bases be none.
+
+    Raises:
+        GenomeError: as ``read_genome_blocks``, except for what it says of contigs.
+    """
+    header, blocks = "", []
+    for block in _fasta_blocks(check_readable(path), None, BLOCK_BYTES, whole_headers=True):
+        if len(block.bases):
+            blocks.append(block.bases)
+            continue
+        if blocks:  # an empty block opens a record; the one of no bases stands first
+            yield header, np.concatenate(blocks)
+        header, blocks = block.contig, [block.bases]
+    yield header, np.concatenate(blocks)
+
+
+def _fasta_blocks(
+    path: Path, progress: Progress | None, block_size: int, whole_headers: bool = False
+) -> Iterator[SequenceBlock]:
     size = path.stat().st_size
     with open_sequence_file(path) as (stream, raw):
-        parser = _FastaParser(path)
+        parser = _FastaParser(path, whole_headers)
         for chunk in _unix_line_ends(iter(partial(stream.read, block_size), b"")):
             yield from parser.feed(chunk)
             if progress is not None:
@@ -135,17 +150,18 @@ def _unix_line_ends(chunks: Iterator[bytes]) -> Iterator[bytes]:
 class _FastaParser:
     """Cuts raw chunks, which may end anywhere, into headers and encoded sequence."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, whole_headers: bool) -> None:
         self._path = path
+        self._whole_headers = whole_headers
         self._line = 1
-        self._contig: str | None = None
+        self._contig = ""
         self._header: bytes | None = None
         self._at_line_start = True
 
     def feed(self, chunk: bytes) -> Iterator[SequenceBlock]:
         """Parse the next chunk of the file."""
         position = 0
-        if self._contig is None and self._header is None:
+        if not self._contig and self._header is None:
             chunk = self._skip_to_first_header(chunk)
         while position < len(chunk):
             if self._header is None and self._at_line_start and chunk.startswith(b">", position):
@@ -161,9 +177,8 @@ class _FastaParser:
                 end = len(chunk) if line_end < 0 else line_end + 1
                 self._header += chunk[position:end]
                 if len(self._header) > MAX_HEADER:
-                    raise GenomeError(
-                        f"{self._path}, line {self._line}: a header longer than {MAX_HEADER:,} bytes; is this a FASTA?"
-                    )
+                    place = f"{self._path}, line {self._line}"
+                    raise GenomeError(f"{place}: a header longer than {MAX_HEADER:,} bytes; is this a FASTA?")
                 if line_end >= 0:
                     yield self._open_contig()
             position = end
@@ -172,7 +187,7 @@ class _FastaParser:
         """Close the file: a header on the last line still opens its contig."""
         if self._header is not None:
             yield self._open_contig()
-        elif self._contig is None:
+        elif not self._contig:
             raise GenomeError(f"{self._path} is empty: it holds no line with text")
 
     def _skip_to_first_header(self, chunk: bytes) -> bytes:
@@ -187,32 +202,27 @@ class _FastaParser:
 
     def _open_contig(self) -> SequenceBlock:
         assert self._header is not None
-        words = self._header[1:].decode("utf-8", errors="replace").split()
-        if not words:
+        header = self._header[1:].decode("utf-8", errors="replace").strip()
+        if not header:
             raise GenomeError(f"{self._path}, line {self._line}: a header without a contig name")
-        self._contig, self._header = words[0], None
+        self._contig, self._header = header if self._whole_headers else header.split()[0], None
         self._line += 1
         self._at_line_start = True
         return SequenceBlock(self._contig, np.empty(0, dtype=np.uint8))
 
     def _sequence(self, body: bytes) -> SequenceBlock:
-        assert self._contig is not None
         # translate drops line ends and blanks in the same pass.
         encoded = body.translate(_ENCODE_BYTES, _BLANKS)
         if b"\0" in encoded:
             self._refuse_letter(body)
         self._line += body.count(b"\n")
         self._at_line_start = body.endswith(b"\n")
-        bases = np.frombuffer(encoded, dtype=np.uint8)
-        return SequenceBlock(self._contig, bases)
+        return SequenceBlock(self._contig, np.frombuffer(encoded, dtype=np.uint8))
 
     def _refuse_letter(self, body: bytes) -> None:
-        assert self._contig is not None
         letters = np.frombuffer(body, dtype=np.uint8)
         is_bad = (ENCODE[letters] == 0) & ~np.isin(letters, list(_BLANKS))
         position = int(np.argmax(is_bad))
         line = self._line + body.count(b"\n", 0, position)
-        raise GenomeError(
-            f"{self._path}, contig {shown(self._contig)}, line {line}: letter {chr(letters[position])!r} is no "
-            "nucleotide; accepted are A, C, G, T, U and IUPAC codes, in either case"
-        )
+        place = f"{self._path}, contig {shown(self._contig)}, line {line}"
+        raise GenomeError(f"{place}: letter {chr(letters[position])!r} is neither A, C, G, T, U nor an IUPAC code")

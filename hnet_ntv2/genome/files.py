@@ -90,9 +90,9 @@ class _Source(io.RawIOBase):
         at_end: Whether the end was reached.
     """
 
-    def __init__(self, file: io.RawIOBase) -> None:
+    def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
-        self.magic = self._ahead = _read_fully(file, _MAGIC_BYTES)
+        self.magic = self._ahead = file.read(_MAGIC_BYTES)
         self.tail = b""
         self.at_end = False
         self._position = 0
@@ -104,7 +104,7 @@ class _Source(io.RawIOBase):
         if self._ahead:
             data, self._ahead = self._ahead[: len(buffer)], self._ahead[len(buffer) :]
         else:
-            data = self._file.read(len(buffer)) or b""
+            data = self._file.read1(len(buffer))
         buffer[: len(data)] = data
         self.tail = (self.tail + data[-len(_BGZF_END) :])[-len(_BGZF_END) :]
         self.at_end = not data
@@ -114,15 +114,6 @@ class _Source(io.RawIOBase):
     def tell(self) -> int:
         """Bytes read so far."""
         return self._position
-
-
-def _read_fully(file: io.RawIOBase, count: int) -> bytes:
-    """``count`` bytes, fewer only at the end."""
-    found = b""
-    # In a loop: one read of a pipe returns only what has been written so far.
-    while len(found) < count and (more := file.read(count - len(found))):
-        found += more
-    return found
 
 
 @contextmanager
@@ -136,13 +127,15 @@ def open_sequence_file(path: str | os.PathLike[str]) -> Iterator[tuple[io.Buffer
         GenomeError: as ``check_readable``; also, while the block runs, for truncated or damaged gzip data.
     """
     path = check_readable(path)
-    with path.open("rb", buffering=0) as file, _damage_as_genome_error(path):
+    with path.open("rb") as file, _damage_as_genome_error(path):
         source = _Source(file)
         if not source.magic:
             raise GenomeError(f"{path} is empty; did the program that writes into it fail?")
         is_bgzf = is_bgzip(source.magic)
         if is_bgzf and file.seekable():
-            _check_bgzf_end(path, _end_of(path))  # now rather than after minutes of reading
+            with path.open("rb") as again:  # now rather than after minutes of reading
+                again.seek(-min(len(_BGZF_END), path.stat().st_size), os.SEEK_END)
+                _check_bgzf_end(path, again.read())
         buffered = io.BufferedReader(source, buffer_size=1 << 17)
         is_gzip = source.magic.startswith(GZIP_MAGIC)
         with gzip.GzipFile(fileobj=buffered) if is_gzip else buffered as stream:
@@ -167,35 +160,30 @@ def _damage_as_genome_error(path: Path) -> Iterator[None]:
         raise GenomeError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _end_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(-min(len(_BGZF_END), path.stat().st_size), os.SEEK_END)
-        return file.read()
-
-
 def _check_bgzf_end(path: Path, end: bytes) -> None:
     if end != _BGZF_END:
         raise GenomeError(f"{path} is truncated: bgzip's end marker is missing; fetch or compress it again")
 
 
-def text_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+def text_rows(path: str | os.PathLike[str], longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
     """Lines of a plain or gzipped text file or pipe with their numbers from 1, without line ends.
 
     Line ends may be those of Unix, Windows or old Macs. Bytes that are no UTF-8 become U+FFFD: they matter only where
     a name is compared.
 
     Raises:
-        GenomeError: if the file is missing, empty, truncated, or not text, or a line is longer than ``MAX_LINE``.
+        GenomeError: if the file is missing, empty, truncated, or not text, or a line has more than ``longest``
+            characters.
     """
     with (
         open_sequence_file(path) as (stream, _),
         io.TextIOWrapper(cast(IO[bytes], stream), "utf-8", "replace") as text,
     ):
         number = 0
-        while line := text.readline(MAX_LINE + 1):
+        while line := text.readline(longest + 1):
             number += 1
-            if len(line) > MAX_LINE:
-                raise GenomeError(f"{path}, line {number} is longer than {MAX_LINE:,} characters; is this a table?")
+            if len(line) > longest:
+                raise GenomeError(f"{path}, line {number} is longer than {longest:,} characters; is this a table?")
             if "\0" in line:
                 raise GenomeError(f"{path}, line {number}: not text; is this the right file?")
             yield number, line.removesuffix("\n")

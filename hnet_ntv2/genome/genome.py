@@ -77,11 +77,8 @@ class Genome:
         return f"Genome({str(self.source)!r}, {len(self.contigs)} contigs, {self.num_bases} bases)"
 
     # Without the map, which pickle would copy: a loader process maps the file itself.
-    def __getstate__(self) -> dict:
-        return {"folder": self._folder, "source": self.source, "rebuild": self._rebuild}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple:
+        return Genome, (self._folder, self.source, self._rebuild)
 
     def resolve(self, contig: str) -> str:
         """This genome's name for a contig in any naming style; raises ContigNotFound."""
@@ -97,9 +94,8 @@ class Genome:
         contig = self.resolve(interval.contig)
         length = self.contigs[contig]
         if interval.end > length:
-            raise IntervalError(
-                f"{interval} goes past the end of {contig!r}, which has {length} bases in {self.source}"
-            )
+            whole = f"{contig!r}, which has {length} bases in {self.source}"
+            raise IntervalError(f"{interval} goes past the end of {whole}")
         return self.offsets[contig] + interval.start
 
     def read(self, interval: Interval) -> NDArray[np.uint8]:

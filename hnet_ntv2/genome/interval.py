@@ -58,11 +58,6 @@ class SpanIndex:
     def __len__(self) -> int:
         return len(self.starts)
 
-    @property
-    def num_covered(self) -> int:
-        """How many positions the spans cover."""
-        return int(self._covered_before[-1])
-
     def mask(self, start: int, end: int) -> NDArray[np.bool_]:
         """Which positions of [start, end) lie in a span."""
         first = int(np.searchsorted(self.ends, start, side="right"))
@@ -95,3 +90,9 @@ def _merge(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[
     closes = np.ones(len(starts), dtype=bool)
     closes[:-1] = opens[1:]
     return starts[opens], ends[closes]
+
+
+def find_runs(flags: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and ends (half-open) of the runs of true values."""
+    edges = np.flatnonzero(np.diff(flags.view(np.int8), prepend=np.int8(0), append=np.int8(0)))
+    return edges[0::2].astype(np.int64), edges[1::2].astype(np.int64)

@@ -53,18 +53,11 @@ def repeat_lines(source: str | os.PathLike[str]) -> Iterator[str]:
         place = f"{source}, line {number}"
         if text.startswith("#seq_name"):
             to_bed = _hit_line
-        elif text.startswith("#"):
-            _refuse_hmmer_table(place, text)
-        elif line := to_bed(place, text.split()):
+        elif text.startswith("# target name"):
+            # nhmmer and nhmmscan write the sequence and the family in opposite columns under the same header.
+            raise GenomeError(f"{place}: this is HMMER's own table; give RepeatMasker's .out table, or Dfam's hits")
+        elif not text.startswith("#") and (line := to_bed(place, text.split())):
             yield line
-
-
-def _refuse_hmmer_table(place: str, text: str) -> None:
-    # nhmmer and nhmmscan write the sequence and the family in opposite columns under the same header.
-    if text.startswith("# target name"):
-        raise GenomeError(
-            f"{place}: this is HMMER's own table; give the .out table that RepeatMasker makes of it, or Dfam's hits"
-        )
 
 
 def _out_line(place: str, fields: list[str]) -> str | None:
@@ -123,10 +116,8 @@ def read_repeats(path: str | os.PathLike[str], genome: Genome) -> SpanIndex:
         starts.append(genome.offsets[contig] + start)
         ends.append(genome.offsets[contig] + end)
     if not starts:
-        raise ContigNotFound(
-            f"{path}: none of its contigs ({', '.join(list(unknown)[:3])}) is in {genome.source}, whose names look "
-            f"like {', '.join(list(genome.contigs)[:3])}"
-        )
+        names, known = (", ".join(list(contigs)[:3]) for contigs in (unknown, genome.contigs))
+        raise ContigNotFound(f"{path}: none of its contigs ({names}) is in {genome.source}, which has {known}")
     if unknown:
         logger.info("%s: skipped %d repeats on %d unknown contigs", path, sum(unknown.values()), len(unknown))
     return SpanIndex(starts, ends)

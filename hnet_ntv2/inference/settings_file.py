@@ -39,10 +39,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it is no JSON object")
     except (OSError, ValueError, RecursionError) as error:  # RecursionError: deeply nested brackets
-        raise ConfigError(
-            f"--resume needs the settings of the job, but {path} cannot be read ({error}); remove the output to start "
-            "anew"
-        ) from error
+        needed = f"--resume needs the settings of the job, but {path} cannot be read ({error})"
+        raise ConfigError(f"{needed}; remove the output to start anew") from error
     return content
 
 

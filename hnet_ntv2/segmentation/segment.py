@@ -1,9 +1,9 @@
 """The model's chunks of sequences of any length, from overlapping windows, block by block."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -70,15 +70,8 @@ class ResolvedSettings:
     batch_bases: int
 
 
-@runtime_checkable  # the tests check annotations at run time
-class Readable(Protocol):
-    """A sequence that is read piece by piece; bases are encoded as in ``vocabulary``."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Bases [start, end)."""
-        ...
+Read = Callable[[int, int, int], NDArray[np.uint8]]
+"""Called with the index of a sequence, start and end: bases [start, end), encoded as in ``vocabulary``."""
 
 
 class Stretches(NamedTuple):
@@ -140,31 +133,21 @@ def segment_sequences(
     return _segment_whole(model, sequences, resolved, progress)
 
 
-class _InMemory:
-    """``Readable`` of a sequence in memory."""
-
-    def __init__(self, sequence: HasBases) -> None:
-        self.sequence = sequence
-
-    def __len__(self) -> int:
-        return len(self.sequence.bases)
-
-    def read(self, start: int, end: int) -> NDArray[np.uint8]:
-        return self.sequence.bases[start:end]
-
-
 def _segment_whole(
     model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: ResolvedSettings, progress: Progress | None
 ) -> Iterator[tuple[_Sequence, Segmentation]]:
     waiting: dict[int, _Sequence] = {}  # read, and not segmented to its end
 
-    def read() -> Iterator[_InMemory]:
+    def lengths() -> Iterator[int]:
         for index, sequence in enumerate(sequences):
             waiting[index] = sequence
-            yield _InMemory(sequence)
+            yield len(sequence.bases)
+
+    def read(index: int, start: int, end: int) -> NDArray[np.uint8]:
+        return waiting[index].bases[start:end]
 
     parts: list[tuple[Segmentation, ...]] = []
-    for block in segment_blocks(model, read(), settings, progress):
+    for block in segment_blocks(model, lengths(), read, settings, progress):
         for stretches in block.found:
             parts.append(stretches.strands)
             if stretches.is_last:
@@ -175,7 +158,8 @@ def _segment_whole(
 
 def segment_blocks(
     model: HNetNTV2ForMaskedLM,
-    sequences: Iterable[Readable],
+    lengths: Iterable[int],
+    read: Read,
     settings: ResolvedSettings,
     progress: Progress | None = None,
     num_done: int = 0,
@@ -185,39 +169,37 @@ def segment_blocks(
 
     Args:
         model: In eval mode.
-        sequences: Asked for one after the other, and read window by window.
+        lengths: Bases of each sequence; asked for one after the other.
+        read: Reads the sequences window by window, each from left to right.
         settings: Sizes and strands.
         progress: Called after each forward pass.
         num_done: Blocks to skip, which an earlier call has yielded.
         pending: ``Block.pending`` of the last one of them.
     """
-    held: dict[int, Readable] = {}
+    known: list[int] = []  # the lengths that were asked for
 
-    def lengths() -> Iterator[int]:
-        for index, sequence in enumerate(sequences):
-            held[index] = sequence
-            yield len(sequence)
+    def asked() -> Iterator[int]:
+        for length in lengths:
+            known.append(length)
+            yield length
 
     stitchers: list[Stitcher] = []
     current, bases_done = -1, 0
-    for number, pieces in enumerate(window_blocks(lengths(), settings.window, settings.flank, settings.batch_bases)):
-        # Freed here: the next block shows that no window of theirs is left.
-        for gone in [index for index in held if index < pieces[0].sequence]:
-            del held[gone]
+    for number, pieces in enumerate(window_blocks(asked(), settings.window, settings.flank, settings.batch_bases)):
         if number < num_done:
             current = pieces[-1].sequence
             bases_done += sum(map(_num_kept, pieces))
             continue
         # The first block after the skipped ones may go on with a sequence that is half done.
         if number == num_done and pieces[0].sequence == current:
-            stitchers = _stitchers(model, settings, len(held[current]))
+            stitchers = _stitchers(model, settings, known[current])
             for stitcher, state in zip(stitchers, pending or [], strict=True):
                 stitcher.restore(state)
         # Batched by length, so that little is padding, but stitched from left to right.
         views: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(pieces)
         for batch in batches_by_length([each.window.end - each.window.start for each in pieces], settings.batch_bases):
             batch_pieces = [pieces[index] for index in batch]
-            for index, view in zip(batch, _kept_views(model, held, batch_pieces, settings.strands), strict=True):
+            for index, view in zip(batch, _kept_views(model, read, batch_pieces, settings.strands), strict=True):
                 views[index] = view
             bases_done += sum(map(_num_kept, batch_pieces))
             if progress is not None:
@@ -225,7 +207,7 @@ def segment_blocks(
         found = []
         for sequence, group in groupby(zip(pieces, views, strict=True), key=lambda pair: pair[0].sequence):
             if sequence != current:
-                stitchers, current = _stitchers(model, settings, len(held[sequence])), sequence
+                stitchers, current = _stitchers(model, settings, known[sequence]), sequence
             kept = np.concatenate([view for _, view in group], axis=-1)
             strands = tuple(
                 stitcher.add(probability, begins > 0)
@@ -247,10 +229,10 @@ def _stitchers(model: HNetNTV2ForMaskedLM, settings: ResolvedSettings, length: i
 
 
 def _kept_views(
-    model: HNetNTV2ForMaskedLM, sequences: dict[int, Readable], batch: list[Piece], strands: Strands
+    model: HNetNTV2ForMaskedLM, read: Read, batch: list[Piece], strands: Strands
 ) -> Iterator[NDArray[np.float32]]:
     """Of each window of a batch: p and decisions at its kept bases, [strands, 2, stages, kept bases]."""
-    rows = [sequences[index].read(window.start, window.end) for index, window in batch]
+    rows = [read(index, window.start, window.end) for index, window in batch]
     views = _strand_views(model, pad_rows(rows, model.device), strands)
     for (_, window), view in zip(batch, views, strict=True):
         # A copy: a slice would keep the whole batch in memory until the block is done.
@@ -274,13 +256,13 @@ def _strand_views(
 
 def _view(stages: tuple[Chunking, ...]) -> Float[Tensor, "batch length 2 stages"]:
     """At each base and stage: p (0 where an outer stage has no chunk) and the decision; in the strand's own frame."""
-    begins, position = stages[0].is_valid, None
+    begins = stages[0].is_valid
+    # The stage's position at each base; the first stage's positions are the bases.
+    position = torch.arange(begins.shape[1], device=begins.device).expand_as(begins)
     fields = []
     for stage in stages:
-        # ``position``: the stage's position at each base; the first stage's positions are the bases.
-        at_base = (lambda field: field) if position is None else (lambda field, at=position: field.gather(1, at))
-        probability = at_base(stage.probability).float() * begins
-        begins_here = begins & at_base(stage.is_boundary)
-        fields.append(torch.stack([probability, begins_here.float()], dim=-1))
-        begins, position = begins_here, at_base(stage.chunk_of)
+        probability = stage.probability.gather(1, position).float() * begins
+        begins = begins & stage.is_boundary.gather(1, position)
+        fields.append(torch.stack([probability, begins.float()], dim=-1))
+        position = stage.chunk_of.gather(1, position)
     return torch.stack(fields, dim=-1)

@@ -1,11 +1,10 @@
-"""Write chunks and boundary probabilities as lines of BED and bedGraph, 0-based and half-open.
+"""Chunks and boundary probabilities as lines of BED and bedGraph, 0-based and half-open.
 
 A track gets the stretches of a region one after the other. It holds back what a later stretch can still change; its
 state, for JSON, is what it holds back.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,23 +16,14 @@ from .segment import Stretches
 from .stitch import Segmentation
 
 FINAL, STAGE1 = -1, 0  # indices into ``Segmentation.starts``
-Write = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
 class Region:
-    """An interval of a genome, read piece by piece."""
+    """An interval of a genome, for ``segment_sequences``."""
 
     genome: Genome
     interval: Interval
-
-    def __len__(self) -> int:
-        return len(self.interval)
-
-    def read(self, start: int, end: int) -> NDArray[np.uint8]:
-        """Encoded bases [start, end) of the region; raises as ``Genome.read``."""
-        first = self.interval.start
-        return self.genome.read(Interval(self.interval.contig, first + start, first + end))
 
     @property
     def bases(self) -> NDArray[np.uint8]:
@@ -87,29 +77,25 @@ class ChunkTrack:
     strand that the chunk was made on: + or -.
 
     Args:
-        write: Takes text.
         stage: ``FINAL`` or ``STAGE1``.
     """
 
-    def __init__(self, write: Write, stage: int) -> None:
-        self._write = write
+    def __init__(self, stage: int) -> None:
         self._stage = stage
         # Chunks are held back while the other strand may still get one that starts further left.
         self.state: dict[str, Any] = {"num_written": 0, "held": []}
 
-    def add(self, interval: Interval, stretches: Stretches) -> None:
-        """Write the chunks that start left of everything still to come."""
+    def lines(self, interval: Interval, stretches: Stretches) -> str:
+        """The chunks that start left of everything still to come."""
         rows = sorted(self.state["held"] + [row for each in stretches.strands for row in _rows(each, self._stage)])
         known_to = min(each.end for each in stretches.strands)
         ready = [row for row in rows if row[0] < known_to]
         offset, contig, first = interval.start, interval.contig, self.state["num_written"] + 1
-        self._write(
-            "".join(
-                f"{contig}\t{start + offset}\t{end + offset}\tchunk{number}\t{score}\t{strand}\n"
-                for number, (start, strand, end, score) in enumerate(ready, start=first)
-            )
-        )
         self.state = {"num_written": self.state["num_written"] + len(ready), "held": rows[len(ready) :]}
+        return "".join(
+            f"{contig}\t{start + offset}\t{end + offset}\tchunk{number}\t{score}\t{strand}\n"
+            for number, (start, strand, end, score) in enumerate(ready, start=first)
+        )
 
 
 def _rows(found: Segmentation, stage: int) -> Iterator[list[int | str]]:
@@ -125,13 +111,12 @@ class ProbabilityTrack:
     Four decimals; neighbours of the same rounded value share a line.
     """
 
-    def __init__(self, write: Write) -> None:
-        self._write = write
+    def __init__(self) -> None:
         # The last run of equal values is held back, since the next stretch may continue it; -1 is no value.
         self.state: dict[str, Any] = {"start": 0, "value": -1}
 
-    def add(self, interval: Interval, stretches: Stretches) -> None:
-        """Write the runs that have ended."""
+    def lines(self, interval: Interval, stretches: Stretches) -> str:
+        """The runs that have ended."""
         found = stretches.strands[0]
         values = np.rint(found.probability * 10_000).astype(int)
         changes = np.flatnonzero(np.diff(values, prepend=self.state["value"]))
@@ -142,33 +127,9 @@ class ProbabilityTrack:
         self.state = {"start": start, "value": value}
         ends = [*starts[1:], found.end] if stretches.is_last else starts[1:]
         offset, contig = interval.start, interval.contig
-        self._write(
-            "".join(
-                f"{contig}\t{start + offset}\t{end + offset}\t{value / 10_000:.4f}\n"
-                # Not strict: the last run has no end until its region ends.
-                for start, end, value in zip(starts, ends, run_values, strict=False)
-                if start < end  # the placeholder in front of a region's first run is empty
-            )
+        return "".join(
+            f"{contig}\t{start + offset}\t{end + offset}\t{value / 10_000:.4f}\n"
+            # Not strict: the last run has no end until its region ends.
+            for start, end, value in zip(starts, ends, run_values, strict=False)
+            if start < end  # the placeholder in front of a region's first run is empty
         )
-
-
-class Tracks:
-    """All outputs of a job, and the counts of what is in them."""
-
-    def __init__(self, tracks: list[ChunkTrack | ProbabilityTrack]) -> None:
-        self._tracks = tracks
-        self.summary = ChunkSummary()
-
-    def add(self, interval: Interval, stretches: Stretches) -> None:
-        """Write what is complete to each output, and count it."""
-        for track in self._tracks:
-            track.add(interval, stretches)
-        self.summary.add(stretches)
-
-    def state(self) -> dict[str, Any]:
-        return {"tracks": [track.state for track in self._tracks], "summary": dataclasses.asdict(self.summary)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        for track, own in zip(self._tracks, state["tracks"], strict=True):
-            track.state = own
-        self.summary = ChunkSummary(**state["summary"])

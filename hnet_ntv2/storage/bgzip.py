@@ -5,8 +5,9 @@ pysam's writer is not used: on a full disk it loses the reason, or ends the proc
 
 import struct
 import zlib
-from types import TracebackType
-from typing import BinaryIO, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 # Uncompressed bytes of a block; even incompressible ones then fit the format's 16-bit block size.
 BLOCK_BYTES = 0xFF00
@@ -14,8 +15,18 @@ _HEADER = struct.Struct("<4BI2BH2B2H")
 _FOOTER = struct.Struct("<2I")
 
 
+@contextmanager
+def bgzip_writer(file: BinaryIO) -> Iterator["BgzipWriter"]:
+    """Compress into a binary file, which is not closed."""
+    writer = BgzipWriter(file)
+    yield writer
+    # Not after an error, when the file must not look complete.
+    writer.flush()
+    file.write(_block(b""))  # the format's mark of the end, by which htslib knows a cut file
+
+
 class BgzipWriter:
-    """Writes compressed blocks to a binary file, which it does not close; use it in a ``with`` statement."""
+    """Takes bytes, and writes compressed blocks of them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -35,16 +46,6 @@ class BgzipWriter:
             self._file.write(_block(bytes(self._waiting)))
             self._waiting.clear()
         self._file.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:  # after an error the file must not look complete
-            self.flush()
-            self._file.write(_block(b""))  # the format's mark of the end, by which htslib knows a cut file
 
 
 def _block(data: bytes) -> bytes:

@@ -39,9 +39,7 @@ def take_lock(descriptor: int, path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise ConfigError(
-            f"another process is writing {path}; wait until it is done, or name another output"
-        ) from error
+        raise ConfigError(f"another process is writing {path}; wait, or name another output") from error
     except OSError as error:
         logger.warning("%s cannot be locked (%s): make sure that no second process writes it", path, error.strerror)
     _held.add(descriptor)

@@ -19,7 +19,7 @@ from typing import BinaryIO, TextIO, cast
 from safetensors import SafetensorError
 
 from ..errors import ConfigError
-from .bgzip import BgzipWriter
+from .bgzip import bgzip_writer
 from .lock import release, take_lock
 from .places import PARTIAL, AnyPath, descriptor_of, is_stream, partial_path, resolve
 
@@ -327,7 +327,7 @@ def _compressed(file: BinaryIO, path: AnyPath) -> Iterator[BinaryIO]:
     if Path(path).suffix != _GZIP:
         yield file
         return
-    with BgzipWriter(file) as writer:
+    with bgzip_writer(file) as writer:
         yield cast(BinaryIO, writer)
 
 

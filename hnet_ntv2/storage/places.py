@@ -67,15 +67,13 @@ def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Mapping[str, An
     for (option, path), (other_option, other) in combinations(written, 2):
         # Any number of outputs may be thrown away.
         if _is_same(path, other) and not _is_same(path, os.devnull):
-            raise ConfigError(
-                f"two outputs have the same name: {path} ({option}) and {other} ({other_option}); name two files"
-            )
+            both = f"{path} ({option}) and {other} ({other_option})"
+            raise ConfigError(f"two outputs have the same name: {both}; name two files")
     for option, path in written:
         for input_option, source in inputs.items():
             if source is not None and _would_replace(path, source):
-                raise ConfigError(
-                    f"{option} {path} would replace what {input_option} {source} reads; name another output"
-                )
+                read = f"{input_option} {source}"
+                raise ConfigError(f"{option} {path} would replace what {read} reads; name another output")
 
 
 def _check_folder_of(path: AnyPath, option: str) -> None:

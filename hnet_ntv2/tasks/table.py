@@ -1,6 +1,7 @@
 """Labelled sequences: a table of them, what its labels mean, and a task of train, dev and test tables."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,11 +20,12 @@ class Table:
         source: The file, for messages.
         names: One per row: its name column, its FASTA header, ``contig:start-end`` or its number from 1.
         bases: Encoded bases of each row, as in ``vocabulary``.
-        labels: The label of each row as text, several joined by ``;`` or ``,`` columns as the reader says; None if the
-            file has none.
+        labels: The label of each row as text; several labels are joined by ``;``, several label columns by ``,``. None
+            if the file has none.
         places: Where each row stands, such as ``train.csv, line 7``.
         coordinates: Where each row lies in a genome, or None if the file does not say.
         strands: ``+``, ``-`` or ``.`` of each row.
+        label_columns: Names of the label columns where the labels stand in several.
     """
 
     source: str
@@ -33,9 +35,16 @@ class Table:
     places: tuple[str, ...]
     coordinates: tuple[Interval, ...] | None = None
     strands: tuple[str, ...] | None = None
+    label_columns: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "Table":
+        """The rows of these numbers, from 0, in their order."""
+        per_row = ("names", "bases", "labels", "places", "coordinates", "strands")
+        whole = {name: getattr(self, name) for name in per_row}
+        return replace(self, **{name: values and tuple(values[row] for row in rows) for name, values in whole.items()})
 
 
 @dataclass(frozen=True)

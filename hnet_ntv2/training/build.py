@@ -1,8 +1,7 @@
-"""Build everything a pre-training run needs from its settings: model, data, phases, teachers, callbacks, trainer."""
+"""Build everything a pre-training run needs from its settings: model, data, phases, teacher, callbacks, trainer."""
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from .devices import (
     device_type,
     local_rank,
     measure_micro_batch,
-    plan_batch,
     plan_batch_up_to,
     resolve_precision,
 )
@@ -48,10 +46,10 @@ from .identity import (
 )
 from .module import PretrainingModule
 from .optimizer import describe_groups
-from .phases import PHASES, TEACHERS, PhasePlan
+from .phases import PHASES, PhasePlan
 from .settings import PretrainSettings
 from .stopping import CollapseGuard, LoaderWatch, SignalStop
-from .teachers import Teacher, load_teachers
+from .teachers import HiddenStateTeacher, load_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +64,26 @@ class Run:
     """The objects of one run.
 
     Attributes:
-        resume_step: Finished optimiser steps of the checkpoint that the run goes on from; None for a new run.
+        kind: "cpu" or "cuda".
+        resume_step: Finished optimiser steps of the checkpoint ``resume_from``; None for a new run.
     """
 
     settings: PretrainSettings
     module: PretrainingModule
     datamodule: HG38DataModule
-    trainer: L.Trainer
-    keeper: CheckpointKeeper
-    log: MetricLog
-    stop: SignalStop
-    watch: LoaderWatch
     plan: BatchPlan
     precision: Precision
+    kind: str
+    resume_from: Path | None
     resume_step: int | None
+
+    def __post_init__(self) -> None:
+        options, folder = self.settings.callbacks, self.settings.folder / "checkpoints"
+        sizes = (options.checkpoint_every, options.keep_checkpoints, self.plan.global_batch_size)
+        self.keeper = CheckpointKeeper(folder, *sizes, resumed_from=self.resume_from)
+        self.log = MetricLog(options.log_every, self.settings.validation.every)
+        self.stop, self.watch = SignalStop(), LoaderWatch(self.keeper)
+        self.trainer = self._build_trainer()
 
     def take_plan(self, plan: BatchPlan) -> None:
         """Change to the plan that all ranks agreed on."""
@@ -97,6 +101,45 @@ class Run:
         environment = describe_environment(self.datamodule.describe())
         write_environment(folder, {**environment, "precision": self.precision.lightning, "batch": str(self.plan)})
 
+    def _build_callbacks(self) -> list[L.Callback]:
+        options, targets = self.settings.callbacks, self.module.model.config.target_ratios
+        return [
+            self.log,
+            ProgressDisplay(self.module.max_steps, self.log, options.progress_bar, options.plain_log_every),
+            self.watch,
+            self.stop,
+            CollapseGuard(targets, options.collapse_patience, keeper=self.keeper),
+            self.keeper,
+            MissedValidation(self.log),  # behind those that take the validation's outcome
+            PlanAgreement(self.plan, self.take_plan),
+        ]
+
+    def _build_trainer(self) -> L.Trainer:
+        settings, trainer = self.settings, self.settings.trainer
+        return L.Trainer(
+            accelerator=self.kind,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=build_strategy(trainer, self.kind),
+            plugins=build_plugins(),
+            precision=self.precision.lightning,  # pyright: ignore[reportArgumentType]
+            # A run that is resumed after its last step still validates, for which Lightning must enter its loop.
+            max_steps=trainer.max_steps + (self.resume_step == trainer.max_steps),
+            max_epochs=-1,
+            accumulate_grad_batches=self.plan.accumulation,
+            logger=False,  # set by pretrain, once the folder is clear
+            callbacks=self._build_callbacks(),
+            default_root_dir=settings.folder,
+            enable_checkpointing=False,  # CheckpointKeeper does it
+            enable_progress_bar=False,  # ProgressDisplay does it
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # the data module gives each rank its own windows
+            num_sanity_val_steps=0,
+            val_check_interval=NEVER,  # MetricLog says when
+            check_val_every_n_epoch=None,
+            log_every_n_steps=settings.callbacks.log_every,
+        )
+
 
 def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
     """Everything that a run needs, from its settings; nothing is written yet but the genome's cache.
@@ -113,7 +156,7 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
     model = build_model(settings)
     plan = _plan_batch(settings, model, precision, kind)
     phases = build_phases(settings)
-    teachers = build_teachers(settings, model, phases)
+    teacher = build_teacher(settings, model, phases)
     datamodule = build_datamodule(settings, plan.micro_batch_size, phases, model.config.kmer_size)
     datamodule.prepare_data()
     datamodule.setup()
@@ -122,90 +165,22 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
     if resume_from is not None:
         resume_step = _check_resume(settings, resume_from, identity)
         datamodule.set_position(resume_step * plan.global_batch_size)
-    else:
-        calibrate(settings, model, datamodule)
-    module = PretrainingModule(
-        model,
-        settings.optimizer,
-        settings.scheduler,
-        settings.validation,
-        max_steps=settings.trainer.max_steps,
-        seq_length=settings.data.seq_length,
-        mask_rate=settings.data.mask.rate,
-        gradient_clip=settings.trainer.gradient_clip,
-        router_gradients_every=settings.callbacks.router_gradients_every,
-        phases=phases,
-        teachers=teachers,
-        identity=identity,
-    )
+    elif settings.init is None and settings.calibration_windows:
+        # A model from ``init`` keeps its offsets. Every rank sees the same windows and gets the same offsets.
+        windows = datamodule.plain_windows("train", settings.calibration_windows).long()
+        calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))
+    module = PretrainingModule(model, settings, phases, teacher, identity)
+    run = Run(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
     if rank_zero_only.rank == 0:
-        _log_overview(settings, module, plan, precision)
-    options = settings.callbacks
-    keeper = CheckpointKeeper(
-        settings.folder / "checkpoints",
-        options.checkpoint_every,
-        options.keep_checkpoints,
-        plan.global_batch_size,
-        resumed_from=resume_from,
-    )
-    log = MetricLog(options.log_every, settings.validation.every)
-    stop, watch = SignalStop(), LoaderWatch(keeper)
-    callbacks = [
-        log,
-        ProgressDisplay(settings.trainer.max_steps, log, options.progress_bar, options.plain_log_every),
-        watch,
-        stop,
-        CollapseGuard(model.config.target_ratios, options.collapse_patience, keeper=keeper),
-        keeper,
-        MissedValidation(log),  # last: those before it take the validation's outcome
-    ]
-    # A run that is resumed after its last step still validates, for which Lightning must enter its loop.
-    is_over = resume_step == settings.trainer.max_steps
-    trainer = _build_trainer(settings, plan, precision, kind, callbacks, settings.trainer.max_steps + is_over)
-    run = Run(settings, module, datamodule, trainer, keeper, log, stop, watch, plan, precision, resume_step)
-    agreement = PlanAgreement(plan, run.take_plan)
-    trainer.callbacks.append(agreement)  # pyright: ignore[reportAttributeAccessIssue]  (Lightning sets it late)
+        _log_overview(run)
     return run
-
-
-def _build_trainer(
-    settings: PretrainSettings,
-    plan: BatchPlan,
-    precision: Precision,
-    kind: str,
-    callbacks: Sequence[L.Callback],
-    max_steps: int,
-) -> L.Trainer:
-    trainer = settings.trainer
-    return L.Trainer(
-        accelerator=kind,
-        devices=trainer.devices,
-        num_nodes=trainer.num_nodes,
-        strategy=build_strategy(trainer, kind),
-        plugins=build_plugins(),
-        precision=precision.lightning,  # pyright: ignore[reportArgumentType]
-        max_steps=max_steps,
-        max_epochs=-1,
-        accumulate_grad_batches=plan.accumulation,
-        logger=False,  # set by pretrain, once the folder is clear
-        callbacks=list(callbacks),
-        default_root_dir=settings.folder,
-        enable_checkpointing=False,  # CheckpointKeeper does it
-        enable_progress_bar=False,  # ProgressDisplay does it
-        enable_model_summary=False,
-        use_distributed_sampler=False,  # the data module gives each rank its own windows
-        num_sanity_val_steps=0,
-        val_check_interval=NEVER,  # MetricLog says when
-        check_val_every_n_epoch=None,
-        log_every_n_steps=settings.callbacks.log_every,
-    )
 
 
 def _plan_batch(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
     batch, trainer = settings.batch, settings.trainer
     world = (trainer.devices, trainer.num_nodes)
     if batch.micro_batch_size is not None:
-        return plan_batch(batch.global_size, batch.micro_batch_size, *world)
+        return BatchPlan(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
     if kind != "cpu":
         device = torch.device(kind, local_rank())
@@ -226,15 +201,15 @@ def _check_resume(settings: PretrainSettings, path: Path, identity: dict[str, An
     return step
 
 
-def _log_overview(settings: PretrainSettings, module: PretrainingModule, plan: BatchPlan, precision: Precision) -> None:
-    counts = module.model.count_parameters()
+def _log_overview(run: Run) -> None:
+    counts = run.module.model.count_parameters()
     rows = [f"  {part:<22} {count:>13,}" for part, count in [*counts.items(), ("total", sum(counts.values()))]]
     logger.info("parameters:\n%s", "\n".join(rows))
-    logger.info("precision: %s", precision.explanation)
-    logger.info("batch: %s", plan)
-    logger.info("learning rates:\n%s", describe_groups(module.optimizer_groups()))
-    logger.info("phases:\n%s", module.phases.table())
-    logger.info("output: %s", settings.folder)
+    logger.info("precision: %s", run.precision.explanation)
+    logger.info("batch: %s", run.plan)
+    logger.info("learning rates:\n%s", describe_groups(run.module.optimizer_groups()))
+    logger.info("phases:\n%s", run.module.phases.table())
+    logger.info("output: %s", run.settings.folder)
 
 
 def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
@@ -276,26 +251,25 @@ def build_phases(settings: PretrainSettings) -> PhasePlan:
     if wanted:
         plan = PhasePlan.of(warm, settings.trainer.max_steps, settings.optimizer.multipliers)
     else:
-        _refuse_idle_teachers(settings)
+        _refuse_idle_teacher(settings)
         plan = PhasePlan.single(settings.trainer.max_steps)
     if graft_source(settings.init) is not None:
         _warn_of_fast_graft(settings, plan)
     return plan
 
 
-def _refuse_idle_teachers(settings: PretrainSettings) -> None:
+def _refuse_idle_teacher(settings: PretrainSettings) -> None:
     warm = settings.warm_start
     reason = "no --init" if settings.init is None else f"--init {settings.init} is no fresh graft"
     if warm.when == "never":
         reason = "warm_start.when=never"
     for phase in PHASES:
-        for teacher in TEACHERS:
-            weights = getattr(getattr(warm, phase), f"{teacher}_weight")
-            if max(weights, default=0.0) > 0:
-                raise ConfigError(
-                    f"warm_start.{phase}.{teacher}_weight={list(weights)} asks for a teacher, but this run has no warm "
-                    f"start ({reason}): start from a folder of `hnet-ntv2 init`, or set the weight to 0"
-                )
+        weights = getattr(warm, phase).hidden_state_weight
+        if max(weights, default=0.0) > 0:
+            raise ConfigError(
+                f"warm_start.{phase}.hidden_state_weight={list(weights)} asks for a teacher, but this run has no warm "
+                f"start ({reason}): start from a folder of `hnet-ntv2 init`, or set the weight to 0"
+            )
 
 
 def _warn_of_fast_graft(settings: PretrainSettings, plan: PhasePlan) -> None:
@@ -310,24 +284,22 @@ def _warn_of_fast_graft(settings: PretrainSettings, plan: PhasePlan) -> None:
         )
 
 
-def build_teachers(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phases: PhasePlan) -> dict[str, Teacher]:
-    """The teachers whose weight is above 0 in some phase.
+def build_teacher(
+    settings: PretrainSettings, model: HNetNTV2ForMaskedLM, phases: PhasePlan
+) -> HiddenStateTeacher | None:
+    """The teacher, if its weight is above 0 in some phase.
 
     Raises:
-        ConfigError: They have no source, or one that the model was not grafted from.
+        ConfigError: It has no source, or one that the model was not grafted from.
     """
-    wanted = phases.used_teachers()
-    if not wanted:
-        return {}
-    warm = settings.warm_start
-    if warm.teacher is None or settings.init is None:
+    if not phases.uses_teacher():
+        return None
+    if settings.warm_start.teacher is None or settings.init is None:
         raise ConfigError(
-            f"the weights of {', '.join(wanted)} are above 0: warm_start.teacher=FOLDER must name the source model and "
-            "--init the model grafted from it"
+            "hidden_state_weight is above 0: warm_start.teacher=FOLDER must name the source model and --init the model "
+            "grafted from it"
         )
-    return load_teachers(
-        wanted, warm.teacher, warm.teacher_revision, Path(settings.init), model.config, warm.teacher_layer
-    )
+    return load_teacher(settings.warm_start, Path(settings.init), model.config.kmer_size)
 
 
 def build_datamodule(
@@ -357,14 +329,3 @@ def build_datamodule(
         valid_windows=settings.validation.windows,
         max_n_share=data.max_n_share,
     )
-
-
-def calibrate(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, datamodule: HG38DataModule) -> None:
-    """Set the routers of a model with random weights to their target ratios on training windows (docs/decisions/0003).
-
-    A model from ``init`` keeps its own offsets. Every rank sees the same windows and gets the same offsets.
-    """
-    if settings.calibration_windows == 0 or settings.init is not None:
-        return
-    windows = datamodule.plain_windows("train", settings.calibration_windows).long()
-    calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))

@@ -34,8 +34,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
     """Lets Lightning save and load these checkpoints, optimizer state included, without pickles."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        if storage_options is not None:
-            raise CheckpointError(f"storage_options={storage_options!r}: checkpoints take none")
+        del storage_options  # Lightning gives none to a local folder
         write_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(
@@ -84,18 +83,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         tensors = load_file(tensor_path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {TENSOR_FILE}: {error}") from error
-    _require_finite_weights(tensors, tensor_path)
-    return decode(document["tree"], tensors)
-
-
-def _require_finite_weights(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Refuse weights with NaN or infinity: the run would train on NaN. The optimizer's tensors are not checked."""
     for name, tensor in tensors.items():
+        # The run would train on NaN. The optimizer's tensors are not checked.
         if name.startswith("state_dict.") and tensor.is_floating_point():
             try:
-                require_finite(name, tensor, path)
+                require_finite(name, tensor, tensor_path)
             except WeightsError as error:
                 raise CheckpointError(f"{error}; resume from an older checkpoint") from error
+    return decode(document["tree"], tensors)
 
 
 def read_structure(path: Path) -> dict[str, Any]:
@@ -192,7 +187,6 @@ def explained(what: str, way_out: str) -> Iterator[None]:
 
 # A value that JSON lacks is an object with one key that starts with this sign.
 _SIGN = "$"
-_NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 class TreeEncoder:
@@ -225,11 +219,13 @@ class TreeEncoder:
         if isinstance(value, torch.Tensor):
             return {"$tensor": self._store(value, where or "tensor")}
         if isinstance(value, Mapping):
-            return self._encode_mapping(value, where)
-        if isinstance(value, tuple):
-            return {"$tuple": [self.encode(item, _join(where, i)) for i, item in enumerate(value)]}
-        if isinstance(value, list):
-            return [self.encode(item, _join(where, i)) for i, item in enumerate(value)]
+            items = {key: self.encode(item, _join(where, key)) for key, item in value.items()}
+            if all(isinstance(key, str) and not key.startswith(_SIGN) for key in items):
+                return items
+            return {"$dict": [[self.encode(key, where), item] for key, item in items.items()]}
+        if isinstance(value, list | tuple):
+            parts = [self.encode(item, _join(where, i)) for i, item in enumerate(value)]
+            return parts if isinstance(value, list) else {"$tuple": parts}
         if isinstance(value, torch.dtype):
             return {"$dtype": str(value).removeprefix("torch.")}
         if isinstance(value, torch.device):
@@ -238,12 +234,6 @@ class TreeEncoder:
             f"checkpoint entry {where or '(root)'} is a {type(value).__module__}.{type(value).__qualname__}, which "
             "only a pickle could store; keep numbers, strings, lists, dicts and tensors in checkpoints"
         )
-
-    def _encode_mapping(self, value: Mapping[Any, Any], where: str) -> Any:
-        if all(isinstance(key, str) and not key.startswith(_SIGN) for key in value):
-            return {key: self.encode(item, _join(where, key)) for key, item in value.items()}
-        pairs = [[self.encode(key, where), self.encode(item, _join(where, key))] for key, item in value.items()]
-        return {"$dict": pairs}
 
     def _store(self, tensor: torch.Tensor, where: str) -> str:
         if tensor.layout != torch.strided or tensor.is_quantized:
@@ -278,21 +268,16 @@ def decode(node: Any, tensors: Mapping[str, torch.Tensor] | None) -> Any:
         return [decode(item, tensors) for item in node]
     if not isinstance(node, dict):
         return node
-    if len(node) == 1:
-        (tag, content), *_ = node.items()
-        if tag.startswith(_SIGN):
-            return _decode_tagged(tag, content, tensors)
-    return {key: decode(item, tensors) for key, item in node.items()}
-
-
-def _decode_tagged(tag: str, content: Any, tensors: Mapping[str, torch.Tensor] | None) -> Any:
+    tag, content = next(iter(node.items()), ("", ""))
+    if len(node) != 1 or not tag.startswith(_SIGN):
+        return {key: decode(item, tensors) for key, item in node.items()}
     match tag:
         case "$tensor":
             return content if tensors is None else tensors[content]
         case "$float":
-            return _NON_FINITE[content]
+            return float(content)
         case "$tuple":
-            return tuple(decode(item, tensors) for item in content)
+            return tuple(decode(content, tensors))
         case "$dict":
             return {decode(key, tensors): decode(item, tensors) for key, item in content}
         case "$dtype":

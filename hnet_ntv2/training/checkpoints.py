@@ -39,24 +39,16 @@ class CheckpointKeeper(StepCallback):
         every: Optimiser steps between checkpoints.
         keep: Numbered checkpoints that are kept besides the linked ones.
         samples_per_step: Windows of the global batch, to note the position in the data.
-        monitor: The validation metric whose least value is best.
         resumed_from: The checkpoint that the run goes on from.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        every: int,
-        keep: int,
-        samples_per_step: int,
-        monitor: str = "bits",
-        resumed_from: Path | None = None,
-    ):
+        self, folder: Path, every: int, keep: int, samples_per_step: int, resumed_from: Path | None = None
+    ) -> None:
         self.folder = folder
         self.every = every
         self.keep = keep
         self.samples_per_step = samples_per_step
-        self.monitor = monitor
         self.resumed_from = resumed_from
         self.best_value = math.inf
         self.best_step: int | None = None
@@ -104,15 +96,14 @@ class CheckpointKeeper(StepCallback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save and link the model if it is the best so far."""
         assert isinstance(pl_module, PretrainingModule)
-        value = pl_module.validation_report.get(self.monitor, math.nan)
+        value = pl_module.validation_report.get("bits", math.nan)
         if trainer.sanity_checking or trainer.state.fn != "fit" or not value < self.best_value:
             return  # "not <": NaN is never the best
         self.best_value, self.best_step = value, trainer.global_step
-        self.save_between_steps(trainer, link=None)
-        self._link(trainer, BEST, self.path_of(trainer.global_step))
+        self.save_between_steps(trainer, BEST)
         self._prune(trainer)
 
-    def save(self, trainer: L.Trainer, link: str | None = LAST) -> Path:
+    def save(self, trainer: L.Trainer, link: str = LAST) -> Path:
         """Save the present state and let ``link`` point to it. All ranks must call this.
 
         Raises:
@@ -125,12 +116,11 @@ class CheckpointKeeper(StepCallback):
             datamodule.set_position(trainer.global_step * self.samples_per_step)
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_step = trainer.global_step
-        if link is not None:
-            self._link(trainer, link, path)
+        self._link(trainer, link, path)
         self._prune(trainer)
         return path
 
-    def save_between_steps(self, trainer: L.Trainer, link: str | None = LAST) -> Path | None:
+    def save_between_steps(self, trainer: L.Trainer, link: str = LAST) -> Path | None:
         """Save the state after the last finished step, unless it is saved; None before the first step.
 
         All ranks must call this. Micro-batches of the step in progress are lost; a resumed run repeats them.
@@ -139,8 +129,7 @@ class CheckpointKeeper(StepCallback):
         if self._counters is None:
             return None
         if self._saved_step == step:
-            if link is not None:
-                self._link(trainer, link, self.path_of(step))
+            self._link(trainer, link, self.path_of(step))
             return self.path_of(step)
         self._saves_between_steps = True
         try:
@@ -240,15 +229,8 @@ def holds_run(folder: Path) -> bool:
 
 def sweep_checkpoints(folder: Path) -> None:
     """Delete what killed writers left; the caller holds the lock of the run's folder."""
-    for old in folder.glob(".step=*.ckpt.old"):  # of earlier versions, killed between two renames
-        path = folder / old.name.removeprefix(".").removesuffix(".old")
-        if path.exists():
-            remove(old)
-        else:
-            old.rename(path)
-    for pattern in _OLD_LEFTOVERS:
-        for path in folder.glob(pattern):
-            remove(path)
+    for path in [path for pattern in _OLD_LEFTOVERS for path in folder.glob(pattern)]:
+        remove(path)
     sweep(folder)
 
 

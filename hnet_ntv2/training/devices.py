@@ -4,11 +4,10 @@ import dataclasses
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -18,7 +17,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from ..backbone import LocalBlock, NTv2Block
-from ..chunking import Router
 from ..errors import ConfigError
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..vocabulary import FIRST_BASE
@@ -156,7 +154,14 @@ def resolve_precision(requested: str | int, device_type: str) -> Precision:
     if wanted == "32":
         return Precision("32-true", "float32, as asked for")
     if device_type == "cuda":
-        return _on_cuda(wanted)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision("bf16-mixed", f"bf16 mixed precision (precision={wanted}; native on this GPU)")
+        if wanted == "bf16":
+            raise ConfigError(
+                "precision=bf16: this GPU only emulates bf16, slowly; use --precision 16 (fp16 with loss scaling)"
+            )
+        explanation = "fp16 mixed precision with loss scaling (precision=16; this GPU has no native bf16)"
+        return Precision("16-mixed", explanation)
     if cpu_has_bf16():
         return Precision("bf16-mixed", f"bf16 mixed precision (precision={requested}; this CPU has bf16 instructions)")
     return Precision("32-true", f"float32 (precision={requested}, but this CPU has no bf16 instructions)")
@@ -169,16 +174,6 @@ def cpu_has_bf16() -> bool:
         if supported is not None and supported():
             return True
     return not _cpu_flags().isdisjoint({"bf16", "avx512_bf16", "amx_bf16"})
-
-
-def _on_cuda(wanted: str) -> Precision:
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return Precision("bf16-mixed", f"bf16 mixed precision (precision={wanted}; native on this GPU)")
-    if wanted == "bf16":
-        raise ConfigError(
-            "precision=bf16: this GPU only emulates bf16, slowly; use --precision 16 (fp16 with loss scaling)"
-        )
-    return Precision("16-mixed", "fp16 mixed precision with loss scaling (precision=16; this GPU has no native bf16)")
 
 
 def _cpu_flags() -> frozenset[str]:
@@ -208,12 +203,29 @@ class BatchPlan:
         micro_batch_size: Windows per device and forward pass.
         devices: Devices per node.
         num_nodes: Nodes.
+
+    Raises:
+        ConfigError: The global batch is not a multiple; the message lists the nearest ones that are.
     """
 
     global_batch_size: int
     micro_batch_size: int
     devices: int = 1
     num_nodes: int = 1
+
+    def __post_init__(self) -> None:
+        for name, size in dataclasses.asdict(self).items():
+            if size < 1:
+                raise ConfigError(f"{name.removeprefix('global_')}={size} must be at least 1")
+        unit = self.micro_batch_size * self.world_size
+        if self.global_batch_size % unit:
+            below = self.global_batch_size // unit * unit
+            nearest = [str(size) for size in (below - unit, below, below + unit, below + 2 * unit) if size > 0]
+            raise ConfigError(
+                f"batch_size={self.global_batch_size} is not a multiple of {unit} = {self.micro_batch_size} per "
+                f"micro-batch x {self.devices} device(s) x {self.num_nodes} node(s); the nearest that are: "
+                f"{', '.join(nearest)}"
+            )
 
     @property
     def world_size(self) -> int:
@@ -231,24 +243,13 @@ class BatchPlan:
         )
 
 
-def plan_batch(global_batch_size: int, micro_batch_size: int, devices: int = 1, num_nodes: int = 1) -> BatchPlan:
-    """Plan with exactly this micro-batch.
-
-    Raises:
-        ConfigError: The global batch is not a multiple; the message lists the nearest ones that are.
-    """
-    _require_divisible(global_batch_size, micro_batch_size, devices, num_nodes)
-    return BatchPlan(global_batch_size, micro_batch_size, devices, num_nodes)
-
-
 def plan_batch_up_to(global_batch_size: int, most: int, devices: int = 1, num_nodes: int = 1) -> BatchPlan:
     """Plan with the largest micro-batch of at most ``most`` windows that divides the batch evenly.
 
     Raises:
         ConfigError: The global batch is not a multiple of the number of devices.
     """
-    _require_divisible(global_batch_size, 1, devices, num_nodes)
-    per_device = global_batch_size // (devices * num_nodes)
+    per_device = BatchPlan(global_batch_size, 1, devices, num_nodes).accumulation
     micro = next(size for size in range(min(most, per_device), 0, -1) if per_device % size == 0)
     return BatchPlan(global_batch_size, micro, devices, num_nodes)
 
@@ -310,26 +311,6 @@ def largest_that_fits(attempt: Callable[[int], None], start: int) -> int:
     raise ConfigError(f"not even one window fits in the device's memory: {OUT_OF_MEMORY_ADVICE}")
 
 
-def _require_divisible(global_batch_size: int, micro_batch_size: int, devices: int, num_nodes: int) -> None:
-    sizes = {
-        "batch_size": global_batch_size,
-        "micro_batch_size": micro_batch_size,
-        "devices": devices,
-        "num_nodes": num_nodes,
-    }
-    for name, size in sizes.items():
-        if size < 1:
-            raise ConfigError(f"{name}={size} must be at least 1")
-    unit = micro_batch_size * devices * num_nodes
-    if global_batch_size % unit:
-        below = global_batch_size // unit * unit
-        nearest = [str(size) for size in (below - unit, below, below + unit, below + 2 * unit) if size > 0]
-        raise ConfigError(
-            f"batch_size={global_batch_size} is not a multiple of {unit} = {micro_batch_size} per micro-batch x "
-            f"{devices} device(s) x {num_nodes} node(s); the nearest that are: {', '.join(nearest)}"
-        )
-
-
 # AdamW keeps two tensors per parameter besides the gradient; DDP's buckets hold the gradients themselves.
 _OPTIMIZER_COPIES = 2
 
@@ -381,22 +362,16 @@ def train_once(
     input_ids = labels.clone()
     input_ids[:, ::7] = model.config.mask_token_id
     autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
-    with open_routers(model), autocast:
-        output = model(input_ids, labels=labels)
-        output.loss.backward()
-    stage = output.stages[0]
-    return float(stage.achieved_ratio)
-
-
-@contextmanager
-def open_routers(model: nn.Module) -> Iterator[None]:
-    """Raise all offsets, so that the guard's upper limits decide the chunk counts: the most memory a step can need."""
-    offsets = [cast(torch.Tensor, module.beta) for module in model.modules() if isinstance(module, Router)]
+    offsets = [router.beta for router in model.model.routers]
     before = [offset.clone() for offset in offsets]
     for offset in offsets:
-        offset.fill_(2.0)  # more than a probability can lack to its threshold
+        # More than a probability can lack to its threshold: the guard's upper limits decide the chunk counts.
+        offset.fill_(2.0)
     try:
-        yield
+        with autocast:
+            output = model(input_ids, labels=labels)
+            output.loss.backward()
     finally:
         for offset, value in zip(offsets, before, strict=True):
             offset.copy_(value)
+    return float(output.stages[0].achieved_ratio)

@@ -1,6 +1,7 @@
 """What a user sees of a run and what its logs get: progress, CSV files, TensorBoard, Weights & Biases."""
 
 import csv
+import dataclasses
 import io
 import logging
 import math
@@ -23,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ..errors import ConfigError, DataError
 from ..storage import open_text
 from .module import PretrainingModule, StepCallback, StepReport
-from .settings import LoggerSettings
+from .settings import LoggerSettings, PretrainSettings
 
 logger = logging.getLogger(__name__)
 
@@ -109,14 +110,13 @@ class ProgressDisplay(StepCallback):
         log: Where throughput and the last validation come from.
         bar: Whether a bar is wanted at all.
         every: Steps between plain lines.
-        console: Where the bar goes; standard error if None.
     """
 
-    def __init__(self, max_steps: int, log: MetricLog, bar: bool, every: int, console: Console | None = None):
+    def __init__(self, max_steps: int, log: MetricLog, bar: bool, every: int):
         self.max_steps = max_steps
         self.metric_log = log
         self.every = every
-        self.console = console or Console(stderr=True)
+        self.console = Console(stderr=True)
         self.wants_bar = bar and self.console.is_terminal
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -145,18 +145,15 @@ class ProgressDisplay(StepCallback):
         if trainer.is_global_zero and not trainer.sanity_checking:
             logger.info("step %d: %s", trainer.global_step, validation_line(pl_module.validation_report))
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop drawing; the bar stays on the screen."""
-        self._stop()
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Stop drawing before the error is printed."""
-        self._stop()
-
-    def _stop(self) -> None:
+    def on_train_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException | None = None
+    ) -> None:
+        """Stop drawing, before an error is printed too; the bar stays on the screen."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+    on_exception = on_train_end
 
 
 def progress_line(report: StepReport, bases_per_second: float) -> str:
@@ -175,9 +172,8 @@ def validation_line(report: dict[str, float]) -> str:
         ("bits_anchors_off", "without"),
     )
     parts += [f"{title} {report[name]:.4f}" for name, title in names if not math.isnan(report.get(name, math.nan))]
-    if "mask_free/chunk_length_p50" in report:
-        middle, high, most = (report[f"mask_free/chunk_length_{name}"] for name in ("p50", "p95", "max"))
-        parts.append(f"chunks of {middle:.0f} bases (95 % up to {high:.0f}, longest {most:.0f})")
+    middle, high, most = (report[f"mask_free/chunk_length_{name}"] for name in ("p50", "p95", "max"))
+    parts.append(f"chunks of {middle:.0f} bases (95 % up to {high:.0f}, longest {most:.0f})")
     return ", ".join(parts)
 
 
@@ -363,23 +359,21 @@ def without_threads_tracebacks() -> Iterator[None]:
         threading.excepthook = before
 
 
-def build_loggers(
-    folder: Path, settings: LoggerSettings, name: str, hyperparameters: dict[str, Any], resume_step: int | None = None
-) -> list[Logger]:
+def build_loggers(folder: Path, settings: PretrainSettings, resume_step: int | None = None) -> list[Logger]:
     """CSV and TensorBoard, and Weights & Biases where a project is named.
 
     Args:
         folder: Gets the log files.
-        settings: See :class:`LoggerSettings`.
-        name: Name of the run.
-        hyperparameters: Settings of the run, for Weights & Biases.
+        settings: Of the run; Weights & Biases gets all of them.
         resume_step: Step that the run goes on from, None for a new one.
     """
     loggers: list[Logger] = [HistoryLogger(folder, resume_step)]
     loggers.append(CarefulLogger(lambda: TensorBoardLogger(folder, name="tensorboard", version=""), "TensorBoard"))
-    if settings.wandb_project is not None:
-        wandb = CarefulLogger(lambda: _wandb_logger(folder, settings, name), "Weights & Biases")
-        wandb.log_hyperparams(hyperparameters)
+    if settings.logger.wandb_project is not None:
+        wandb = CarefulLogger(
+            lambda: _wandb_logger(folder, settings.logger, settings.experiment_name), "Weights & Biases"
+        )
+        wandb.log_hyperparams(dataclasses.asdict(settings))
         loggers.append(wandb)
     return loggers
 

@@ -1,4 +1,4 @@
-"""One optimiser step: the loss of each micro-batch, its sums over micro-batches and ranks, clipping, the report."""
+"""One optimiser step, from the loss of each micro-batch to the report over all ranks; and one validation pass."""
 
 import logging
 import math
@@ -9,33 +9,47 @@ from typing import Any, cast
 import lightning as L
 import torch
 from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
-from ..chunking import Router
+from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
-from ..measuring import Sums, add_sums, chunk_sums, reduce_sums, stage_metrics, target_metrics, target_sums
+from ..measuring import (
+    Reduce,
+    Sums,
+    add_sums,
+    chunk_sums,
+    length_metrics,
+    length_sums,
+    reduce_sums,
+    stage_metrics,
+    target_metrics,
+    target_sums,
+    unmasked,
+)
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from ..outputs import HNetNTV2MaskedLMOutput
 from ..parameter_names import parameter_group
 from .devices import OUT_OF_MEMORY_ADVICE
 from .optimizer import (
-    build_optimizer,
-    build_scheduler,
     gradient_norm_of_loss,
     gradient_norms,
     parameter_groups,
     scale_gradients,
     squared_gradient_norms,
     undecayed_names,
+    warmup_cosine,
 )
 from .phases import PhasePlan
-from .settings import OptimizerSettings, SchedulerSettings, ValidationSettings
-from .teachers import Teacher
-from .validation import ValidationRun
+from .settings import PretrainSettings, ValidationSettings
+from .teachers import HiddenStateTeacher
 
 logger = logging.getLogger(__name__)
 
 
 Batch = Mapping[str, torch.Tensor]
+
+MASK_FREE = "mask_free"
+ON_GRID = "on_grid"
 
 
 @dataclass(frozen=True)
@@ -79,49 +93,29 @@ class PretrainingModule(L.LightningModule):
 
     Args:
         model: The model.
-        optimizer: Learning rate, groups, decay.
-        scheduler: Warm-up and cosine.
-        validation: What validation measures.
-        max_steps: Optimiser steps of the whole run.
-        seq_length: Bases per window.
-        mask_rate: Share of bases that become targets.
-        gradient_clip: Largest norm of the whole gradient; None for no clipping.
-        router_gradients_every: Optimiser steps between measurements of the routers' gradients; 0 for never.
+        settings: The whole run.
         phases: The warm start; None trains in one phase.
-        teachers: What the source model teaches besides, by the name of its weight in ``phases``.
+        teacher: What the source model teaches besides, with its weight in ``phases``.
         identity: What a run must have in common with the checkpoints it resumes from.
     """
 
     def __init__(
         self,
         model: HNetNTV2ForMaskedLM,
-        optimizer: OptimizerSettings,
-        scheduler: SchedulerSettings,
-        validation: ValidationSettings,
-        *,
-        max_steps: int,
-        seq_length: int,
-        mask_rate: float,
-        gradient_clip: float | None = 0.5,
-        router_gradients_every: int = 0,
+        settings: PretrainSettings,
         phases: PhasePlan | None = None,
-        teachers: Mapping[str, Teacher] | None = None,
+        teacher: HiddenStateTeacher | None = None,
         identity: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.model = model
-        self.optimizer_settings = optimizer
-        self.scheduler_settings = scheduler
-        self.validation_settings = validation
-        self.max_steps = max_steps
-        self.targets_per_window = mask_rate * seq_length
-        self.gradient_clip = gradient_clip
-        self.router_gradients_every = router_gradients_every
-        self.model.moves_offsets = (
-            False  # forward passes must not: optimizer_step moves them once, by the global counts
-        )
-        self.phases = phases or PhasePlan.single(max_steps)
-        self.teachers = dict(teachers or {})
+        self.settings = settings
+        self.max_steps = settings.trainer.max_steps
+        self.gradient_clip = settings.trainer.gradient_clip
+        # Forward passes must not move them: optimizer_step does so once, by the global counts.
+        self.model.moves_offsets = False
+        self.phases = phases or PhasePlan.single(self.max_steps)
+        self.teacher = teacher
         self.identity = identity or {}
         self.report: StepReport | None = None
         self.validation_report: dict[str, float] = {}
@@ -137,33 +131,25 @@ class PretrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with its groups, and the schedule stepped once per optimiser step."""
-        optimizer = build_optimizer(self.optimizer_groups(), self.optimizer_settings.betas, self.optimizer_settings.eps)
-        schedule = self.scheduler_settings
-        multipliers = self.optimizer_settings.multipliers
-        scheduler = build_scheduler(
-            optimizer,
-            self.max_steps,
-            schedule.warmup_fraction,
-            schedule.final_divisor,
-            lambda step, group: self.phases.rate_factor(step, group, multipliers),
-        )
+        settings, schedule = self.settings.optimizer, self.settings.scheduler
+        optimizer = AdamW(self.optimizer_groups(), betas=cast(Any, settings.betas), eps=settings.eps)
+        common = warmup_cosine(self.max_steps, schedule.warmup_fraction, schedule.final_divisor)
+
+        def factor_of(group: str) -> Callable[[int], float]:
+            return lambda step: common(step) * self.phases.rate_factor(step, group, settings.multipliers)
+
+        scheduler = LambdaLR(optimizer, [factor_of(group["group"]) for group in optimizer.param_groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """The optimizer's parameter groups."""
-        settings = self.optimizer_settings
-        return parameter_groups(
-            self.model,
-            parameter_group,
-            settings.learning_rate,
-            settings.weight_decay,
-            settings.multipliers,
-            self._without_decay,
-        )
+        settings = self.settings.optimizer
+        rates = (settings.learning_rate, settings.weight_decay, settings.multipliers)
+        return parameter_groups(self.model, parameter_group, *rates, self._without_decay)
 
     # ---- one micro-batch
 
-    def forward_batch(self, batch: Batch, **options: Any) -> HNetNTV2MaskedLMOutput:
+    def forward_batch(self, batch: Batch, **options: Any) -> Any:
         """Run the model on a batch of the data module; forced grid and anchors are passed through where present."""
         extras = {name: batch[name] for name in ("attention_mask", "on_grid", "anchors") if name in batch}
         return self.model(batch["input_ids"], **{**extras, **options})
@@ -174,21 +160,21 @@ class PretrainingModule(L.LightningModule):
         self._step.number = self._finished_steps
         self._log_phase()
         batch = widened(batch)
+        data = self.settings.data
         try:
             output = self.forward_batch(
                 batch,
                 labels=batch["labels"],
                 loss_weights=batch["loss_weights"],
-                loss_denominator=self.targets_per_window * len(batch["input_ids"]),
+                loss_denominator=data.mask.rate * data.seq_length * len(batch["input_ids"]),
                 only_targets=True,
-                output_hidden_states=any(teacher.needs_hidden_states for teacher in self._active_teachers().values()),
+                output_hidden_states=self._is_taught,
             )
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"out of memory: {OUT_OF_MEMORY_ADVICE}") from error
         output.loss, parts = self._total_loss(output, batch)
-        if (
-            self._step.sums is None and self._measures_routers()
-        ):  # first micro-batch only: it costs a backward pass per loss and stage
+        # First micro-batch only: it costs a backward pass per loss and stage.
+        if self._step.sums is None and self._measures_routers():
             self._step.router_norms = self._router_gradient_norms(output)
         self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
         return output.loss
@@ -203,22 +189,18 @@ class PretrainingModule(L.LightningModule):
     def _finished_steps(self) -> int:
         return 0 if self._trainer is None else self.trainer.global_step
 
-    def _active_teachers(self) -> dict[str, Teacher]:
-        weights = self.phases.at(self._finished_steps).weights
-        return {name: teacher for name, teacher in self.teachers.items() if weights[name] > 0}
+    @property
+    def _is_taught(self) -> bool:
+        return self.teacher is not None and self.phases.at(self._finished_steps).weights["hidden_state"] > 0
 
-    def _total_loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> tuple[torch.Tensor, Sums]:
-        """Task, ratio and teachers' losses with the weights of the current step; and the teachers' for the log."""
-        assert output.task_loss is not None
-        assert output.ratio_loss is not None
+    def _total_loss(self, output: Any, batch: Batch) -> tuple[torch.Tensor, Sums]:
+        """Task, ratio and teacher's losses with the weights of the current step; and the teacher's for the log."""
         weights = self.phases.at(self._finished_steps).weights
         loss = output.task_loss + weights["ratio"] * self.model.config.ratio_loss_weight * output.ratio_loss
-        parts: Sums = {}
-        for name, teacher in self._active_teachers().items():
-            value = teacher.loss(output, batch)
-            loss = loss + weights[name] * value
-            parts[f"teacher_{name}"] = value.detach().double()
-        return loss, parts
+        if self.teacher is None or not self._is_taught:
+            return loss, {}
+        value = self.teacher.loss(output, batch)
+        return loss + weights["hidden_state"] * value, {"teacher_hidden_state": value.detach().double()}
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """Backpropagate.
@@ -231,13 +213,7 @@ class PretrainingModule(L.LightningModule):
         except torch.OutOfMemoryError as error:
             raise ConfigError(f"out of memory in the backward pass: {OUT_OF_MEMORY_ADVICE}") from error
 
-    def _training_sums(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Sums:
-        assert output.logits is not None
-        assert output.loss is not None
-        assert output.task_loss is not None
-        assert output.ratio_losses is not None
-        assert output.boundary_counts is not None
-        assert output.stages is not None
+    def _training_sums(self, output: Any, batch: Batch) -> Sums:
         # float64: many micro-batches and ranks are added up
         labels, is_shown_masked = batch["labels"], batch["input_ids"] == self.model.config.mask_token_id
         return {
@@ -333,7 +309,7 @@ class PretrainingModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a pass over the validation windows."""
-        self._validation = ValidationRun(self.validation_settings, self.model.config)
+        self._validation = ValidationRun(self.settings.validation, self.model.config)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch of validation windows."""
@@ -369,19 +345,16 @@ class PretrainingModule(L.LightningModule):
         return groups
 
     def _measures_routers(self) -> bool:
-        every = self.router_gradients_every
+        every = self.settings.callbacks.router_gradients_every
         return every > 0 and not self._is_sharded and self.trainer.global_step % every == 0
 
-    def _router_gradient_norms(self, output: HNetNTV2MaskedLMOutput) -> dict[str, torch.Tensor]:
+    def _router_gradient_norms(self, output: Any) -> dict[str, torch.Tensor]:
         """Norms of the task's and the ratio loss's gradients at each router, of this rank's first micro-batch."""
-        assert output.task_loss is not None
-        assert output.ratio_loss is not None
-        routers = [module for module in self.model.modules() if isinstance(module, Router)]
         weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
         losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
         return {
             f"stage{stage}/router_gradient_{name}": gradient_norm_of_loss(loss, list(router.parameters()))
-            for stage, router in enumerate(routers, start=1)
+            for stage, router in enumerate(self.model.model.routers, start=1)
             for name, loss in losses.items()
         }
 
@@ -397,6 +370,70 @@ class PretrainingModule(L.LightningModule):
 def widened(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch with ids and labels in int64. The loader sends them as bytes, an eighth of the transfer."""
     return {name: value.long() if name.endswith(("input_ids", "labels")) else value for name, value in batch.items()}
+
+
+class ValidationRun:
+    """Adds up batches under every setting that is reported, then makes the report.
+
+    ``bits``, ``accuracy`` and the ratios without a suffix belong to the model's own anchor setting: inference uses it,
+    and the best checkpoint is chosen by it. Bits count only targets shown as [MASK].
+    """
+
+    def __init__(self, settings: ValidationSettings, config: HNetNTV2Config):
+        self.settings = settings
+        self.config = config
+        self.anchor_settings = sorted({config.use_anchors, *settings.anchors})
+        self._sums: dict[str, Sums] = {}
+
+    def add(self, batch: Batch, forward: Callable[..., Any]) -> None:
+        """Add one batch; ``forward(batch, **options)`` runs the model in evaluation mode."""
+        # Negative numbers: windows that only fill up a batch. They have no targets, but their chunks would be counted.
+        rows = batch["window_index"] >= 0 if "window_index" in batch else None
+        options: dict[str, Any] = {} if self.settings.strands is None else {"strands": self.settings.strands}
+        for anchors in self.anchor_settings:
+            output = forward(batch, anchors=anchors, **options)
+            self._add(_name(anchors), {**self._target_sums(output, batch), **chunk_sums(output.stages, rows)})
+        if "grid_input_ids" in batch:
+            view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
+            # Anchors off: this view is compared with the source, which has the grid's boundaries only.
+            output = forward(view, on_grid=True, anchors=False, **options)
+            self._add(ON_GRID, self._target_sums(output, view))
+        # One strand: the reverse strand's chunks are not measured.
+        stages = forward({**batch, "input_ids": unmasked(batch)}, anchors=False, strands="forward").stages
+        self._add(MASK_FREE, {**chunk_sums(stages, rows), **length_sums(stages, rows)})
+
+    def report(self, reduce: Reduce) -> dict[str, float]:
+        """Metrics by name, after ``reduce`` has summed a tensor over all ranks."""
+        sums = {setting: reduce_sums(values, reduce) for setting, values in self._sums.items()}
+        report: dict[str, float] = {}
+        for anchors in self.anchor_settings:
+            values = sums[_name(anchors)]
+            is_own = anchors == self.config.use_anchors
+            for suffix in [f"_{_name(anchors)}", *([""] if is_own else [])]:
+                report.update(target_metrics(values, "masked", suffix))
+                report.update(target_metrics(values, "unique", f"_non_repeat{suffix}"))
+            if is_own:
+                report.update(stage_metrics(values, self.config.num_stages))
+                report["targets"] = values["masked_count"]
+        if ON_GRID in sums:
+            report.update(target_metrics(sums[ON_GRID], "masked", f"_{ON_GRID}"))
+        values = sums[MASK_FREE]
+        metrics = {**stage_metrics(values, self.config.num_stages), **length_metrics(values["chunk_lengths"])}
+        return report | {f"{MASK_FREE}/{name}": value for name, value in metrics.items()}
+
+    def _target_sums(self, output: Any, batch: Batch) -> Sums:
+        # A target shown as itself could be copied, one shown as another letter misleads: only [MASK] is counted.
+        is_shown_masked = batch["input_ids"] == self.config.mask_token_id
+        is_unique = is_shown_masked & ~batch["is_repeat"] if "is_repeat" in batch else is_shown_masked
+        sums = target_sums(output.logits, batch["labels"], is_shown_masked, "masked")
+        return {**sums, **target_sums(output.logits, batch["labels"], is_unique, "unique")}
+
+    def _add(self, setting: str, sums: Sums) -> None:
+        self._sums[setting] = add_sums(self._sums.get(setting), sums)
+
+
+def _name(anchors: bool) -> str:
+    return "anchors_on" if anchors else "anchors_off"
 
 
 class StepCallback(L.Callback):

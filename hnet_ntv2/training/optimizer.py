@@ -1,13 +1,11 @@
-"""AdamW with learning-rate groups by resolution, the learning rate over the run, and norms of gradients."""
+"""Parameter groups by resolution, the learning rate over the run, and norms of gradients."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import ConfigError
 
@@ -46,7 +44,13 @@ def parameter_groups(
     for wrapped_name, parameter in model.named_parameters():
         name = wrapped_name.replace(_FSDP_PART, "")
         sorted_out.setdefault((group_of(name), name not in without_decay), []).append(parameter)
-    _require_known({group for group, _ in sorted_out}, multipliers)
+    if missing := sorted({group for group, _ in sorted_out} - set(multipliers)):
+        raise ConfigError(
+            f"optimizer.multipliers lacks the model's group(s) {', '.join(missing)}; it has {list(multipliers)}"
+        )
+    for group, factor in multipliers.items():
+        if factor < 0:
+            raise ConfigError(f"optimizer.multipliers.{group}={factor} must not be negative")
     order = list(multipliers)  # a fixed order: a checkpoint's optimizer state goes by position
     return [
         {
@@ -76,12 +80,6 @@ def undecayed_names(model: nn.Module) -> frozenset[str]:
     return frozenset(embeddings | vectors | named)
 
 
-def build_optimizer(groups: ParameterGroups, betas: Iterable[float], eps: float) -> AdamW:
-    """AdamW over the groups of :func:`parameter_groups`."""
-    first, second = betas
-    return AdamW(groups, betas=(first, second), eps=eps)
-
-
 def describe_groups(groups: ParameterGroups) -> str:
     """A table for the user: group, peak learning rate, weight decay, parameters."""
     rows = [f"{'group':<20} {'peak lr':>10} {'decay':>6} {'parameters':>13}"]
@@ -89,16 +87,6 @@ def describe_groups(groups: ParameterGroups) -> str:
         count = sum(parameter.numel() for parameter in group["params"])
         rows.append(f"{group['name']:<20} {group['lr']:>10.3g} {group['weight_decay']:>6.3g} {count:>13,}")
     return "\n".join(rows)
-
-
-def _require_known(groups: set[str], multipliers: Mapping[str, float]) -> None:
-    if missing := sorted(groups - set(multipliers)):
-        raise ConfigError(
-            f"optimizer.multipliers lacks the model's group(s) {', '.join(missing)}; it has {list(multipliers)}"
-        )
-    for group, factor in multipliers.items():
-        if factor < 0:
-            raise ConfigError(f"optimizer.multipliers.{group}={factor} must not be negative")
 
 
 def warmup_cosine(max_steps: int, warmup_fraction: float, final_divisor: float) -> Callable[[int], float]:
@@ -133,32 +121,6 @@ def warmup_cosine(max_steps: int, warmup_fraction: float, final_divisor: float) 
         return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return factor
-
-
-def build_scheduler(
-    optimizer: Optimizer,
-    max_steps: int,
-    warmup_fraction: float,
-    final_divisor: float,
-    phase_factor: Callable[[int, str], float] | None = None,
-) -> LambdaLR:
-    """One factor for all parameter groups, which keep their multipliers.
-
-    Args:
-        optimizer: Its groups have a ``group`` where ``phase_factor`` is given.
-        max_steps: See ``warmup_cosine``.
-        warmup_fraction: Likewise.
-        final_divisor: Likewise.
-        phase_factor: Further factor at (finished steps, group).
-    """
-    common = warmup_cosine(max_steps, warmup_fraction, final_divisor)
-    if phase_factor is None:
-        return LambdaLR(optimizer, common)
-
-    def factor_of(group: str) -> Callable[[int], float]:
-        return lambda finished_steps: common(finished_steps) * phase_factor(finished_steps, group)
-
-    return LambdaLR(optimizer, [factor_of(group["group"]) for group in optimizer.param_groups])
 
 
 Groups = Mapping[str, Sequence[nn.Parameter]]

@@ -12,10 +12,9 @@ from .settings import PhaseSettings, WarmStartSettings
 logger = logging.getLogger(__name__)
 
 PHASES = ("align", "release", "joint")
-TEACHERS = ("hidden_state", "marginals")
 
 _SHARES = ("grid_share", "anchor_share")
-_WEIGHTS = ("ratio_weight", *(f"{name}_weight" for name in TEACHERS))
+_WEIGHTS = ("ratio_weight", "hidden_state_weight")
 
 
 class PhaseState(NamedTuple):
@@ -26,7 +25,7 @@ class PhaseState(NamedTuple):
         number: 0 align, 1 release, 2 joint.
         grid_share: Share of forced cells.
         anchor_share: Share of anchored flanks.
-        weights: Factor of the ratio loss ("ratio"), and the teachers' weights by their names.
+        weights: Factor of the ratio loss ("ratio"), and the teacher's weight ("hidden_state").
     """
 
     name: str
@@ -116,25 +115,22 @@ class PhasePlan:
             return None
         return CellShares(self.ramps["grid_share"], self.ramps["anchor_share"], samples_per_step)
 
-    def used_teachers(self) -> tuple[str, ...]:
-        """Teachers with a weight above 0 somewhere."""
-
-        def is_used(ramp: Ramp) -> bool:
-            # A skipped phase does not count: its weight would load the source for nothing
-            return any(piece.steps and max(piece.start, piece.end) > 0 for piece in ramp.pieces)
-
-        return tuple(name for name in TEACHERS if is_used(self.ramps[f"{name}_weight"]))
+    def uses_teacher(self) -> bool:
+        """Whether the teacher has a weight above 0 somewhere."""
+        # A skipped phase does not count: its weight would load the source for nothing.
+        pieces = self.ramps["hidden_state_weight"].pieces
+        return any(piece.steps and max(piece.start, piece.end) > 0 for piece in pieces)
 
     def table(self) -> str:
         """The phases as a table for the user."""
         if not self.is_warm_start:
             return f"joint for {self.steps[-1]:,} steps (no warm start)"
-        teachers = [f"{name}_weight" for name in self.used_teachers()]
-        titles = ["grid", "anchors", "ratio", *(name.removesuffix("_weight") for name in teachers)]
+        weights = _WEIGHTS if self.uses_teacher() else _WEIGHTS[:1]
+        titles = ["grid", "anchors", *(name.removesuffix("_weight") for name in weights)]
         head = " ".join(f"{title:>12}" for title in titles)
         rows = [f"{'phase':<8} {'steps':>8} {head}  learning-rate multipliers"]
         for number, name in enumerate(PHASES):
-            shares = [_span(self.ramps[key].pieces[number]) for key in (*_SHARES, "ratio_weight", *teachers)]
+            shares = [_span(self.ramps[key].pieces[number]) for key in (*_SHARES, *weights)]
             rates = ", ".join(f"{group} {value:g}" for group, value in self.multipliers[number].items()) or "as above"
             rows.append(
                 f"{name:<8} {self.steps[number]:>8,} " + " ".join(f"{text:>12}" for text in shares) + f"  {rates}"

@@ -27,7 +27,7 @@ from .build import Run, build_run
 from .checkpoint_format import explained, read_checkpoint
 from .checkpoints import BEST, LAST, clear_checkpoints, find_checkpoint, holds_run, sweep_checkpoints
 from .devices import is_first_process
-from .display import TRAIN, VALIDATION, HistoryLogger, build_loggers, without_threads_tracebacks
+from .display import TRAIN, VALIDATION, build_loggers, without_threads_tracebacks
 from .identity import copy_ledger
 from .settings import PretrainSettings
 
@@ -124,13 +124,7 @@ def pretrain(settings: PretrainSettings) -> PretrainResult:
         run = build_run(settings, resume_from)
         if begins_here and is_first_process():
             clear_earlier_run(settings.folder)  # only now: nothing is lost to a mistake in the new run's settings
-        run.trainer.loggers = build_loggers(
-            settings.folder / "logs",
-            settings.logger,
-            settings.experiment_name,
-            dataclasses.asdict(settings),
-            run.resume_step,
-        )
+        run.trainer.loggers = build_loggers(settings.folder / "logs", settings, run.resume_step)
         run.write_configs()
         started = time.monotonic()
         with run.stop.installed(), run.watch.installed(), _explained_mismatch(resume_from):
@@ -259,7 +253,6 @@ def _finish(run: Run, seconds: float) -> PretrainResult:
     if trainer.is_global_zero and is_finished:
         paths["model"] = str(export_model(model, settings.folder / "checkpoints" / "hf", settings.init))
     run.datamodule.trainer = None  # from here on its loaders serve whole splits, not one rank's share
-    history = next(each for each in trainer.loggers if isinstance(each, HistoryLogger))
     summary = RunSummary(
         status=FINISHED if is_finished else f"stopped by {stopped_by}",
         step=trainer.global_step,
@@ -276,8 +269,8 @@ def _finish(run: Run, seconds: float) -> PretrainResult:
     )
     if trainer.is_global_zero:
         _write_summary(settings.folder / "logs" / "summary.json", summary)
-    files = {part: history.path(part) for part in (TRAIN, VALIDATION)}
-    return PretrainResult(summary, model, run.datamodule, files, trainer.is_global_zero)
+    history = {part: settings.folder / "logs" / f"{part}.csv" for part in (TRAIN, VALIDATION)}
+    return PretrainResult(summary, model, run.datamodule, history, trainer.is_global_zero)
 
 
 def export_model(model: HNetNTV2ForMaskedLM, folder: Path, started_from: str | None = None) -> Path:

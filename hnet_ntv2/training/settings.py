@@ -105,8 +105,7 @@ class PhaseSettings:
         grid_share: Share of NTv2's k-mer cells that are forced, and of windows whose masks lie on its grid.
         anchor_share: Share of the flanks of masked runs that form one clean chunk.
         ratio_weight: Factor of the model's ratio loss weight.
-        hidden_state_weight: Weight of the hidden-state teacher; 0 is off.
-        marginals_weight: Weight of the marginals teacher; 0 is off.
+        hidden_state_weight: Weight of the teacher; 0 is off.
     """
 
     steps: int = 0
@@ -115,7 +114,6 @@ class PhaseSettings:
     anchor_share: tuple[float, ...] = (1.0,)
     ratio_weight: tuple[float, ...] = (1.0,)
     hidden_state_weight: tuple[float, ...] = (0.0,)
-    marginals_weight: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,9 @@ class WarmStartSettings:
         align: Grid forced, trunk frozen.
         release: The grid fades out, the ratio loss comes in.
         joint: The rest of the run.
-        teacher: Folder or Hub name of the source, for the teachers.
+        teacher: Folder or Hub name of the source, for the teacher.
         teacher_revision: Of a Hub name; None is the commit in the ledger of the graft.
-        teacher_layer: Trunk blocks after which the hidden-state teacher compares.
+        teacher_layer: Trunk blocks after which the teacher compares.
     """
 
     when: str = "graft"
@@ -182,7 +180,6 @@ class ValidationSettings:
         every: Optimiser steps between validations; None validates at the end only.
         windows: Windows of the validation split, the same ones each time.
         anchors: Anchor settings that are reported; the model's own (inference) setting is always among them.
-        mask_free: Also chunk the windows without masks, for the ratios that a user will see.
         grid: Also predict on NTv2's grid, with whole tokens of it masked.
         strands: "forward" or "both"; None is the model's own setting.
     """
@@ -190,7 +187,6 @@ class ValidationSettings:
     every: int | None = 1000
     windows: int = 512
     anchors: tuple[bool, ...] = (False, True)
-    mask_free: bool = True
     grid: bool = True
     strands: str | None = None
 
@@ -318,6 +314,10 @@ REMOVED: dict[str, tuple[Any, str]] = {
     "trainer.compile": (_REFUSED, _GONE.format("0015")),
     "trainer.deterministic": (False, _GONE.format("0017")),
     "callbacks.collapse_factor": (3.0, _GONE.format("0017")),
+    "validation.mask_free": (True, _GONE.format("0017")),
+    **{
+        f"warm_start.{phase}.marginals_weight": ([0.0], _GONE.format("0017")) for phase in ("align", "release", "joint")
+    },
 }
 """Settings of earlier versions: the default, at which a saved config may still name them, and what to tell else."""
 

@@ -167,20 +167,18 @@ class LoaderWatch(StepCallback):
 class CollapseGuard(StepCallback):
     """Ends a run whose loss is not finite or whose chunk ratio has collapsed, after a checkpoint.
 
-    A ratio is collapsed when it, or the router's own share before cap and guard, stays under target / factor or over
-    target x factor for ``patience`` consecutive steps.
+    A ratio is collapsed when it, or the router's own share before cap and guard, stays under a third of its target or
+    over three times it for ``patience`` consecutive steps.
 
     Args:
         targets: Target ratio per stage.
         patience: Steps; 0 never stops for a ratio.
-        factor: How far off is collapsed.
         keeper: Saves the last state.
     """
 
-    def __init__(self, targets: Sequence[float], patience: int, factor: float = 3.0, *, keeper: CheckpointKeeper):
+    def __init__(self, targets: Sequence[float], patience: int, keeper: CheckpointKeeper):
         self.targets = tuple(targets)
         self.patience = patience
-        self.factor = factor
         self.keeper = keeper
         self.steps_off = [0] * len(self.targets)
 
@@ -210,7 +208,8 @@ class CollapseGuard(StepCallback):
             )
         for stage, target in enumerate(self.targets):
             values = (report.ratios[stage], report.router_shares[stage])
-            self.steps_off[stage] = self.steps_off[stage] + 1 if self._is_off(values, target) else 0
+            is_off = any(math.isfinite(each) and not target / 3 <= each <= target * 3 for each in values)
+            self.steps_off[stage] = self.steps_off[stage] + 1 if is_off else 0
             if 0 < self.patience <= self.steps_off[stage]:
                 return (
                     f"the chunk ratio of stage {stage + 1} has collapsed: {values[0]:.3f} achieved, {values[1]:.3f} by "
@@ -218,7 +217,3 @@ class CollapseGuard(StepCallback):
                     "(callbacks.collapse_patience). Try a lower --learning-rate, and model.router_offset_rate above 0"
                 )
         return None
-
-    def _is_off(self, values: Sequence[float], target: float) -> bool:
-        low, high = target / self.factor, target * self.factor
-        return any(math.isfinite(value) and not low <= value <= high for value in values)

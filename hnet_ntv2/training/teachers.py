@@ -1,40 +1,29 @@
-"""Two teachers from the source model: its hidden states a few layers in, and the marginals of all its layers.
+"""The teacher from the source model: its hidden states a few layers in.
 
-A teacher's weights are no part of the student: its parameters, optimizer and checkpoints do not know them.
+Its weights are no part of the student: its parameters, optimizer and checkpoints do not know them.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..conversion.graft import sha256_of
 from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..conversion.source import open_source
 from ..errors import ConfigError
-from ..kmers import grid_cells, kmer_marginals, source_token_ids
+from ..kmers import grid_cells, source_token_ids
 from ..levels import final_boundaries
 from ..modeling_ntv2 import NTv2ForMaskedLM
 from ..outputs import HNetNTV2MaskedLMOutput
 from ..shapes import Bool, Float, Int, Tensor
-from ..vocabulary import BASE_IDS, MASK_ID, SOURCE_CLS, SOURCE_PAD
+from ..vocabulary import SOURCE_CLS, SOURCE_PAD
+from .settings import WarmStartSettings
 
 _EMBEDDING = "esm.embeddings.word_embeddings.weight"
 
 Batch = Mapping[str, Tensor]
-
-
-class Teacher(ABC):
-    """A further term of the loss."""
-
-    needs_hidden_states = False
-
-    @abstractmethod
-    def loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Float[Tensor, ""]:
-        """Distance between student and source on one micro-batch; a mean, so that micro-batches weigh alike."""
 
 
 class SourceTokens(NamedTuple):
@@ -68,57 +57,7 @@ def cut_tokens(input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "b
     return SourceTokens(ids.masked_fill(~has_token, SOURCE_PAD), has_token, first, end, is_whole)
 
 
-class SourceReading(NamedTuple):
-    """Output of the source for a batch, without ``<cls>``.
-
-    Attributes:
-        tokens: Its tokens.
-        states: Token vectors, then the output of every block, each [batch, tokens, dim].
-        last: After the final norm, [batch, tokens, dim].
-    """
-
-    tokens: SourceTokens
-    states: tuple[Float[Tensor, "batch tokens dim"], ...]
-    last: Float[Tensor, "batch tokens dim"]
-
-
-class SourceReader:
-    """Runs the source on a batch, once for all teachers that ask.
-
-    Args:
-        model: The source with all its layers; set to evaluation mode, never trained.
-        k: Length of its k-mers.
-    """
-
-    def __init__(self, model: NTv2ForMaskedLM, k: int):
-        self.model = model.eval().requires_grad_(False)
-        self.k = k
-        self._last: tuple[Tensor, SourceReading] | None = None
-
-    @torch.no_grad()
-    def read(self, batch: Batch) -> SourceReading:
-        """The source's states for the masked input of a batch."""
-        input_ids = batch["input_ids"]
-        if self._last is not None and self._last[0] is input_ids:  # the second teacher asks for the same batch
-            return self._last[1]
-        if self.model.device != input_ids.device:  # Lightning does not move it: it is no part of the module
-            torch.nn.Module.to(self.model, input_ids.device)
-        mask = batch.get("attention_mask", torch.ones_like(input_ids))  # windows of the data module have no padding
-        tokens = cut_tokens(input_ids, mask.bool(), self.k)
-        front = tokens.ids.new_full((len(tokens.ids), 1), SOURCE_CLS)
-        encoding = self.model.encode(
-            torch.cat([front, tokens.ids], 1),
-            torch.cat([torch.ones_like(front, dtype=torch.bool), tokens.is_valid], 1),
-            output_hidden_states=True,
-        )
-        assert encoding.hidden_states is not None
-        states = tuple(state[:, 1:] for state in encoding.hidden_states)
-        reading = SourceReading(tokens, states, encoding.last_hidden_state[:, 1:])
-        self._last = (input_ids, reading)
-        return reading
-
-
-class HiddenStateTeacher(Teacher):
+class HiddenStateTeacher:
     """Loss that pulls the trunk's states towards the source's, where a chunk is exactly one of the source's tokens.
 
     The idea is Bolmo's (Ai2, 2025): new inputs are learned fastest when they must reproduce what the old ones made of
@@ -126,32 +65,49 @@ class HiddenStateTeacher(Teacher):
     where a token does.
 
     Args:
-        reader: The source.
+        source: The source with all its layers; set to evaluation mode, never trained.
+        k: Length of its k-mers.
         layer: Trunk blocks before the comparison, at least 1.
         kept: Source blocks in the trunk, in order.
     """
 
-    needs_hidden_states = True
-
-    def __init__(self, reader: SourceReader, layer: int, kept: tuple[int, ...]):
+    def __init__(self, source: NTv2ForMaskedLM, k: int, layer: int, kept: tuple[int, ...]):
         if not 1 <= layer <= len(kept):
             raise ConfigError(f"warm_start.teacher_layer={layer}: the trunk has layers 1..{len(kept)}")
-        self.reader = reader
+        self.source = source.eval().requires_grad_(False)
+        self.k = k
         self.layer = layer
         self.source_state = kept[layer - 1] + 1  # state 0 is the embedding
 
     def loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Float[Tensor, ""]:
-        """The relative squared error; 0 where no chunk is a token."""
+        """The relative squared error of one micro-batch; 0 where no chunk is a token."""
         assert output.stages is not None
         assert output.hidden_states is not None
-        reading = self.reader.read(batch)
-        chunk_of_token, is_same = tokens_that_are_chunks(final_boundaries(output.stages), reading.tokens)
+        tokens, source_states = self._read(batch)
+        chunk_of_token, is_same = tokens_that_are_chunks(final_boundaries(output.stages), tokens)
         states = output.hidden_states[f"trunk_{self.layer}"]
         chunk = (1 + chunk_of_token).masked_fill(~is_same, 0)  # position 0 of the trunk is <cls>
         student = states.gather(1, chunk[..., None].expand(-1, -1, states.shape[-1]))[is_same].float()
-        source = reading.states[self.source_state][is_same].float()
+        source = source_states[is_same].float()
         # clamp: where no chunk is a token both sums are 0
         return (student - source).square().sum() / source.square().sum().clamp(min=1e-12)
+
+    @torch.no_grad()
+    def _read(self, batch: Batch) -> tuple[SourceTokens, Float[Tensor, "batch tokens dim"]]:
+        """The source's tokens of a batch's masked input, and its states there, both without ``<cls>``."""
+        input_ids = batch["input_ids"]
+        if self.source.device != input_ids.device:  # Lightning does not move it: it is no part of the module
+            torch.nn.Module.to(self.source, input_ids.device)
+        mask = batch.get("attention_mask", torch.ones_like(input_ids))  # windows of the data module have no padding
+        tokens = cut_tokens(input_ids, mask.bool(), self.k)
+        front = tokens.ids.new_full((len(tokens.ids), 1), SOURCE_CLS)
+        encoding = self.source.encode(
+            torch.cat([front, tokens.ids], 1),
+            torch.cat([torch.ones_like(front, dtype=torch.bool), tokens.is_valid], 1),
+            output_hidden_states=True,
+        )
+        assert encoding.hidden_states is not None
+        return tokens, encoding.hidden_states[self.source_state][:, 1:]
 
 
 def tokens_that_are_chunks(
@@ -175,47 +131,13 @@ def tokens_that_are_chunks(
     return chunk, begins & holds_one & next_begins & tokens.is_valid
 
 
-class MarginalsTeacher(Teacher):
-    """Loss that pulls the distribution at masked bases towards that of the source with all its layers.
-
-    Compared are the bases of whole k-mers of which every base is shown as [MASK] and is a target: there both models
-    know the same. The loss is the mean of KL(source || student) over these bases, in nats.
+def load_teacher(warm: WarmStartSettings, init: Path, kmer_size: int) -> HiddenStateTeacher:
+    """Open the source model and make its teacher.
 
     Args:
-        reader: The source.
-    """
-
-    def __init__(self, reader: SourceReader):
-        self.reader = reader
-
-    def loss(self, output: HNetNTV2MaskedLMOutput, batch: Batch) -> Float[Tensor, ""]:
-        """Mean KL divergence per base; 0 where no whole token is masked."""
-        assert output.logits is not None
-        reading, k = self.reader.read(batch), self.reader.k
-        is_hidden = (batch["input_ids"] == MASK_ID) & (batch["labels"] != -100)
-        columns = reading.tokens.first[..., None] + torch.arange(k, device=is_hidden.device)
-        inside = columns.clamp(max=is_hidden.shape[1] - 1)
-        rows = torch.arange(len(is_hidden), device=is_hidden.device)[:, None, None].expand_as(inside)
-        is_compared = reading.tokens.is_whole & is_hidden[rows, inside].all(-1)
-        with torch.no_grad():
-            source = kmer_marginals(self.reader.model.lm_head(reading.last[is_compared]), k)
-        student = output.logits[rows[is_compared], inside[is_compared]][..., BASE_IDS[0] : BASE_IDS[-1] + 1].float()
-        divergence = (source.exp() * (source - student.log_softmax(-1))).sum(-1)
-        return divergence.sum() / max(divergence.numel(), 1)  # not mean(): NaN for an empty selection
-
-
-def load_teachers(
-    names: tuple[str, ...], source: str, revision: str | None, init: Path, config: HNetNTV2Config, layer: int
-) -> dict[str, Teacher]:
-    """Open the source model and make the teachers that are asked for.
-
-    Args:
-        names: "hidden_state", "marginals".
-        source: Folder or Hub name of the source model.
-        revision: Of a Hub name; None is the commit that the ledger names.
+        warm: Names the source, and the layer to compare at.
         init: Folder of the grafted model, with its ledger.
-        config: Of the student.
-        layer: For the hidden-state teacher.
+        kmer_size: Of the student.
 
     Raises:
         ConfigError: The student was not grafted from this source.
@@ -224,24 +146,19 @@ def load_teachers(
     path = init / LEDGER_FILE
     if not path.is_file():
         raise ConfigError(
-            f"teachers need a grafted model: {init} holds no {LEDGER_FILE}; make one with `hnet-ntv2 init`"
+            f"a teacher needs a grafted model: {init} holds no {LEDGER_FILE}; make one with `hnet-ntv2 init`"
         )
     ledger = Ledger.from_file(path)
     described = ledger.source or {"name": "no source", "revision": None}
-    grafted_from = described["name"]
+    name, revision = str(warm.teacher), warm.teacher_revision
     # A Hub name can move on: without a revision it means the commit of the graft.
-    if revision is None and source == grafted_from and not Path(source).expanduser().is_dir():
+    if revision is None and name == described["name"] and not Path(name).expanduser().is_dir():
         revision = described["revision"]
-    opened = open_source(source, revision)
+    opened = open_source(name, revision)
     digests = {entry.name: entry.sha256 for entry in ledger.source_tensors}
     # One tensor tells sources apart; hashing all would read gigabytes.
     if digests.get(_EMBEDDING) != sha256_of(opened.get(_EMBEDDING)):
-        raise ConfigError(f"warm_start.teacher={source} is not what {init} was grafted from ({grafted_from})")
+        raise ConfigError(f"warm_start.teacher={name} is not what {init} was grafted from ({described['name']})")
     assert ledger.layers is not None
-    reader = SourceReader(NTv2ForMaskedLM.from_pretrained(opened.stored[_EMBEDDING].path.parent), config.kmer_size)
-    kept = tuple(ledger.layers["kept"])
-    makers = {
-        "hidden_state": lambda: HiddenStateTeacher(reader, layer, kept),
-        "marginals": lambda: MarginalsTeacher(reader),
-    }
-    return {name: makers[name]() for name in names}
+    source = NTv2ForMaskedLM.from_pretrained(opened.stored[_EMBEDDING].path.parent)
+    return HiddenStateTeacher(source, kmer_size, warm.teacher_layer, tuple(ledger.layers["kept"]))

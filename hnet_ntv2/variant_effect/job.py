@@ -18,7 +18,7 @@ from ..inference.settings_file import describe_job, read_settings, require_same_
 from ..inference.windows import default_window
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import growing_file, is_stream, open_text, partial_path, resolve
-from .score import DEFAULT_WINDOW, ScoreSettings, VariantScore, check_score_settings, score_variants
+from .score import DEFAULT_WINDOW, ScoreSettings, VariantScore, score_variants
 
 COLUMNS = (
     *("chrom", "pos", "id", "ref", "alt"),
@@ -74,10 +74,8 @@ def check_variants(path: str | os.PathLike[str], genome: Genome, skip_mismatches
         num_alleles += 1
         problem = checker.problem(variant)
         if problem is not None and not skip_mismatches:
-            raise GenomeError(
-                f"{path}, line {variant.line} (alternative {variant.alt[:20]}): {problem}; is it another assembly? "
-                "--skip-mismatches reports such lines instead"
-            )
+            place = f"{path}, line {variant.line} (alternative {variant.alt[:20]})"
+            raise GenomeError(f"{place}: {problem}; is it another assembly? --skip-mismatches reports such lines")
         num_mismatches += problem is not None
     return num_alleles, num_mismatches
 
@@ -117,7 +115,6 @@ def score_file(
         GenomeError: The file of variants is malformed or does not fit the genome.
     """
     settings = settings or ScoreSettings()
-    check_score_settings(settings)
     settings = dataclasses.replace(settings, window=settings.window or default_window(model.config, DEFAULT_WINDOW))
     target = None if is_stream(output) else resolve(output)
     _require_absent(target, resume)
@@ -192,10 +189,7 @@ def _start(
     partial, sidecar = partial_path(target), settings_path(target)
     has_partial = partial.stat().st_size > 0
     if has_partial and not resume:
-        raise ConfigError(
-            f"{partial} is what an interrupted job left: --resume goes on with it; name another file, "
-            "or remove it, to start anew"
-        )
+        raise ConfigError(f"{partial} is what an interrupted job left: --resume goes on with it; else remove it")
     if not has_partial and not (target.exists() and target.stat().st_size):
         with open_text(sidecar) as text:
             text.write(json.dumps(identity, indent=2) + "\n")

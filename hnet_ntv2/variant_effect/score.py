@@ -31,12 +31,23 @@ class ScoreSettings:
             where it could be written.
         strands: "both" averages log-probabilities and vectors of both strands; "forward" runs one.
         batch_bases: Most bases of one forward pass, padding included, before strands.
+
+    Raises:
+        ConfigError: A size is out of range.
     """
 
     window: int | None = None
     near: int = DEFAULT_NEAR
     strands: Strands = "both"
     batch_bases: int = DEFAULT_BATCH_BASES
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 16:
+            raise ConfigError(f"window={self.window} must be at least 16 bases")
+        if self.near < 0:
+            raise ConfigError(f"near={self.near} must not be negative")
+        if self.batch_bases < 1:
+            raise ConfigError(f"batch_bases={self.batch_bases} must be positive")
 
 
 class VariantScore(NamedTuple):
@@ -58,20 +69,6 @@ class VariantScore(NamedTuple):
     l2_distance: float
 
 
-def check_score_settings(settings: ScoreSettings) -> None:
-    """Check that sizes are in range.
-
-    Raises:
-        ConfigError: Naming the setting.
-    """
-    if settings.window is not None and settings.window < 16:
-        raise ConfigError(f"window={settings.window} must be at least 16 bases")
-    if settings.near < 0:
-        raise ConfigError(f"near={settings.near} must not be negative")
-    if settings.batch_bases < 1:
-        raise ConfigError(f"batch_bases={settings.batch_bases} must be positive")
-
-
 def score_variants(
     model: HNetNTV2ForMaskedLM, genome: Genome, variants: Sequence[Variant], settings: ScoreSettings | None = None
 ) -> list[VariantScore | str]:
@@ -87,11 +84,9 @@ def score_variants(
         For each allele its scores, or the reason why it has none.
 
     Raises:
-        ConfigError: A setting is out of range.
         ContigNotFound, IntervalError: A variant is not on the genome.
     """
     settings = settings or ScoreSettings()
-    check_score_settings(settings)
     window = settings.window or default_window(model.config, DEFAULT_WINDOW)
     checker = VariantChecker(genome)
     contexts = [checker.skip_reason(each) or _context(genome, checker.change(each), window) for each in variants]

@@ -221,7 +221,7 @@ def test_a_warm_start_with_teachers_and_its_resumption(folder, runs_on_second_de
         "batch__micro_batch_size": 4,
         "trainer__gradient_checkpointing": True,
         "warm_start__align": {"steps": 1, "grid_share": [1.0], "hidden_state_weight": [1.0]},
-        "warm_start__release": {"steps": 1, "grid_share": [1.0, 0.0], "marginals_weight": [1.0]},
+        "warm_start__release": {"steps": 1, "grid_share": [1.0, 0.0], "hidden_state_weight": [1.0]},
         "warm_start__teacher": str(folder / "source"),
         "warm_start__teacher_layer": 1,
     }
@@ -250,11 +250,11 @@ SEQUENCES = [NamedSequence(f"s{length}", encode(random_letters(length, length).e
 
 def test_embedding(models):
     for layer in ("stage2_encoder", "trunk_1", "last"):
-        settings = EmbedSettings(layer=layer, per_base=True, window=128)
+        settings = EmbedSettings(layers=(layer,), per_base=True, window=128)
         here, there = (list(embed_sequences(model, SEQUENCES, settings)) for model in models)
         for left, right in zip(here, there, strict=True):
             np.testing.assert_allclose(right.per_base, left.per_base, atol=1e-4)
-            np.testing.assert_allclose(right.mean, left.mean, atol=1e-4)
+            np.testing.assert_allclose(right.vector, left.vector, atol=1e-4)
 
 
 @pytest.mark.parametrize("strands", ["forward", "both"])

@@ -119,7 +119,7 @@ def test_scaling_is_exact_for_equal_layers_and_is_told():
         source_model("theirs", NTv2Config.from_json_file(SOURCE / "config.json"), 4),
     ]
     weights, kept = zip(*(speed._probe(entry, random_bases(200), "fp32") for entry in entries), strict=True)
-    fits = sum(each.of(4) for each in weights) + weights[0].of(4) + kept[0].of(4)
+    fits = sum(each(4) for each in weights) + weights[0](4) + kept[0](4)
     options = {"num_bases": 200, "rounds": 1, "device": CPU, "precision": "fp32", "report_progress": lambda line: None}
     whole, sliced = (measure_speed(entries, **options, memory=memory) for memory in (fits, fits * 97 // 100))
     assert [each.timed_depths for each in whole.measurements] == [(4,), (4,)]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hnet_ntv2.data import HG38DataModule, demo_paths
-from hnet_ntv2.data.datamodule import default_num_workers
+from hnet_ntv2.data.datamodule import HG38DataModule, default_num_workers
+from hnet_ntv2.data.demo import demo_paths
 from hnet_ntv2.errors import ConfigError, ContigNotFound, DataError, GenomeError, IntervalError
 from hnet_ntv2.genome import Interval, SplitInterval, check_disjoint, open_genome, read_split_intervals
 from hnet_ntv2.genome.files import text_rows
@@ -204,7 +204,7 @@ def test_the_demo_is_real_sequence_with_disjoint_splits(tmp_path):
     assert sum(path.stat().st_size for path in paths) < 2_000_000
     module = make({"fasta": paths.fasta, "intervals": paths.intervals, "cache_dir": tmp_path}, seq_length=1024)
     assert module.genome.contigs == {"GRCh38_chr20_2097152-8388608": 6_291_456}
-    assert module.genome.n_runs.num_covered == 0
+    assert len(module.genome.n_runs) == 0
     windows = {split: len(module.window_index(split)) for split in module.describe()["splits"]}
     assert windows == {"train": 5120, "valid": 512, "test": 512}
     share = (take(module, 50)["labels"] != -100).float().mean()

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import typing
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ from hnet_ntv2 import (
 from hnet_ntv2.configuration_hnet_ntv2 import REMOVED_SETTINGS
 from hnet_ntv2.errors import ConfigError, InputError, WeightsError
 from hnet_ntv2.levels import BoundaryReason
+from hnet_ntv2.pooling import ClassifierPooling
+from hnet_ntv2.vocabulary import is_clean_base
 from tests.builders import ids, lively_model, random_dna, tiny_config, tiny_model
 
 CLASS_OF = {
@@ -172,6 +175,8 @@ def test_settings_of_the_base_class_and_of_other_tools_do_not_stop_loading(saved
         ({"hidden_size": 32}, "'hidden_size' is probably 'd_model'"),
         ({"dropout": 0.1}, "'dropout'; the model knows: bidirectional, "),
         ({"classification_strands": "reverse"}, "classification_strands"),
+        ({"classification_pooling": "median"}, "classification_pooling"),
+        ({"classification_bins": 0}, "classification_bins=0 must be positive"),
         ({"d_model": "true,"}, "d_model='true,' must be int"),
         ({"bidirectional": "yes"}, "bidirectional"),
         ({"bidirectional": 1}, "bidirectional"),
@@ -450,6 +455,43 @@ def test_a_classifier_pools_a_c_g_t_only(strands):
             reverse = 2 * vectors["both"][is_pooled[letters != 4]].mean(0) - mean
             expected = (model.classifier(mean) + model.classifier(reverse)) / 2
             assert torch.allclose(logits[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", typing.get_args(ClassifierPooling))
+def test_each_strand_is_pooled_in_the_forward_frame(how):
+    model = classifier(classification_pooling=how, classification_bins=3, classification_strands="both")
+    input_ids = ids("ACGTTNNACGGATTTACAGGC")
+    is_pooled = is_clean_base(input_ids)
+    forward = model.model(input_ids, strands="forward").last_hidden_state
+    reverse = 2 * model.model(input_ids, strands="both").last_hidden_state - forward  # in the forward frame
+    expected = (model.classifier(forward, is_pooled) + model.classifier(reverse, is_pooled)) / 2
+    assert torch.allclose(model(input_ids).logits, expected, atol=1e-5)
+    padded = torch.nn.functional.pad(input_ids, (0, 5), value=4)
+    assert torch.allclose(model(padded).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", typing.get_args(ClassifierPooling))
+def test_a_classifier_with_any_pooling_starts_from_the_masked_model_and_is_saved(how, saved, tmp_path, rng):
+    fresh = HNetNTV2ForSequenceClassification.from_pretrained(saved[1], num_labels=3, classification_pooling=how)
+    fresh.save_pretrained(tmp_path / "saved")
+    loaded, input_ids = HNetNTV2ForSequenceClassification.from_pretrained(tmp_path / "saved"), random_dna(60, rng, 2)
+    assert loaded.config.classification_pooling == how
+    assert torch.equal(loaded(input_ids).logits, fresh(input_ids).logits)
+    loaded.train()(input_ids, labels=torch.tensor([0, 2])).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in loaded.classifier.parameters())
+
+
+def test_a_classifier_saved_before_poolings_could_be_chosen_takes_the_mean(tmp_path, rng):
+    model = classifier()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["classification_pooling"], settings["classification_bins"]
+    path.write_text(json.dumps(settings))
+    input_ids = random_dna(60, rng, 2)
+    assert torch.equal(
+        HNetNTV2ForSequenceClassification.from_pretrained(tmp_path)(input_ids).logits, model(input_ids).logits
+    )
 
 
 def test_a_row_without_any_base_cannot_be_classified():

@@ -109,7 +109,7 @@ def settings_of(run: Run, folder: Path, name: str, **changes):
             "model": {},
             "init": str(folder / "start"),
             "warm_start__align": {"steps": 1, "grid_share": [1.0], "hidden_state_weight": [1.0]},
-            "warm_start__release": {"steps": 2, "grid_share": [1.0, 0.0], "marginals_weight": [1.0]},
+            "warm_start__release": {"steps": 2, "grid_share": [1.0, 0.0], "hidden_state_weight": [1.0]},
             "warm_start__teacher": str(folder / "source"),
             "warm_start__teacher_layer": 1,
         }

@@ -129,8 +129,28 @@ def test_a_stopped_embed_leaves_nothing_that_looks_complete(place, model, number
     process.send_signal(number)
     assert "Traceback" not in process.communicate()[1]
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
-    assert os.listdir(place) == (["v.npz.partial"] if number == signal.SIGKILL else [])
+    assert all(name.endswith(".partial") for name in os.listdir(place))
     assert status(*embed(place, model, "some.fa")) == 0
+    assert os.listdir(place) == ["v.npz"]
+
+
+@pytest.mark.slow
+def test_a_killed_embed_is_resumed_to_the_same_bytes(place, model):
+    (place.parent / "many.fa").write_text("".join(f">s{i}\n{random_letters(1000, i)}\n" for i in range(100)))
+    command = embed(place, model, "many.fa")
+    assert status(*command) == 0
+    whole = (place / "v.npz").read_bytes()
+    (place / "v.npz").unlink()
+    process = start("from hnet_ntv2.cli.main import main; import sys; main(sys.argv[1:])", *command)
+    blocks = place / "v.npz.blocks.partial"
+    while not blocks.exists() or blocks.stat().st_size < 5000:  # the settings and a block of 25,600 bases
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (place / "v.npz").exists()
+    assert status(*command, "--resume") == 0
+    assert (place / "v.npz").read_bytes() == whole
     assert os.listdir(place) == ["v.npz"]
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hnet_ntv2.genome import encode, write_twobit
+from hnet_ntv2.genome import encode
 from hnet_ntv2.levels import BoundaryReason
+from scripts.make_demo_data import write_twobit
 from tests.builders import tiny_model
 from tests.integration.test_scripts import table_of_options
 

@@ -131,8 +131,38 @@ TASKS = {
 }
 
 
+CHECKPOINTING = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"  # peft asks for it
+
+
 @pytest.mark.slow  # peft alone takes seconds to import
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.filterwarnings(CHECKPOINTING)
+@pytest.mark.parametrize("how", ["attention", "convolution"])
+def test_lora_trains_and_saves_a_learned_pooling(how, tmp_path, rng):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(0)
+    model = HNetNTV2ForSequenceClassification(tiny_config(num_labels=2, classification_pooling=how))
+    model.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])).train()
+    batch = {"input_ids": random_dna(40, rng, batch=2)}
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+    adapted(**batch, labels=torch.tensor([0, 1])).loss.backward()
+    assert {"pooling", "lora_A"} <= {
+        part for n, p in adapted.named_parameters() if p.requires_grad for part in n.split(".")
+    }
+    optimizer.step()
+    adapted.save_pretrained(tmp_path / "adapter")
+    base = HNetNTV2ForSequenceClassification.from_pretrained(tmp_path / "base")
+    before = base(**batch).logits
+    again = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    expected = adapted.eval()(**batch).logits
+    assert torch.allclose(again(**batch).logits, expected, atol=1e-6)
+    assert torch.allclose(again.merge_and_unload()(**batch).logits, expected, atol=1e-5)
+    assert not torch.allclose(before, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(CHECKPOINTING)
 @pytest.mark.parametrize("targets", [["query", "value"], "all-linear"])
 @pytest.mark.parametrize("task", TASKS)
 def test_lora_trains_saves_and_loads(task, targets, tmp_path, rng):

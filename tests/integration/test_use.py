@@ -69,7 +69,7 @@ def test_embed_regions(model, tmp_path, suffix):
     assert table.num_bases.tolist() == [1001, 100]
     assert [each.shape for each in table.per_base] == [(1001, 32), (100, 32)]
     np.testing.assert_allclose(table.embeddings[0], table.per_base[0].mean(0), atol=1e-5)
-    assert (table.settings["window"], table.settings["flank"], table.settings["layer"]) == (400, 50, "last")
+    assert (table.settings["window"], table.settings["flank"], table.settings["layers"]) == (400, 50, ["last"])
     assert sorted(path.name for path in output.parent.iterdir()) == [output.name]
 
 
@@ -92,6 +92,37 @@ def test_embed_tells_a_name_that_comes_twice_before_it_works(model, tmp_path, ca
     monkeypatch.setattr("hnet_ntv2.inference.model.load_model", lambda *arguments: pytest.fail("it has begun to work"))
     told = refuse(capsys, "embed", "--fasta", path, "--output", tmp_path / "v.npz", "--model", model, *SMALL)
     assert "holds the contig 'one' twice" in told
+
+
+def test_embed_a_table_with_labels(model, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("id,dna,label,chrom,start,end\na,ACGTAC,yes,c,5,11\nb,NNN,no,c,20,23\n")
+    own = ("--model", model, *SMALL, "--sequence-column", "dna", "--layer", "trunk_1", "--layer", "last")
+    output = tmp_path / "v.parquet"
+    command = ["embed", "--input", tmp_path / "t.csv", "--output", output, *own, "--pool", "max", "--pool", "bins"]
+    result = CliRunner().invoke(app, [*map(str, command), "--per-chunk"], catch_exceptions=False)
+    assert "1 sequences have no A, C, G or T, the first is 2: their vectors are NaN" in result.stderr
+    table = read_embeddings(output)
+    assert (table.names, table.labels, table.starts.tolist()) == (("1", "2"), ("yes", "no"), [5, 20])
+    assert list(table.vectors) == ["trunk_1_max", "trunk_1_bins", "last_max", "last_bins"]
+    assert [each.spans[-1, 1] for each in table.per_chunk] == [6, 3]
+    before = output.read_bytes()
+    assert "2 sequences embedded to" in run(*command, "--per-chunk", "--resume")
+    assert "per_chunk True, now False" in refuse(capsys, *command, "--resume")
+    assert output.read_bytes() == before
+
+
+def test_embed_reads_the_strand_and_the_context_of_regions(model, tmp_path):
+    regions = tmp_path / "r.bed"
+    regions.write_text(f"{CONTIG}\t1000\t1100\tx\t0\t+\n{CONTIG}\t1000\t1100\tx\t0\t-\n")
+    command = ("embed", "--regions", regions, "--model", model, *SMALL, "--per-base")
+    run(*command, "--output", tmp_path / "v.npz")
+    run(*command, "--output", tmp_path / "w.npz", "--context", "50")
+    one, two = (read_embeddings(tmp_path / name) for name in ("v.npz", "w.npz"))
+    assert one.strands == ("+", "-")
+    np.testing.assert_allclose(one.per_base[0], one.per_base[1][::-1], atol=1e-4)
+    assert [each.shape for each in two.per_base] == [(100, 32)] * 2
+    assert two.num_bases.tolist() == [100, 100]
+    assert np.abs(one.embeddings - two.embeddings).max() > 1e-4
 
 
 def test_pipes_are_read_where_they_are_read_once(model, tmp_path, capsys):
@@ -190,8 +221,12 @@ def test_score_variants(model, tmp_path, capsys):
         (["embed", "--output", "v.npz"], "either --fasta FASTA, or --regions BED"),
         (["embed", "--output", "v.npz", "--fasta", "no.fa", "--model", "MODEL"], "no.fa does not exist"),
         (["embed", "--output", "v.npz", "--fasta", "/dev/null", "--model", "MODEL"], "/dev/null is empty"),
-        (["embed", "--output", "v.txt", "--regions", "no.bed"], ".npz or .safetensors"),
+        (["embed", "--output", "v.txt", "--regions", "no.bed"], ".npz, .safetensors, .parquet or .h5ad"),
         (["embed", "--output", "v.npz", "--fasta", "a", "--genome", "b"], "--genome is for --regions"),
+        (["embed", "--output", "v.npz", "--fasta", "a", "--input", "b"], "or --input FILE"),
+        (["embed", "--output", "v.npz", "--fasta", "a", "--context", "9"], "--context 9 is for --regions"),
+        (["embed", "--output", "v.h5ad", "--fasta", "a", "--per-base"], "one row per sequence"),
+        (["embed", "--output", "v.npz", "--input", "no.csv", "--model", "MODEL"], "no.csv does not exist"),
         (["segment", "--output", "c.bed", "--region", "chr9:5-10", "--model", "MODEL"], "'chr9' is not in"),
         (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5²", "--model", "MODEL"], "1-based, both ends"),
         (["segment", "--output", "c.bed", "--region", f"{CONTIG}:5-9999999", "--model", "MODEL"], "goes past the end"),

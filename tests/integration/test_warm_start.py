@@ -44,7 +44,7 @@ def run(folder: Path, name: str, **changes):
         "warm_start__align": {"steps": ALIGN, "multipliers": GRAFTED, "grid_share": [1.0], "anchor_share": [1.0],
                               "ratio_weight": [0.0], "hidden_state_weight": [1.0]},
         "warm_start__release": {"steps": RELEASE, "grid_share": [1.0, 0.0], "anchor_share": [1.0, 0.0],
-                                "ratio_weight": [0.0, 1.0], "marginals_weight": [1.0, 0.5]},
+                                "ratio_weight": [0.0, 1.0], "hidden_state_weight": [1.0, 0.5]},
         "warm_start__joint": {"multipliers": {"trunk": 0.1}},
         "warm_start__teacher": str(folder / "source"),
         "warm_start__teacher_layer": 1,
@@ -66,7 +66,7 @@ def test_phases_shares_rates_and_teachers_are_in_the_log(uninterrupted):
     assert all(row["stage2/forced_grid"] > 0.5 for row in rows[:ALIGN])
     assert all(row["stage2/forced_grid"] == 0 for row in rows[ALIGN + RELEASE :])
     assert all(row["teacher_hidden_state"] > 0 for row in rows[1:ALIGN])
-    assert all(row["teacher_marginals"] > 0 for row in rows[ALIGN : ALIGN + RELEASE])
+    assert all(row["teacher_hidden_state"] > 0 for row in rows[ALIGN : ALIGN + RELEASE])
 
 
 def test_validation_is_reported_with_anchors_without_and_on_the_grid(uninterrupted):
@@ -143,11 +143,10 @@ def test_teachers_that_would_be_ignored_are_refused(folder, uninterrupted):
 def test_the_table_of_phases_shows_the_teachers(folder):
     plan = build_phases(
         tiny_settings(folder, "shown", init=str(folder / "start"), model={},
-                      warm_start__release={"steps": 3, "marginals_weight": [1.0, 0.5]})
+                      warm_start__release={"steps": 3, "hidden_state_weight": [1.0, 0.5]})
     )  # fmt: skip
     head, _, release, _ = plan.table().splitlines()
-    assert "marginals" in head
-    assert "hidden_state" not in head
+    assert "hidden_state" in head
     assert "1 to 0.5" in release
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hnet_ntv2.data import MaskConfig, MaskingCollator
+from hnet_ntv2.data.collate import MaskingCollator
 from hnet_ntv2.data.dataset import FixedWindows, RawWindows, TrainingWindows
-from hnet_ntv2.data.masking import NO_TARGET, grid_token_starts
+from hnet_ntv2.data.masking import NO_TARGET, MaskConfig, grid_token_starts
 from hnet_ntv2.data.ramps import CellShares, Piece, Ramp
 from hnet_ntv2.data.windows import WindowIndex
 from hnet_ntv2.errors import ConfigError

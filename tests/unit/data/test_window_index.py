@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hnet_ntv2.data import WindowIndex
+from hnet_ntv2.data.windows import WindowIndex
 from hnet_ntv2.errors import DataError, IntervalError
 from hnet_ntv2.genome import SplitInterval
 

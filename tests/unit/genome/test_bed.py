@@ -6,7 +6,6 @@ import pytest
 
 from hnet_ntv2.errors import ContigNotFound, DataError, GenomeError, IntervalError
 from hnet_ntv2.genome import (
-    HG38_LENGTHS,
     Interval,
     SplitInterval,
     check_disjoint,
@@ -14,6 +13,7 @@ from hnet_ntv2.genome import (
     read_bed,
     read_split_intervals,
 )
+from hnet_ntv2.genome.contigs import HG38_LENGTHS
 from hnet_ntv2.genome.files import MAX_LINE
 from tests.builders import piped
 

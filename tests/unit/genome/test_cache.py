@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hnet_ntv2.errors import ContigNotFound, GenomeError, IntervalError
-from hnet_ntv2.genome import Interval, cache, decode, default_cache_dir, open_genome
+from hnet_ntv2.genome import Interval, cache, decode, open_genome
 from tests.builders import piped
 
 FASTA = b">chr1\nNNNNACGT\nacgtNN\n>chr2\nGGGCCC\n"
@@ -284,4 +284,4 @@ def test_the_default_folder_follows_the_environment(monkeypatch, own, xdg, expec
     monkeypatch.setenv("HNET_NTV2_CACHE", own)
     monkeypatch.setenv("XDG_CACHE_HOME", xdg)
     monkeypatch.setenv("HOME", "/home/me")
-    assert str(default_cache_dir()) == expected
+    assert str(cache.default_cache_dir()) == expected

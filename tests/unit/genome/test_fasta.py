@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from hnet_ntv2.errors import GenomeError
-from hnet_ntv2.genome import decode, read_genome_blocks, write_twobit
+from hnet_ntv2.genome import decode, read_genome_blocks
 from hnet_ntv2.genome.fasta import MAX_HEADER
+from scripts.make_demo_data import write_twobit
 from tests.builders import piped
 
 FASTA = b">chr1 first contig\nACGTNN\nacgtnn\n\n>chr2\r\nUUryAC\r\nG\r\n>chr3\nT"

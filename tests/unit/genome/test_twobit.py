@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hnet_ntv2.errors import GenomeError
-from hnet_ntv2.genome import Interval, TwoBitFile, decode, encode, open_genome, write_twobit
+from hnet_ntv2.genome import Interval, decode, encode, open_genome
+from hnet_ntv2.genome.twobit import TwoBitFile
+from scripts.make_demo_data import write_twobit
 
 
 @settings(deadline=None, max_examples=100)

@@ -21,7 +21,7 @@ def test_results_are_those_of_the_cpu(tmp_path):
     genome = open_genome(tmp_path / "genome.fa", tmp_path / "cache")
     listed = [Variant(1, "c", 90, ".", text[90], other) for other in "ACGT" if other != text[90]]
     with torch.no_grad():
-        means = [np.stack([each.mean for each in embed_sequences(model, sequences)]) for model in models]
+        means = [np.stack([each.vector for each in embed_sequences(model, sequences)]) for model in models]
         cuts = [[found.probability for _, found in segment_sequences(model, sequences)] for model in models]
         scores = [np.array(score_variants(model, genome, listed), float) for model in models]
     np.testing.assert_allclose(means[0], means[1], atol=1e-3)

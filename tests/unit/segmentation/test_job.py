@@ -11,8 +11,8 @@ import pytest
 
 from hnet_ntv2.errors import ConfigError, DataError, IntervalError
 from hnet_ntv2.genome import Interval, open_genome
-from hnet_ntv2.inference import windows
-from hnet_ntv2.segmentation import Region, SegmentSettings, job, segment_regions, segment_sequences
+from hnet_ntv2.inference import resumable, windows
+from hnet_ntv2.segmentation import Region, SegmentSettings, segment_regions, segment_sequences
 from hnet_ntv2.storage import partial_path
 from tests.builders import lively_model, random_letters
 
@@ -36,7 +36,7 @@ def genome(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     monkeypatch.setattr(windows, "_BATCHES_PER_BLOCK", 1)
-    monkeypatch.setattr(job, "_SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(resumable, "_SECONDS_BETWEEN_SAVES", 0.0)
 
 
 class StoppedError(Exception):

@@ -8,7 +8,7 @@ import pysam
 import pytest
 
 from hnet_ntv2.storage import open_text
-from hnet_ntv2.storage.bgzip import BLOCK_BYTES, BgzipWriter
+from hnet_ntv2.storage.bgzip import BLOCK_BYTES, bgzip_writer
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES])
@@ -16,7 +16,7 @@ from hnet_ntv2.storage.bgzip import BLOCK_BYTES, BgzipWriter
 def test_bytes_come_back_whatever_the_size(size, letters):
     data = bytes(random.Random(size).choices(letters, k=size))
     file = io.BytesIO()
-    with BgzipWriter(file) as writer:
+    with bgzip_writer(file) as writer:
         for start in range(0, size, 10_007):
             writer.write(data[start : start + 10_007])
     assert gzip.decompress(file.getvalue()) == data
@@ -41,7 +41,7 @@ def _fail(*_: object) -> None:
 
 def test_an_error_leaves_no_end_marker_that_would_say_all_is_there():
     file = io.BytesIO()
-    with pytest.raises(ZeroDivisionError), BgzipWriter(file) as writer:
+    with pytest.raises(ZeroDivisionError), bgzip_writer(file) as writer:
         _fail(writer.write(b"x" * BLOCK_BYTES))
     assert file.getvalue()
     assert not file.getvalue().endswith(bytes.fromhex("1b0003000000000000000000"))

@@ -14,12 +14,12 @@ from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.training import devices
 from hnet_ntv2.training.devices import (
+    BatchPlan,
     PlanAgreement,
     Precision,
     ShardedStrategy,
     largest_that_fits,
     measure_micro_batch,
-    plan_batch,
     plan_batch_up_to,
     resolve_precision,
     train_once,
@@ -149,7 +149,7 @@ def test_the_type_of_the_products():
     [(512, 8, 1, 1, 64), (512, 16, 8, 2, 2), (512, 512, 1, 1, 1), (6, 3, 2, 1, 1)],
 )
 def test_the_product_is_the_global_batch(batch, micro, devices, nodes, accumulation):
-    plan = plan_batch(batch, micro, devices, nodes)
+    plan = BatchPlan(batch, micro, devices, nodes)
     assert plan.accumulation == accumulation
     assert plan.micro_batch_size * plan.world_size * plan.accumulation == batch
     assert f"{batch} windows per step = {micro} per micro-batch" in str(plan)
@@ -157,11 +157,11 @@ def test_the_product_is_the_global_batch(batch, micro, devices, nodes, accumulat
 
 def test_what_does_not_divide_names_the_nearest_that_do():
     with pytest.raises(ConfigError, match=r"batch_size=512 is not a multiple of 96 = 16 .*: 384, 480, 576, 672"):
-        plan_batch(512, 16, 3, 2)
+        BatchPlan(512, 16, 3, 2)
     with pytest.raises(ConfigError, match=r"nearest that are: 8, 16$"):
-        plan_batch(4, 8)
+        BatchPlan(4, 8)
     with pytest.raises(ConfigError, match="devices=0 must be at least 1"):
-        plan_batch(4, 1, 0)
+        BatchPlan(4, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -212,10 +212,10 @@ def test_a_rank_that_holds_more_takes_the_plan_of_the_one_that_holds_least(monke
 
     trainer, taken = L.Trainer(accelerator="cpu", accumulate_grad_batches=2, barebones=True), []
     monkeypatch.setattr(trainer.strategy, "reduce", reduce)
-    agreement = PlanAgreement(plan_batch(64, 16, devices=2), taken.append)
+    agreement = PlanAgreement(BatchPlan(64, 16, devices=2), taken.append)
     agreement.setup(trainer, L.LightningModule(), "fit")
     assert trainer.accumulate_grad_batches == agreement.plan.accumulation == accumulation
-    assert agreement.plan == plan_batch(64, least, devices=2)
+    assert agreement.plan == BatchPlan(64, least, devices=2)
     assert taken == ([] if least == 16 else [agreement.plan])
 
 

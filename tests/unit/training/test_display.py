@@ -15,7 +15,7 @@ from hnet_ntv2.training.display import (
     read_history,
     without_threads_tracebacks,
 )
-from hnet_ntv2.training.settings import LoggerSettings
+from hnet_ntv2.training.settings import LoggerSettings, PretrainSettings
 
 
 def test_rows_go_to_the_file_of_their_part_at_once(tmp_path):
@@ -134,7 +134,7 @@ def test_a_service_that_cannot_be_started_is_told_too(caplog):
 
 
 def test_csv_and_tensorboard_always(tmp_path):
-    loggers = build_loggers(tmp_path, LoggerSettings(), "run", {})
+    loggers = build_loggers(tmp_path, PretrainSettings())
     assert [each.name for each in loggers] == ["history", "TensorBoard"]
     loggers[1].log_metrics({"train/loss": 1.0}, 1)
     loggers[1].finalize("success")
@@ -143,7 +143,7 @@ def test_csv_and_tensorboard_always(tmp_path):
 
 
 def test_tensorboard_on_a_full_disk_is_switched_off_without_a_traceback(tmp_path, capfd, caplog):
-    board = build_loggers(tmp_path, LoggerSettings(), "run", {})[1]
+    board = build_loggers(tmp_path, PretrainSettings())[1]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with without_threads_tracebacks():
         board.log_metrics({"train/loss": 1.0}, 0)
@@ -165,8 +165,8 @@ def test_weights_and_biases_works_offline_without_an_account(tmp_path, monkeypat
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    settings = LoggerSettings(wandb_project="test", wandb_mode="offline")
-    loggers = build_loggers(tmp_path, settings, "run", {"seed": 1})
+    settings = PretrainSettings(logger=LoggerSettings(wandb_project="test", wandb_mode="offline"))
+    loggers = build_loggers(tmp_path, settings)
     assert loggers[-1].is_alive
     loggers[-1].log_metrics({"train/loss": 1.0}, 1)
     loggers[-1].finalize("success")

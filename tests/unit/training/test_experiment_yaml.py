@@ -164,12 +164,12 @@ def test_an_override_of_a_removed_setting_says_so():
 def test_any_setting_of_a_phase_can_be_overridden():
     settings = load_settings(
         overrides=[
-            *("warm_start.release.marginals_weight=[1.0, 0.0]", "warm_start.align.hidden_state_weight=[0.5]"),
+            *("warm_start.release.hidden_state_weight=[1.0, 0.0]", "warm_start.align.hidden_state_weight=[0.5]"),
             *("warm_start.align.multipliers.base=0.5", "validation.grid=false", "warm_start.joint.grid_share=[0.1]"),
         ]
     )
     warm = settings.warm_start
-    assert warm.release.marginals_weight == (1.0, 0.0)
+    assert warm.release.hidden_state_weight == (1.0, 0.0)
     assert warm.align.hidden_state_weight == (0.5,)
     assert warm.align.multipliers == {"trunk": 0.0, "kmer_embedding": 0.0, "source_head": 0.0, "base": 0.5}
     assert warm.joint.grid_share == (0.1,)

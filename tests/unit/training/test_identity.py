@@ -51,7 +51,7 @@ MUST_AGREE = {
     "warm_start.teacher", "warm_start.teacher_revision", "warm_start.teacher_layer", "trainer.max_steps",
     "trainer.gradient_clip",
     *(f"warm_start.{phase}.{name}" for phase in ("align", "release", "joint") for name in (
-        "steps", "multipliers", "grid_share", "anchor_share", "ratio_weight", "hidden_state_weight", "marginals_weight"
+        "steps", "multipliers", "grid_share", "anchor_share", "ratio_weight", "hidden_state_weight"
     )),
 }  # fmt: skip
 

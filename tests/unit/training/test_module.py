@@ -9,7 +9,7 @@ from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.training.module import PretrainingModule
-from hnet_ntv2.training.settings import OptimizerSettings, SchedulerSettings, ValidationSettings
+from hnet_ntv2.training.settings import CallbackSettings, DataSettings, MaskSettings, PretrainSettings, TrainerSettings
 
 LENGTH, RATE = 48, 0.15
 
@@ -18,8 +18,10 @@ LENGTH, RATE = 48, 0.15
 def module() -> PretrainingModule:
     torch.manual_seed(1)
     config = HNetNTV2Config(d_model=16, n_head=2, intermediate_size=32, n_main_layer=1, kmer_size=4, window=8)
-    settings = (OptimizerSettings(), SchedulerSettings(), ValidationSettings())
-    return PretrainingModule(HNetNTV2ForMaskedLM(config), *settings, max_steps=10, seq_length=LENGTH, mask_rate=RATE)
+    data = DataSettings(seq_length=LENGTH, mask=MaskSettings(rate=RATE))
+    callbacks = CallbackSettings(router_gradients_every=0)
+    settings = PretrainSettings(data=data, trainer=TrainerSettings(max_steps=10), callbacks=callbacks)
+    return PretrainingModule(HNetNTV2ForMaskedLM(config), settings)
 
 
 def make_batch(num_windows: int, seed: int, masked: int = 6) -> dict[str, torch.Tensor]:

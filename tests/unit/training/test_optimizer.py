@@ -6,8 +6,6 @@ from torch import nn
 
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.training.optimizer import (
-    build_optimizer,
-    build_scheduler,
     describe_groups,
     parameter_groups,
     undecayed_names,
@@ -59,7 +57,9 @@ def test_only_matrices_decay():
 
 def test_multipliers_act_on_the_step():
     model = Toy()
-    optimizer = build_optimizer(parameter_groups(model, group_of, 1e-3, 0.0, MULTIPLIERS), (0.9, 0.95), 1e-12)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, group_of, 1e-3, 0.0, MULTIPLIERS), betas=(0.9, 0.95), eps=1e-12
+    )
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -107,7 +107,7 @@ def test_tiny_runs_have_a_rate_for_every_step(max_steps, warmup):
 def test_groups_keep_their_multipliers():
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": parameters[:1], "lr": 2.0}, {"params": parameters[1:], "lr": 0.5}])
-    scheduler = build_scheduler(optimizer, 10, 0.5, 6.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(10, 0.5, 6.0))
     assert scheduler.get_last_lr() == pytest.approx([2.0 / 5, 0.5 / 5])
     for _ in range(9):
         optimizer.step()

@@ -13,7 +13,11 @@ def plan(**changes) -> PhasePlan:
     settings = {
         "align": PhaseSettings(steps=2, multipliers={"trunk": 0.0}, grid_share=(1.0,), ratio_weight=(0.0,)),
         "release": PhaseSettings(
-            steps=3, multipliers={"trunk": 0.1}, grid_share=(1.0, 0.0), ratio_weight=(0.0, 1.0), marginals_weight=(0.5,)
+            steps=3,
+            multipliers={"trunk": 0.1},
+            grid_share=(1.0, 0.0),
+            ratio_weight=(0.0, 1.0),
+            hidden_state_weight=(0.5,),
         ),
         "joint": PhaseSettings(multipliers={"trunk": 0.1}),
     }
@@ -25,7 +29,7 @@ def test_every_step_has_the_shares_and_weights_of_its_phase():
     assert [state.name for state in states] == ["align"] * 2 + ["release"] * 3 + ["joint"] * 5
     assert [state.grid_share for state in states] == [1, 1, 1, 0.5, 0, 0, 0, 0, 0, 0]
     assert [state.weights["ratio"] for state in states] == [0, 0, 0, 0.5, 1, 1, 1, 1, 1, 1]
-    assert [state.weights["marginals"] for state in states] == [0, 0, 0.5, 0.5, 0.5, 0, 0, 0, 0, 0]
+    assert [state.weights["hidden_state"] for state in states] == [0, 0, 0.5, 0.5, 0.5, 0, 0, 0, 0, 0]
 
 
 def test_rates_replace_those_of_the_optimizer():
@@ -39,10 +43,10 @@ def test_a_phase_of_no_steps_is_skipped():
     assert skipped.steps == (0, 3, 7)
 
 
-def test_only_teachers_with_a_weight_are_used():
-    assert plan().used_teachers() == ("marginals",)
-    assert plan(release=PhaseSettings(steps=0, marginals_weight=(1.0,))).used_teachers() == ()
-    assert PhasePlan.single(5).used_teachers() == ()
+def test_only_a_teacher_with_a_weight_is_used():
+    assert plan().uses_teacher()
+    assert not plan(release=PhaseSettings(steps=0, hidden_state_weight=(1.0,))).uses_teacher()
+    assert not PhasePlan.single(5).uses_teacher()
     assert PhasePlan.single(5).cell_shares(4) is None
 
 

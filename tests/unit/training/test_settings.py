@@ -33,6 +33,11 @@ def test_the_defaults_are_those_of_the_specification():
             {"trainer": {"deterministic": True}},
             r"setting 'trainer\.deterministic' in my\.yaml: .*version 0\.1\.0 was the last",
         ),
+        ({"validation": {"mask_free": False}}, r"'validation\.mask_free' in my\.yaml: .*version 0\.1\.0 was the last"),
+        (
+            {"warm_start": {"release": {"marginals_weight": [1.0]}}},
+            r"'warm_start\.release\.marginals_weight' in my\.yaml: .*version 0\.1\.0 was the last",
+        ),
         ({"trainer": {"devices": True}}, r"trainer\.devices=True"),
         ({"trainer": 3}, r"trainer=3"),
         ({"optimizer": {"betas": "0.9"}}, r"optimizer\.betas='0\.9'"),
@@ -50,7 +55,9 @@ def test_mistakes_are_named(values, message):
 
 
 def test_a_saved_config_may_name_a_removed_setting_at_its_old_default():
-    assert build({"trainer": {"deterministic": False}, "callbacks": {"collapse_factor": 3.0}}) == build({})
+    removed = {"trainer": {"deterministic": False}, "callbacks": {"collapse_factor": 3.0}}
+    removed |= {"validation": {"mask_free": True}, "warm_start": {"joint": {"marginals_weight": [0.0]}}}
+    assert build(removed) == build({})
 
 
 def test_what_converts_without_loss():

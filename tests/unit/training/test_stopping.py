@@ -24,7 +24,7 @@ def keeper(tmp_path):
 
 
 def test_a_ratio_must_stay_off_for_the_whole_patience(keeper):
-    guard = CollapseGuard((0.3, 0.5), 3, 3.0, keeper=keeper)
+    guard = CollapseGuard((0.3, 0.5), 3, keeper=keeper)
     low = report(shares=(0.09, 0.5))
     assert [guard.problem_of(each) for each in (low, low, report(), low, low)] == [None] * 5
     assert "stage 1 has collapsed" in guard.problem_of(low)
@@ -41,17 +41,17 @@ def test_a_ratio_must_stay_off_for_the_whole_patience(keeper):
     ],
 )
 def test_under_a_third_or_over_three_times_the_target(keeper, ratios, shares, is_off):
-    guard = CollapseGuard((0.3, 0.5), 1, 3.0, keeper=keeper)
+    guard = CollapseGuard((0.3, 0.5), 1, keeper=keeper)
     assert (guard.problem_of(report(ratios, shares)) is not None) == is_off
 
 
 def test_patience_zero_never_stops_for_a_ratio(keeper):
-    guard = CollapseGuard((0.3, 0.5), 0, 3.0, keeper=keeper)
+    guard = CollapseGuard((0.3, 0.5), 0, keeper=keeper)
     assert all(guard.problem_of(report(shares=(0.0, 0.0))) is None for _ in range(1000))
 
 
 def test_the_count_survives_a_resume(keeper):
-    guard, resumed = (CollapseGuard((0.3, 0.5), 3, 3.0, keeper=keeper) for _ in range(2))
+    guard, resumed = (CollapseGuard((0.3, 0.5), 3, keeper=keeper) for _ in range(2))
     for _ in range(2):
         guard.problem_of(report(shares=(0.0, 0.5)))
     resumed.load_state_dict(guard.state_dict())
