@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .configuration_hnet_ntv2 import HNetNTV2Config
 from .chunkers import hash_bases
+from .configuration_hnet_ntv2 import HNetNTV2Config
 from .forced_boundaries import force_boundaries
 from .kmers import holds_mask, source_token_ids
 from .levels import Level

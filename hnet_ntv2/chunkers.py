@@ -1,4 +1,4 @@
-"""The chunkers that can stand in the router's place: one that cuts at peaks of its score, and controls that learn nothing.
+"""The chunkers that can stand in the router's place: one cuts at peaks of its score, the controls learn nothing.
 
 Each is one object from a level to a chunking, chosen by ``config.chunker``. What is forced, the cap and the guard hold
 for all of them (``chunking.decide_boundaries``).
@@ -36,6 +36,8 @@ class PeakRouter(Router):
         score = nn.functional.pad(dissimilarity, (1, 0), value=1.0)
         others = greatest_neighbour(score, level, self.neighbours)
         probability = torch.sigmoid(_PEAK_SHARPNESS * (score - others)).masked_fill(~level.is_valid, 0.0)
+        # 1 at a row's start, as the router has it: the smoothing of the first chunk reads it.
+        probability = torch.cat([torch.ones_like(probability[:, :1]), probability[:, 1:]], dim=1)
         return decide_boundaries(probability, level, self.limits)
 
 
@@ -44,7 +46,7 @@ def greatest_neighbour(
 ) -> Float[Tensor, "batch positions"]:
     """The greatest score among the other positions of each position's neighbourhood.
 
-    A forced boundary counts as infinitely high, so that no other is put beside it; where none may be, as infinitely low.
+    A forced boundary counts as infinitely high, so that no other is put beside it. Where none may be, as very low.
     """
     forced = level.forced_reason[..., 0] != BoundaryReason.ROUTER.value
     on = forced & level.forced_boundary[..., 0] & level.is_valid
@@ -65,8 +67,9 @@ class _Fixed(nn.Module):
         self.limits, self.target = limits, target
 
     def forward(self, level: Level) -> Chunking:
-        wanted = self.wanted(level) & level.is_valid
-        return decide_boundaries(wanted.to(torch.float32), level, self.limits)
+        probability = (self.wanted(level) & level.is_valid).float()
+        probability[:, 0] = 1.0  # as the router has it: the smoothing of the first chunk reads it
+        return decide_boundaries(probability, level, self.limits)
 
     def wanted(self, level: Level) -> Tensor:
         """[batch, positions] bool: where a boundary should be."""
@@ -98,7 +101,7 @@ class NoChunker(_Fixed):
 
 
 class ShuffledRouter(Router):
-    """The learned router with its decisions shuffled along each row: as many boundaries, at places that mean nothing."""
+    """The learned router, its scores shuffled along each row: as many boundaries, at places that mean nothing."""
 
     def decide(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Chunking:
         order = torch.rand(dissimilarity.shape, device=dissimilarity.device)
@@ -127,4 +130,6 @@ def build_chunker(config: HNetNTV2Config, stage: int, dim: int) -> nn.Module:
     if config.chunker == "peak":
         return PeakRouter(dim, limits, target)
     # "grid" forces NTv2's tokens before any chunker is asked; what it leaves free (nothing) gets no boundary.
-    return {"ruler": Ruler, "minimizer": Minimizer, "none": NoChunker, "grid": NoChunker}[config.chunker](limits, target)
+    return {"ruler": Ruler, "minimizer": Minimizer, "none": NoChunker, "grid": NoChunker}[config.chunker](
+        limits, target
+    )

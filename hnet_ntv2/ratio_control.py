@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import torch
 
-from torch import nn
-
 from .chunking import Router
 from .levels import BoundaryReason, Chunking
 from .shapes import Bool, Float, Tensor
@@ -82,7 +80,7 @@ def mean_over_counted(
 
 @torch.no_grad()
 def move_offsets(
-    routers: Sequence[nn.Module], counts: Float[Tensor, "stages 2"], targets: Sequence[float], rate: float
+    routers: Sequence[Router], counts: Float[Tensor, "stages 2"], targets: Sequence[float], rate: float
 ) -> None:
     """Lower the offset of a router that makes too many boundaries, raise it where there are too few.
 
@@ -97,7 +95,6 @@ def move_offsets(
     """
     shares = boundary_shares(counts, targets)
     for router, share, target in zip(routers, shares, targets, strict=True):
-        # Only the router of H-Net has an offset that moves its ratio (other chunkers hold theirs by construction).
-        if type(router) is Router and router.query.weight.requires_grad:
+        if router.query.weight.requires_grad:
             # At -1 p is 0 everywhere and at 1 it is 1: a larger offset would change nothing but take longer to undo.
             router.beta.add_(rate * (target - share)).clamp_(-1, 1)

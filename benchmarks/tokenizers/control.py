@@ -17,7 +17,7 @@ from hnet_ntv2.levels import BoundaryReason, Level, final_boundaries
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.storage import open_text
 
-from .languages import LANGUAGES, sample
+from .languages import LANGUAGES, Rows, sample
 
 _ROWS = 24
 _TEST_BATCHES = 16
@@ -57,6 +57,11 @@ def build(chunker: str, pooling: str, seed: int, changes: dict[str, Any]) -> HNe
     return model
 
 
+def unmasked(rows: Rows) -> torch.Tensor:
+    """The bases of a batch without masks."""
+    return torch.where(rows.labels == -100, rows.input_ids, rows.labels)
+
+
 def show_truth(model: HNetNTV2ForMaskedLM, truth: torch.Tensor) -> None:
     for stage in model.model.stages:
         if isinstance(stage.router, Oracle):
@@ -66,7 +71,8 @@ def show_truth(model: HNetNTV2ForMaskedLM, truth: torch.Tensor) -> None:
 def run(language: str, chunker: str, pooling: str, seed: int, steps: int, rate: float, changes: dict[str, Any]) -> dict:
     model = build(chunker, pooling, seed, changes)
     if chunker in ("learned", "shuffled"):
-        calibrate_routers(model.model, [sample(language, 32, seed=5).labels.masked_fill(sample(language, 32, seed=5).labels == -100, 0).where(sample(language, 32, seed=5).labels != -100, sample(language, 32, seed=5).input_ids)])
+        rows = sample(language, 32, seed=5)
+        calibrate_routers(model.model, [unmasked(rows)])
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -78,8 +84,7 @@ def run(language: str, chunker: str, pooling: str, seed: int, steps: int, rate: 
         show_truth(model, rows.truth)
         output = model(rows.input_ids, labels=rows.labels, only_targets=True)
         optimizer.zero_grad()
-        loss = output.loss if chunker == "learned" else output.task_loss
-        loss.backward()
+        output.loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -100,9 +105,11 @@ def test(model: HNetNTV2ForMaskedLM, language: str, batches: int) -> dict[str, A
     for number in range(batches):
         rows = sample(language, _ROWS, seed=_TEST_SEED + number)
         show_truth(model, rows.truth)
-        bits.append(float(model(rows.input_ids, labels=rows.labels, only_targets=True, strands="forward").task_loss) / math.log(2))
-        clean = torch.where(rows.labels == -100, rows.input_ids, rows.labels)
-        stages = model.model.chunk(clean)
+        bits.append(
+            float(model(rows.input_ids, labels=rows.labels, only_targets=True, strands="forward").task_loss)
+            / math.log(2)
+        )
+        stages = model.model.chunk(unmasked(rows))
         ratios.append([float(stage.achieved_ratio) for stage in stages])
         cuts = final_boundaries(stages)
         hits += int((cuts & rows.truth)[:, 1:].sum())
@@ -143,7 +150,8 @@ def main() -> None:
         with open_text(path) as file:
             file.write(json.dumps(result, indent=1))
         final = result["final"]
-        print(text, *(f"{name} {final[name]:.3f}" for name in ("bits", "chunks_per_base", "truth_per_base", "precision", "recall", "cap_share")), f"{result['cpu_seconds']:.0f} s", flush=True)  # fmt: skip
+        shown = ("bits", "chunks_per_base", "truth_per_base", "precision", "recall", "cap_share")
+        print(text, *(f"{name} {final[name]:.3f}" for name in shown), f"{result['cpu_seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Made-up DNA whose best chunk boundaries are known, with masks that can only be filled through the trunk.
 
-In each language the second half of a row says again what the first half said. Masked bases stand in the second half, and
-what they were stands in the first, farther away than the local layers see. So the chunks that the trunk gets matter.
+In each language the second half of a row says again what the first half said. Masked bases stand in the second half.
+What they were stands in the first, farther away than the local layers see. So the chunks that the trunk gets matter.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from hnet_ntv2.vocabulary import FIRST_BASE, MASK_ID
-
 
 LENGTH = 192
 _MASKED_SPAN = 6
@@ -93,9 +92,9 @@ def spaced_words(random: np.random.Generator) -> _Text:
 
 
 def uneven(random: np.random.Generator) -> _Text:
-    """Dense random stretches between long runs of one repeated unit, then the dense stretches again in another order.
+    """Dense random stretches between long runs of one repeated unit; then the dense stretches in another order.
 
-    A run of a unit of 1 to 3 bases (12 to 19 long) says little; ideal chunks are 12 bases there and 4 in the dense ones.
+    A run of a unit of 1 to 3 bases (12 to 19 long) says little: ideal chunks are 12 bases there, 4 in the dense ones.
     """
     dense = [random.integers(0, 4, 18) for _ in range(3)]
     bases, starts, spans, at = [], [], [], 0

@@ -37,6 +37,8 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     Raises:
         DataError: The router decides no position of them.
     """
+    if not model.config.has_offsets:
+        return (0.0,) * model.config.num_stages
     offsets = []
     # From the outermost stage in: the input of a stage depends on the boundaries of the stages around it.
     for number, target in enumerate(model.config.target_ratios):
