@@ -114,8 +114,8 @@ class HNetNTV2Config(PreTrainedConfig):
         guard_stage3: The same per stage-2 chunk.
         max_chunk_length: Cap of the final chunks, in bases; None for no cap.
         chunker: What decides where chunks begin: "learned" (H-Net's router), "peak" (its score, cut at local maxima)
-            or a control (``chunkers``): "ruler", "grid" (NTv2's tokens), "minimizer", "shuffled" (the router's scores at
-            random places), "none" (cap and guard alone).
+            or a control (``chunkers``): "ruler", "grid" (NTv2's tokens), "minimizer", "shuffled" (the router's scores
+            at random places), "none" (cap and guard alone).
         chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.

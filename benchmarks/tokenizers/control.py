@@ -29,7 +29,7 @@ class Oracle(_Fixed):
 
     truth: torch.Tensor
 
-    def __init__(self, inner: nn.Module, is_outer: bool):
+    def __init__(self, inner: Any, is_outer: bool):
         super().__init__(inner.limits, 0.5)
         self.is_outer = is_outer
 

@@ -104,7 +104,7 @@ def _router_input(model: HNetNTV2Model, input_ids: Tensor, number: int) -> tuple
         level = outer.encode(level)
         level = outer.pool(level, outer.router(level))
     stage = model.stages[number]
-    dissimilarity = stage.router.dissimilarity(stage.encode(level).hidden)
+    dissimilarity = model.routers[number].dissimilarity(stage.encode(level).hidden)
     # Without the vectors: they take a thousand times the memory of the rest.
     return dissimilarity, level._replace(hidden=level.hidden[..., :0], tail=None)
 
