@@ -14,6 +14,7 @@ _CHECKED = (
     *(
         "attention",
         "backbone",
+        "chunkers",
         "chunking",
         "forced_boundaries",
         "hierarchy",

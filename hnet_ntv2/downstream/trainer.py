@@ -183,7 +183,7 @@ class ClassifierTrainer(Trainer):
         """
         output = model(**inputs)
         loss = output.loss
-        if self._settings.routers == "ratio" and model.training:
+        if self._settings.routers == "ratio" and model.training and model.config.has_offsets:
             loss = loss + self._ratio_loss(model, output)
         if model.training and not math.isfinite(float(loss.detach())):
             raise TrainingStopped(
