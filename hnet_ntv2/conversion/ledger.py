@@ -1,7 +1,6 @@
 """The ledger of a start: the target of every source tensor, the origin of every model tensor, and their checksums.
 
-A *start* is the model that training begins from. Nothing here imports torch: ``verify`` reads the saved files in a
-process that never held the model.
+A *start* is the model that training begins from. ``verify`` reads the saved files alone.
 """
 
 import dataclasses

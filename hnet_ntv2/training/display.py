@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import logging
 import math
 import os
@@ -21,7 +20,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
+from ..measuring import read_history
 from ..storage import open_text
 from .module import PretrainingModule, StepCallback, StepReport
 from .settings import LoggerSettings, PretrainSettings
@@ -265,23 +265,6 @@ class HistoryLogger(Logger):
                 writer = csv.DictWriter(file, self._columns[part], restval="")
                 writer.writeheader()
                 writer.writerows(map(_written, self.rows[part]))
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of a history file; empty cells are left out, a row cut off by a crash too.
-
-    Raises:
-        DataError: It is not such a file.
-    """
-    if not path.is_file():
-        return []
-    complete, end, _ = path.read_bytes().rpartition(b"\n")  # what follows was cut off, perhaps within a number
-    try:
-        text = io.StringIO((complete + end).decode("utf-8"), newline="")
-        rows = [{name: float(value) for name, value in row.items() if name and value} for row in csv.DictReader(text)]
-    except ValueError as error:
-        raise DataError(f"{path} is no log of a run: {error}; move it away to go on without it") from error
-    return [row for row in rows if "step" in row]
 
 
 class CarefulLogger(Logger):

@@ -12,20 +12,16 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..errors import ConfigError
 from ..measuring import (
-    Reduce,
     Sums,
+    ValidationRun,
     add_sums,
     chunk_sums,
-    length_metrics,
-    length_sums,
     reduce_sums,
     stage_metrics,
     target_metrics,
     target_sums,
-    unmasked,
 )
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import parameter_group
@@ -40,16 +36,13 @@ from .optimizer import (
     warmup_cosine,
 )
 from .phases import PhasePlan
-from .settings import PretrainSettings, ValidationSettings
+from .settings import PretrainSettings
 from .teachers import HiddenStateTeacher
 
 logger = logging.getLogger(__name__)
 
 
 Batch = Mapping[str, torch.Tensor]
-
-MASK_FREE = "mask_free"
-ON_GRID = "on_grid"
 
 
 @dataclass(frozen=True)
@@ -309,7 +302,8 @@ class PretrainingModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a pass over the validation windows."""
-        self._validation = ValidationRun(self.settings.validation, self.model.config)
+        settings = self.settings.validation
+        self._validation = ValidationRun(self.model.config, settings.anchors, settings.strands)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch of validation windows."""
@@ -370,70 +364,6 @@ class PretrainingModule(L.LightningModule):
 def widened(batch: Batch) -> dict[str, torch.Tensor]:
     """A batch with ids and labels in int64. The loader sends them as bytes, an eighth of the transfer."""
     return {name: value.long() if name.endswith(("input_ids", "labels")) else value for name, value in batch.items()}
-
-
-class ValidationRun:
-    """Adds up batches under every setting that is reported, then makes the report.
-
-    ``bits``, ``accuracy`` and the ratios without a suffix belong to the model's own anchor setting: inference uses it,
-    and the best checkpoint is chosen by it. Bits count only targets shown as [MASK].
-    """
-
-    def __init__(self, settings: ValidationSettings, config: HNetNTV2Config):
-        self.settings = settings
-        self.config = config
-        self.anchor_settings = sorted({config.use_anchors, *settings.anchors})
-        self._sums: dict[str, Sums] = {}
-
-    def add(self, batch: Batch, forward: Callable[..., Any]) -> None:
-        """Add one batch; ``forward(batch, **options)`` runs the model in evaluation mode."""
-        # Negative numbers: windows that only fill up a batch. They have no targets, but their chunks would be counted.
-        rows = batch["window_index"] >= 0 if "window_index" in batch else None
-        options: dict[str, Any] = {} if self.settings.strands is None else {"strands": self.settings.strands}
-        for anchors in self.anchor_settings:
-            output = forward(batch, anchors=anchors, **options)
-            self._add(_name(anchors), {**self._target_sums(output, batch), **chunk_sums(output.stages, rows)})
-        if "grid_input_ids" in batch:
-            view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
-            # Anchors off: this view is compared with the source, which has the grid's boundaries only.
-            output = forward(view, on_grid=True, anchors=False, **options)
-            self._add(ON_GRID, self._target_sums(output, view))
-        # One strand: the reverse strand's chunks are not measured.
-        stages = forward({**batch, "input_ids": unmasked(batch)}, anchors=False, strands="forward").stages
-        self._add(MASK_FREE, {**chunk_sums(stages, rows), **length_sums(stages, rows)})
-
-    def report(self, reduce: Reduce) -> dict[str, float]:
-        """Metrics by name, after ``reduce`` has summed a tensor over all ranks."""
-        sums = {setting: reduce_sums(values, reduce) for setting, values in self._sums.items()}
-        report: dict[str, float] = {}
-        for anchors in self.anchor_settings:
-            values = sums[_name(anchors)]
-            is_own = anchors == self.config.use_anchors
-            for suffix in [f"_{_name(anchors)}", *([""] if is_own else [])]:
-                report.update(target_metrics(values, "masked", suffix))
-                report.update(target_metrics(values, "unique", f"_non_repeat{suffix}"))
-            if is_own:
-                report.update(stage_metrics(values, self.config.num_stages))
-                report["targets"] = values["masked_count"]
-        if ON_GRID in sums:
-            report.update(target_metrics(sums[ON_GRID], "masked", f"_{ON_GRID}"))
-        values = sums[MASK_FREE]
-        metrics = {**stage_metrics(values, self.config.num_stages), **length_metrics(values["chunk_lengths"])}
-        return report | {f"{MASK_FREE}/{name}": value for name, value in metrics.items()}
-
-    def _target_sums(self, output: Any, batch: Batch) -> Sums:
-        # A target shown as itself could be copied, one shown as another letter misleads: only [MASK] is counted.
-        is_shown_masked = batch["input_ids"] == self.config.mask_token_id
-        is_unique = is_shown_masked & ~batch["is_repeat"] if "is_repeat" in batch else is_shown_masked
-        sums = target_sums(output.logits, batch["labels"], is_shown_masked, "masked")
-        return {**sums, **target_sums(output.logits, batch["labels"], is_unique, "unique")}
-
-    def _add(self, setting: str, sums: Sums) -> None:
-        self._sums[setting] = add_sums(self._sums.get(setting), sums)
-
-
-def _name(anchors: bool) -> str:
-    return "anchors_on" if anchors else "anchors_off"
 
 
 class StepCallback(L.Callback):
