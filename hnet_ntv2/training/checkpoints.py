@@ -74,9 +74,8 @@ class CheckpointKeeper(StepCallback):
         if self._saves_between_steps:
             checkpoint["loops"]["fit_loop"] = self._counters
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Link and save what a resumed run needs before its first step."""
-        assert isinstance(pl_module, PretrainingModule)
         if self.resumed_from is None:
             return
         step = trainer.global_step
@@ -93,9 +92,8 @@ class CheckpointKeeper(StepCallback):
         if step % self.every == 0 or step == module.max_steps or trainer.should_stop:
             self.save(trainer)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Save and link the model if it is the best so far."""
-        assert isinstance(pl_module, PretrainingModule)
         value = pl_module.validation_report.get("bits", math.nan)
         if trainer.sanity_checking or trainer.state.fn != "fit" or not value < self.best_value:
             return  # "not <": NaN is never the best
@@ -253,9 +251,8 @@ class MissedValidation(StepCallback):
     def __init__(self, log: MetricLog):
         self.metric_log = log
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Validate as Lightning does between steps."""
-        assert isinstance(pl_module, PretrainingModule)
         step = trainer.global_step
         if step and self.metric_log.is_due(step, pl_module.max_steps):
             loop = trainer.fit_loop.epoch_loop.val_loop

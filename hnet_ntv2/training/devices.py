@@ -101,24 +101,19 @@ class ShardedStrategy(FSDPStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Every rank reads the full state and takes its shards of weights and optimizer state."""
-        from torch.distributed.fsdp import (
-            FullOptimStateDictConfig,
-            FullStateDictConfig,
-            OptimStateKeyType,
-            StateDictType,
-        )
+        from torch.distributed import fsdp
         from torch.distributed.fsdp import FullyShardedDataParallel as FSDP  # noqa: N817  (its usual name)
 
         assert self.model is not None
         assert self.lightning_module is not None
         path = Path(self.broadcast(checkpoint_path))
         checkpoint = self.checkpoint_io.load_checkpoint(path)
-        settings = (FullStateDictConfig(rank0_only=False), FullOptimStateDictConfig(rank0_only=False))
-        with FSDP.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, *settings):
+        settings = (fsdp.FullStateDictConfig(rank0_only=False), fsdp.FullOptimStateDictConfig(rank0_only=False))
+        with FSDP.state_dict_type(self.model, fsdp.StateDictType.FULL_STATE_DICT, *settings):
             self.model.load_state_dict(checkpoint.pop("state_dict"), strict=self.lightning_module.strict_loading)
             if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
                 for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-                    named = FSDP.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
+                    named = FSDP.rekey_optim_state_dict(state, fsdp.OptimStateKeyType.PARAM_NAME, self.model)
                     shard = FSDP.optim_state_dict_to_load(model=self.model, optim=optimizer, optim_state_dict=named)
                     optimizer.load_state_dict(shard)
         return checkpoint

@@ -65,9 +65,7 @@ class MetricLog(StepCallback):
         """Start the clock."""
         self._clock = time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Lightning validates between micro-batches; off until the step is complete."""
         trainer.val_check_batch = NEVER
 
@@ -84,9 +82,8 @@ class MetricLog(StepCallback):
         if self.is_due(step, module.max_steps):  # Lightning validates after micro-batches whose number this divides
             trainer.val_check_batch = 1
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Log the report."""
-        assert isinstance(pl_module, PretrainingModule)
         self.last_validation = dict(pl_module.validation_report)
         self.validated_step = trainer.global_step
         self._log(trainer, "validation", self.last_validation)
@@ -139,21 +136,18 @@ class ProgressDisplay(StepCallback):
         elif step % self.every == 0 or step in (1, self.max_steps):
             logger.info("step %d of %d: %s", step, self.max_steps, line)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Log the most important numbers of the report."""
-        assert isinstance(pl_module, PretrainingModule)
         if trainer.is_global_zero and not trainer.sanity_checking:
             logger.info("step %d: %s", trainer.global_step, validation_line(pl_module.validation_report))
 
-    def on_train_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException | None = None
-    ) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """Stop drawing, before an error is printed too; the bar stays on the screen."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
-    on_exception = on_train_end
+    on_exception: Any = on_train_end
 
 
 def progress_line(report: StepReport, bases_per_second: float) -> str:

@@ -12,29 +12,13 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from .. import measuring
 from ..errors import ConfigError
-from ..measuring import (
-    Sums,
-    ValidationRun,
-    add_sums,
-    chunk_sums,
-    reduce_sums,
-    stage_metrics,
-    target_metrics,
-    target_sums,
-)
+from ..measuring import Sums, ValidationRun
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import parameter_group
+from . import optimizer as optimization
 from .devices import OUT_OF_MEMORY_ADVICE
-from .optimizer import (
-    gradient_norm_of_loss,
-    gradient_norms,
-    parameter_groups,
-    scale_gradients,
-    squared_gradient_norms,
-    undecayed_names,
-    warmup_cosine,
-)
 from .phases import PhasePlan
 from .settings import PretrainSettings
 from .teachers import HiddenStateTeacher
@@ -113,7 +97,9 @@ class PretrainingModule(L.LightningModule):
         self.report: StepReport | None = None
         self.validation_report: dict[str, float] = {}
         self.stop_signal = 0
-        self._without_decay = undecayed_names(model)  # now: FSDP flattens parameters, which decay is chosen by
+        self._without_decay = optimization.undecayed_names(
+            model
+        )  # now: FSDP flattens parameters, which decay is chosen by
         self._step = _Step()
         self._phase: str | None = None
         self._validation: ValidationRun | None = None
@@ -126,7 +112,7 @@ class PretrainingModule(L.LightningModule):
         """AdamW with its groups, and the schedule stepped once per optimiser step."""
         settings, schedule = self.settings.optimizer, self.settings.scheduler
         optimizer = AdamW(self.optimizer_groups(), betas=cast(Any, settings.betas), eps=settings.eps)
-        common = warmup_cosine(self.max_steps, schedule.warmup_fraction, schedule.final_divisor)
+        common = optimization.warmup_cosine(self.max_steps, schedule.warmup_fraction, schedule.final_divisor)
 
         def factor_of(group: str) -> Callable[[int], float]:
             return lambda step: common(step) * self.phases.rate_factor(step, group, settings.multipliers)
@@ -138,7 +124,7 @@ class PretrainingModule(L.LightningModule):
         """The optimizer's parameter groups."""
         settings = self.settings.optimizer
         rates = (settings.learning_rate, settings.weight_decay, settings.multipliers)
-        return parameter_groups(self.model, parameter_group, *rates, self._without_decay)
+        return optimization.parameter_groups(self.model, parameter_group, *rates, self._without_decay)
 
     # ---- one micro-batch
 
@@ -169,7 +155,7 @@ class PretrainingModule(L.LightningModule):
         # First micro-batch only: it costs a backward pass per loss and stage.
         if self._step.sums is None and self._measures_routers():
             self._step.router_norms = self._router_gradient_norms(output)
-        self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
+        self._step.sums = measuring.add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
         return output.loss
 
     def _log_phase(self) -> None:
@@ -214,9 +200,9 @@ class PretrainingModule(L.LightningModule):
             "loss": output.loss.detach().double(),
             "task_loss": output.task_loss.detach().double(),
             **{f"ratio_loss{i}": loss.detach().double() for i, loss in enumerate(output.ratio_losses, start=1)},
-            **target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
-            **target_sums(output.logits, labels, is_shown_masked, "masked"),
-            **chunk_sums(output.stages),
+            **measuring.target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
+            **measuring.target_sums(output.logits, labels, is_shown_masked, "masked"),
+            **measuring.chunk_sums(output.stages),
             **dict(zip(sum(self._count_names(), ()), output.boundary_counts.double().sum(0).flatten(), strict=True)),
         }
 
@@ -224,8 +210,8 @@ class PretrainingModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradients (unscaled, before clipping) per learning-rate group."""
-        squares = squared_gradient_norms(self._groups_of(optimizer))
-        self._step.gradient_norms = gradient_norms(squares, self._sum_over_shards)
+        squares = optimization.squared_gradient_norms(self._groups_of(optimizer))
+        self._step.gradient_norms = optimization.gradient_norms(squares, self._sum_over_shards)
 
     def configure_gradient_clipping(
         self,
@@ -243,7 +229,7 @@ class PretrainingModule(L.LightningModule):
             self._step.problem = f"the gradient's norm became {total}"
             optimizer.zero_grad(set_to_none=True)
         elif self.gradient_clip is not None and total > self.gradient_clip:
-            scale_gradients(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
+            optimization.scale_gradients(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
 
     def optimizer_step(
         self,
@@ -257,7 +243,7 @@ class PretrainingModule(L.LightningModule):
         assert self._step.sums is not None
         # Made on the device: copying a number there makes the GPU wait.
         stop_signal = torch.full((), float(self.stop_signal), dtype=torch.float64, device=self.device)
-        sums = reduce_sums({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
+        sums = measuring.reduce_sums({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
         self.model.move_offsets(torch.tensor([[sums[name] for name in row] for row in self._count_names()]))
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
@@ -273,9 +259,9 @@ class PretrainingModule(L.LightningModule):
             "loss": sums["loss"] / count,
             "task_loss": sums["task_loss"] / count,
             **{f"stage{i}/ratio_loss": sums[f"ratio_loss{i}"] / count for i in stages},
-            **target_metrics(sums, "masked"),
-            **target_metrics(sums, "targets", "_all_targets"),
-            **stage_metrics(sums, self.num_stages),
+            **measuring.target_metrics(sums, "masked"),
+            **measuring.target_metrics(sums, "targets", "_all_targets"),
+            **measuring.stage_metrics(sums, self.num_stages),
             **{f"gradient_norm/{name}": norm for name, norm in self._step.gradient_norms.items()},
             **{name: float(norm) for name, norm in self._step.router_norms.items()},
             **{f"learning_rate/{group['group']}": group["lr"] for group in optimizer.param_groups},
@@ -347,7 +333,7 @@ class PretrainingModule(L.LightningModule):
         weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
         losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
         return {
-            f"stage{stage}/router_gradient_{name}": gradient_norm_of_loss(loss, list(router.parameters()))
+            f"stage{stage}/router_gradient_{name}": optimization.gradient_norm_of_loss(loss, list(router.parameters()))
             for stage, router in enumerate(self.model.model.routers, start=1)
             for name, loss in losses.items()
         }
@@ -369,11 +355,8 @@ def widened(batch: Batch) -> dict[str, torch.Tensor]:
 class StepCallback(L.Callback):
     """Calls ``on_step_end`` once per optimiser step, with the step's report; Lightning itself counts micro-batches."""
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: PretrainingModule, *_: Any) -> None:
         """Call ``on_step_end`` after the last micro-batch of a step; the others have no report."""
-        assert isinstance(pl_module, PretrainingModule)
         if pl_module.report is not None:
             self.on_step_end(trainer, pl_module, pl_module.report)
 

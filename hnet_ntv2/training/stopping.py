@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 
 from ..errors import HNetNTV2Error, TrainingStopped
 from .checkpoints import CheckpointKeeper
@@ -63,11 +62,8 @@ class SignalStop(StepCallback):
         """Take the signals over again: Lightning's handler, installed by now, would end the run inside a step."""
         self.install()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: PretrainingModule, *_: Any) -> None:
         """Give the signal to the module, whose reduction passes it to the other ranks."""
-        assert isinstance(pl_module, PretrainingModule)
         pl_module.stop_signal = self.received
 
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
@@ -129,11 +125,8 @@ class LoaderWatch(StepCallback):
                 raise
             self.loss = str(error)
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: PretrainingModule, *_: Any) -> None:
         """Give the loss to the module, whose reduction passes it to the other ranks."""
-        assert isinstance(pl_module, PretrainingModule)
         if self.loss is not None:
             pl_module.stop_signal = _LOST_LOADER
 
