@@ -285,10 +285,9 @@ class HG38DataModule(LightningDataModule):
             }
             for split, index in self._indices.items()
         }
+        paths = {"fasta": self.fasta, "intervals": self.intervals, "repeats": self.repeats}
         return {
-            "fasta": str(self.fasta),
-            "intervals": None if self.intervals is None else str(self.intervals),
-            "repeats": None if self.repeats is None else str(self.repeats),
+            **{name: None if path is None else str(path) for name, path in paths.items()},
             "seq_length": self.seq_length,
             "seed": self.seed,
             "fingerprint": self.fingerprint(),

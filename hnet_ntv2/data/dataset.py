@@ -1,6 +1,7 @@
 """Map sample counters to raw windows, a micro-batch at a time; samplers that yield the counters of a rank."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -140,6 +141,7 @@ class TrainingSampler(Sampler[list[int]]):
         return self._num_batches
 
 
+@dataclass(eq=False)
 class EvaluationSampler(Sampler[list[int]]):
     """Every window once over all ranks, in micro-batches that are full and equally many on each rank.
 
@@ -153,17 +155,16 @@ class EvaluationSampler(Sampler[list[int]]):
         world_size: How many there are.
     """
 
-    def __init__(self, num_windows: int, micro_batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self._num_windows = num_windows
-        self._micro_batch_size = micro_batch_size
-        self._rank = rank
-        self._world_size = world_size
+    num_windows: int
+    micro_batch_size: int
+    rank: int = 0
+    world_size: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in range(len(self)):
-            first = (batch * self._world_size + self._rank) * self._micro_batch_size
-            numbers = range(first, first + self._micro_batch_size)
-            yield [number if number < self._num_windows else -1 - number % self._num_windows for number in numbers]
+            first = (batch * self.world_size + self.rank) * self.micro_batch_size
+            numbers = range(first, first + self.micro_batch_size)
+            yield [number if number < self.num_windows else -1 - number % self.num_windows for number in numbers]
 
     def __len__(self) -> int:
-        return -(-self._num_windows // (self._micro_batch_size * self._world_size))
+        return -(-self.num_windows // (self.micro_batch_size * self.world_size))

@@ -231,20 +231,17 @@ def _unpack(windows: NDArray[np.int64], k: int, span: int):
 
 def _dense_tables(keys, counts, k: int, span: int) -> dict[tuple[int, int], NDArray[np.int32]]:
     """Counts by (left, right, offset, letter) for each pair of flank lengths up to k-1: sums of the longest pair."""
-    most, size = k - 1, 4 ** (k - 1)
+    size = 4 ** (k - 1)
     left, right, letters = _unpack(keys, k, span)
     context = (left >> 2) * size + (right >> 2)  # k-1 bases on each side: k would take 16 times the memory
     full = np.empty((size, size, span, 4), np.int32)
     for j in range(span):
         hits = np.bincount(context * 4 + letters[:, j], counts, minlength=size * size * 4)
         full[:, :, j] = hits.reshape(size, size, 4)
-    tables = {(most, most): full}
-    for num_left in range(most, -1, -1):
-        if num_left < most:
-            longer = tables[num_left + 1, most]
-            tables[num_left, most] = longer.reshape(4**num_left, 4, size, span, 4).sum(axis=1, dtype=np.int32)
-        for num_right in range(most - 1, -1, -1):
-            longer = tables[num_left, num_right + 1]
-            parts = longer.reshape(4**num_left, 4**num_right, 4, span, 4)
+    tables = {}
+    for num_left in range(k):  # codes with the same first digits lie side by side
+        by_left = full.reshape(4**num_left, -1, size, span, 4).sum(axis=1, dtype=np.int32)
+        for num_right in range(k):
+            parts = by_left.reshape(4**num_left, 4**num_right, -1, span, 4)
             tables[num_left, num_right] = parts.sum(axis=2, dtype=np.int32)
     return tables

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,27 +108,6 @@ class SpeedReport:
     measurements: list[Measurement] = field(default_factory=list)
 
 
-class _SingleNucleotideTransformer(nn.Module):
-    """Windowed layers at one token per base: the alternative without chunks."""
-
-    def __init__(self, num_layers: int, config: HNetNTV2Config):
-        super().__init__()
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = LocalLayers(
-            num_layers,
-            config.d_model,
-            config.n_head,
-            config.intermediate_size,
-            config.window,
-            config.layer_norm_eps,
-        )
-        self.head = nn.Linear(config.d_model, config.vocab_size)
-
-    def forward(self, input_ids: Int[Tensor, "batch length"]) -> Tensor:
-        hidden = self.embedding(input_ids)
-        return self.head(self.layers(hidden, torch.ones_like(input_ids, dtype=torch.bool)))
-
-
 def our_model(name: str, config: HNetNTV2Config) -> Contestant:
     """An HNet-NTv2 with random weights and calibrated routers."""
 
@@ -159,13 +139,18 @@ def source_model(name: str, config: NTv2Config, kmer_size: int) -> Contestant:
 
 
 def single_nucleotides(config: HNetNTV2Config, num_layers: int) -> Contestant:
-    """Windowed layers at one token per base, of the width of an HNet-NTv2."""
-    return Contestant(
-        f"{num_layers} windowed layers, single bases",
-        num_layers,
-        lambda depth: _SingleNucleotideTransformer(depth, config),
-        lambda model, bases: model(bases),
-    )
+    """Windowed layers at one token per base, of the width of an HNet-NTv2: the alternative without chunks."""
+    sizes = (config.d_model, config.n_head, config.intermediate_size, config.window, config.layer_norm_eps)
+
+    def build(depth: int) -> nn.Module:
+        embedding = nn.Embedding(config.vocab_size, config.d_model)
+        return nn.ModuleList([embedding, LocalLayers(depth, *sizes), nn.Linear(config.d_model, config.vocab_size)])
+
+    def logits(model: Any, bases: Tensor) -> Tensor:
+        embedding, layers, head = model
+        return head(layers(embedding(bases), torch.ones_like(bases, dtype=torch.bool)))
+
+    return Contestant(f"{num_layers} windowed layers, single bases", num_layers, build, logits)
 
 
 def random_bases(length: int, seed: int = 0) -> Int[Tensor, "1 length"]:

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,24 +162,14 @@ def resolve_precision(requested: str | int, device_type: str) -> Precision:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16, AMX, or the Arm extension)."""
-    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        supported = getattr(torch.cpu, probe, None)  # private names, which a torch version may lack
-        if supported is not None and supported():
-            return True
-    return not _cpu_flags().isdisjoint({"bf16", "avx512_bf16", "amx_bf16"})
-
-
-def _cpu_flags() -> frozenset[str]:
-    """Feature flags of the first CPU on Linux; empty elsewhere (Apple's CPUs run in float32)."""
+    """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16, AMX, or the Arm extension), as Linux lists it."""
     path = Path("/proc/cpuinfo")
-    if platform.system() != "Linux" or not path.is_file():
-        return frozenset()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, words = line.partition(":")
-        if name.strip().lower() in ("flags", "features"):
-            return frozenset(words.split())
-    return frozenset()
+    if not path.is_file():  # not Linux; Apple's CPUs run in float32
+        return False
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    # All cores of a machine list the same features.
+    flags = next((line for line in lines if line.partition(":")[0].strip().lower() in ("flags", "features")), "")
+    return not {"bf16", "avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
 
 
 OUT_OF_MEMORY_ADVICE = (

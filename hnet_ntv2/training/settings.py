@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,6 +231,25 @@ class LoggerSettings:
     wandb_mode: str | None = None
 
 
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "trainer.accelerator": ("auto", "cpu", "cuda"),
+    "trainer.strategy": ("auto", "ddp", "fsdp"),
+    "warm_start.when": ("graft", "always", "never"),
+    "validation.strands": (None, "forward", "both"),
+    "logger.wandb_mode": (None, "online", "offline"),
+}
+_POSITIVE = (
+    "trainer.max_steps",
+    "data.seq_length",
+    "validation.every",
+    "validation.windows",
+    "callbacks.checkpoint_every",
+    "callbacks.log_every",
+    "callbacks.plain_log_every",
+    "optimizer.learning_rate",
+)
+
+
 @dataclass(frozen=True)
 class PretrainSettings:
     """One pre-training run.
@@ -275,25 +295,13 @@ class PretrainSettings:
     logger: LoggerSettings = field(default_factory=LoggerSettings)
 
     def __post_init__(self) -> None:
-        _require_choice("trainer.accelerator", self.trainer.accelerator, ("auto", "cpu", "cuda"))
-        _require_choice("trainer.strategy", self.trainer.strategy, ("auto", "ddp", "fsdp"))
-        _require_choice("warm_start.when", self.warm_start.when, ("graft", "always", "never"))
-        _require_choice("validation.strands", self.validation.strands, (None, "forward", "both"))
-        _require_choice("logger.wandb_mode", self.logger.wandb_mode, (None, "online", "offline"))
+        for name, choices in _CHOICES.items():
+            if (value := attrgetter(name)(self)) not in choices:
+                raise ConfigError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
         if self.calibration_windows < 0:
             raise ConfigError(f"calibration_windows is {self.calibration_windows}; it must not be negative")
-        positive = {
-            "trainer.max_steps": self.trainer.max_steps,
-            "data.seq_length": self.data.seq_length,
-            "validation.every": 1 if self.validation.every is None else self.validation.every,
-            "validation.windows": self.validation.windows,
-            "callbacks.checkpoint_every": self.callbacks.checkpoint_every,
-            "callbacks.log_every": self.callbacks.log_every,
-            "callbacks.plain_log_every": self.callbacks.plain_log_every,
-            "optimizer.learning_rate": self.optimizer.learning_rate,
-        }
-        for name, value in positive.items():
-            if value <= 0:
+        for name in _POSITIVE:
+            if (value := attrgetter(name)(self)) is not None and value <= 0:
                 raise ConfigError(f"{name}={value} must be positive")
         if len(self.optimizer.betas) != 2:
             raise ConfigError(f"optimizer.betas={list(self.optimizer.betas)} must be two numbers")
@@ -387,8 +395,3 @@ def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
         return value
     expected = str(annotation) if origin else getattr(annotation, "__name__", str(annotation))
     raise ConfigError(f"setting {name}={value!r} in {source} must be {expected}, not {type(value).__name__}")
-
-
-def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
