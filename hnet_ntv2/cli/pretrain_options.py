@@ -90,8 +90,13 @@ SIGTERM and Ctrl-C finish the optimiser step, save and exit with status 0; a sec
 that cannot go on (NaN loss, collapsed chunk ratio) and every error of the user exit with status 2."""
 
 _LONGEST_WINDOW = 131_072  # bases
-_COUNT = re.compile(r"[1-9][0-9]*")
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
+# Of each kind of value: what it looks like, in words, and its type.
+_KINDS = {
+    "text": (r".+", "a value that is not empty", str),
+    "count": (r"[1-9][0-9]*", "a whole number of at least 1", int),
+    "number": (r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", "a positive number", float),
+    "precision": (r"16|bf16|32", "16, bf16 or 32", str),
+}
 # Exit status of this file as a program once it has shown the help: the script then ends with status 0.
 _HELP_SHOWN = 10
 
@@ -151,21 +156,13 @@ def explain(error: OptionError) -> str:
 
 
 def _convert(name: str, kind: str, text: str) -> str | int | float:
-    if kind == "count":
-        if not _COUNT.fullmatch(text):
-            raise OptionError(f"{name} takes a whole number of at least 1, not {text!r}")
-        if name == "--seq-length" and int(text) > _LONGEST_WINDOW:
-            raise OptionError(f"{name} takes at most {_LONGEST_WINDOW} bases, not {text!r}")
-        return int(text)
-    if kind == "number":
-        if not _NUMBER.fullmatch(text) or not 0 < float(text) < float("inf"):
-            raise OptionError(f"{name} takes a positive number, not {text!r}")
-        return float(text)
-    if kind == "precision" and text not in ("16", "bf16", "32"):
-        raise OptionError(f"{name} takes 16, bf16 or 32, not {text!r}")
-    if not text:
-        raise OptionError(f"{name} needs a value that is not empty")
-    return text
+    pattern, words, convert = _KINDS[kind]
+    is_right = re.fullmatch(pattern, text, re.DOTALL) and (kind != "number" or 0 < float(text) < float("inf"))
+    if not is_right:
+        raise OptionError(f"{name} {'takes' if text else 'needs'} {words}, not {text!r}")
+    if name == "--seq-length" and int(text) > _LONGEST_WINDOW:
+        raise OptionError(f"{name} takes at most {_LONGEST_WINDOW} bases, not {text!r}")
+    return convert(text)
 
 
 def _names_data(values: dict[str, str | int | float], overrides: list[str]) -> bool:

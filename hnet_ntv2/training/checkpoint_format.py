@@ -148,7 +148,7 @@ def _check_document(document: Any, path: Path) -> None:
 
 
 def _file_checksum(path: Path) -> int:
-    return zlib.crc32(np.memmap(path, mode="r"))  # through a map: a checkpoint has gigabytes
+    return zlib.crc32(np.memmap(path, mode="r").data)  # through a map: a checkpoint has gigabytes
 
 
 def _sync(path: Path) -> None:

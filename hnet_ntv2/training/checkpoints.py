@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ _WAY_OUT = "Free disk space, then --resume"
 _OLD_LEFTOVERS = (".step=*.tmp", ".last.ckpt.*.tmp", ".best.ckpt.*.tmp", ".hf.*.tmp", ".writable.*")
 
 
+@dataclass(eq=False)
 class CheckpointKeeper(StepCallback):
     """Saves every ``every`` steps, at the end, and after each validation that is the best so far.
 
@@ -42,14 +44,13 @@ class CheckpointKeeper(StepCallback):
         resumed_from: The checkpoint that the run goes on from.
     """
 
-    def __init__(
-        self, folder: Path, every: int, keep: int, samples_per_step: int, resumed_from: Path | None = None
-    ) -> None:
-        self.folder = folder
-        self.every = every
-        self.keep = keep
-        self.samples_per_step = samples_per_step
-        self.resumed_from = resumed_from
+    folder: Path
+    every: int
+    keep: int
+    samples_per_step: int
+    resumed_from: Path | None = None
+
+    def __post_init__(self) -> None:
         self.best_value = math.inf
         self.best_step: int | None = None
         # The last step that this process saved. A folder of the right name is not enough: a run that resumed from an
@@ -238,6 +239,7 @@ def clear_checkpoints(folder: Path) -> None:
         remove(path)
 
 
+@dataclass(eq=False)
 class MissedValidation(StepCallback):
     """Validates before the first step where the step of the resumed checkpoint asks for a validation.
 
@@ -245,11 +247,10 @@ class MissedValidation(StepCallback):
     the best checkpoint; validating again makes all three. A run that had finished its last step ends after that.
 
     Args:
-        log: Knows which steps are validated.
+        metric_log: Knows which steps are validated.
     """
 
-    def __init__(self, log: MetricLog):
-        self.metric_log = log
+    metric_log: MetricLog
 
     def on_train_start(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Validate as Lightning does between steps."""

@@ -70,10 +70,8 @@ def local_rank() -> int:
 
 def is_first_process() -> bool:
     """Whether this is the process of global rank 0, before Lightning says so."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
-    if rank is None:
-        rank = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return int(rank) == 0 and local_rank() == 0
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0 and local_rank() == 0
 
 
 class ShardedStrategy(FSDPStrategy):
@@ -238,6 +236,7 @@ def plan_batch_up_to(global_batch_size: int, most: int, devices: int = 1, num_no
     return BatchPlan(global_batch_size, micro, devices, num_nodes)
 
 
+@dataclass(eq=False)
 class PlanAgreement(L.Callback):
     """Sets every rank's micro-batch to the least that any rank planned, before the first batch is drawn.
 
@@ -250,9 +249,8 @@ class PlanAgreement(L.Callback):
         change: Called with the common plan where it differs.
     """
 
-    def __init__(self, plan: BatchPlan, change: Callable[[BatchPlan], None]):
-        self.plan = plan
-        self.change = change
+    plan: BatchPlan
+    change: Callable[[BatchPlan], None]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the least micro-batch; adapt accumulation and data to it."""

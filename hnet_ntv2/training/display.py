@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .settings import LoggerSettings, PretrainSettings
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class MetricLog(StepCallback):
     """Logs metrics, bases per second and MiB of memory of each step, and the report of each validation.
 
@@ -40,9 +42,10 @@ class MetricLog(StepCallback):
         validated_step: The step after which this process validated last; None if it has not.
     """
 
-    def __init__(self, every: int, validate_every: int | None):
-        self.every = every
-        self.validate_every = validate_every
+    every: int
+    validate_every: int | None
+
+    def __post_init__(self) -> None:
         self.bases_per_second = math.nan
         self.last_validation: dict[str, float] = {}
         self.last_step: dict[str, float] = {}
@@ -99,22 +102,25 @@ class MetricLog(StepCallback):
 NEVER = 2**62
 
 
+@dataclass(eq=False)
 class ProgressDisplay(StepCallback):
     """A progress bar on a terminal, else a plain log line every so many steps.
 
     Args:
         max_steps: Optimiser steps of the run.
-        log: Where throughput and the last validation come from.
+        metric_log: Where throughput and the last validation come from.
         bar: Whether a bar is wanted at all.
         every: Steps between plain lines.
     """
 
-    def __init__(self, max_steps: int, log: MetricLog, bar: bool, every: int):
-        self.max_steps = max_steps
-        self.metric_log = log
-        self.every = every
+    max_steps: int
+    metric_log: MetricLog
+    bar: bool
+    every: int
+
+    def __post_init__(self) -> None:
         self.console = Console(stderr=True)
-        self.wants_bar = bar and self.console.is_terminal
+        self.wants_bar = self.bar and self.console.is_terminal
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -147,7 +153,9 @@ class ProgressDisplay(StepCallback):
             self._progress.stop()
             self._progress = None
 
-    on_exception: Any = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        """Stop drawing."""
+        self.on_train_end()
 
 
 def progress_line(report: StepReport, bases_per_second: float) -> str:

@@ -342,30 +342,19 @@ def build_settings(cls: type[T], values: Mapping[str, Any], source: str, prefix:
     Raises:
         ConfigError: An unknown key or a value of the wrong type, named with its source.
     """
-    check_keys(cls, values, source, prefix)
     hints = typing.get_type_hints(cls)
-    built = {
-        name: _convert(value, hints[name], source, prefix + name)
-        for name, value in values.items()
-        if prefix + name not in REMOVED  # at its default, as check_keys saw
-    }
-    return cls(**built)
-
-
-def check_keys(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    """Refuse keys that ``cls`` and the classes inside it do not have; of values, only those of removed settings."""
-    hints = typing.get_type_hints(cls)
+    built = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
         if path in REMOVED:
             default, reason = REMOVED[path]
             if type(value) is not type(default) or value != default:  # False equals 0
                 raise ConfigError(f"setting {path!r} in {source}: {reason}")
-            continue
-        if name not in hints:
+        elif name not in hints:
             raise ConfigError(f"unknown setting {path!r} in {source}; known here: {', '.join(sorted(hints))}")
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
-            check_keys(hints[name], value, source, f"{path}.")
+        else:
+            built[name] = _convert(value, hints[name], source, path)
+    return cls(**built)
 
 
 def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:

@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -157,6 +158,7 @@ class LoaderWatch(StepCallback):
         )
 
 
+@dataclass(eq=False)
 class CollapseGuard(StepCallback):
     """Ends a run whose loss is not finite or whose chunk ratio has collapsed, after a checkpoint.
 
@@ -169,10 +171,11 @@ class CollapseGuard(StepCallback):
         keeper: Saves the last state.
     """
 
-    def __init__(self, targets: Sequence[float], patience: int, keeper: CheckpointKeeper):
-        self.targets = tuple(targets)
-        self.patience = patience
-        self.keeper = keeper
+    targets: Sequence[float]
+    patience: int
+    keeper: CheckpointKeeper
+
+    def __post_init__(self) -> None:
         self.steps_off = [0] * len(self.targets)
 
     def state_dict(self) -> dict[str, Any]:
