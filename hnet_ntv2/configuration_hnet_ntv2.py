@@ -18,36 +18,23 @@ from .vocabulary import MASK_ID, PAD_ID, source_vocab_size
 
 logger = logging.getLogger(__name__)
 
-# Settings that transformers, Trainer and PEFT know for every model and may leave in a config. All that begins with an
+# Settings that transformers 5, Trainer and PEFT know for every model and may leave in a config. All that begins with an
 # underscore is theirs as well.
 _INHERITED_KEYS = frozenset(
     [
-        "add_cross_attention",
         "attn_implementation",
         "auto_map",
         "bos_token_id",
-        "cls_token_id",
         "decoder_start_token_id",
         "eos_token_id",
         "experts_implementation",
-        "finetuning_task",
-        "is_decoder",
         "model_type",
         "name_or_path",
         "num_labels",
         "output_attentions",
         "prefix",
-        "pruned_heads",
         "quantization_config",
-        "sep_token_id",
-        "task_specific_params",
-        "tie_encoder_decoder",
-        "tokenizer_class",
         "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "unk_token_id",
-        "use_bfloat16",
         "use_cache",
     ]
 )

@@ -144,7 +144,11 @@ class HG38DataModule(LightningDataModule):
             if path is not None:
                 check_rereadable(path, "training data (by each process, and when a run is resumed)")
         genome = open_genome(self.fasta, self.cache_dir)
-        intervals = self._read_intervals(genome)
+        if self.intervals is None:
+            logger.info("no interval file: splitting %s by chromosome", genome.source)
+            intervals = default_split(genome.contigs)
+        else:
+            intervals = read_split_intervals(self.intervals, genome.contigs)
         check_disjoint(intervals)
         if self.repeats is not None:
             self._repeats = read_repeats(self.repeats, genome)
@@ -180,12 +184,6 @@ class HG38DataModule(LightningDataModule):
             "the task loss, which is that much smaller beside the ratio loss; set data.repeat_weight=1 %s",
             *(100 * share, where, self.repeat_weight, self.repeat_weight, cure),
         )
-
-    def _read_intervals(self, genome: Genome) -> list[SplitInterval]:
-        if self.intervals is None:
-            logger.info("no interval file: splitting %s by chromosome", genome.source)
-            return default_split(genome.contigs)
-        return read_split_intervals(self.intervals, genome.contigs)
 
     @property
     def genome(self) -> Genome:

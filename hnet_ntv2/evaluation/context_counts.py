@@ -60,7 +60,10 @@ class ContextCounts:
         """
         if not 1 <= k <= 6 or span < 1 or 2 * k + span > 31:  # 31 bases of two bits fit a signed int64
             raise ConfigError(f"context counts with k={k} and span={span}: k must be 1..6 and 2k + span at most 31")
-        kept, held_out = _split(arrays)
+        # The end of each stretch is held out to choose the concentrations.
+        cuts = [round(array.size * (1 - _HELD_OUT_SHARE)) for array in arrays]
+        kept = [array[:cut] for array, cut in zip(arrays, cuts, strict=True)]
+        held_out = [array[cut:] for array, cut in zip(arrays, cuts, strict=True)]
         concentrations = (1.0,) * (k + 1)  # of a training set too short to hold anything out
         if (examples := _windows(held_out, k, span)).size:
             trial = cls._count(kept, k, span, concentrations)
@@ -184,13 +187,6 @@ def composition_bits(arrays: Sequence[NDArray[np.uint8]], labels: NDArray) -> ND
     targets = labels[labels >= 0].astype(np.int64) - A
     # Plus one: a letter that the training bases lack would cost infinitely many bits.
     return -np.log2((both_strands + 1)[targets] / (both_strands + 1).sum())
-
-
-def _split(arrays: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    """Training bases, and the end of each stretch, which is held out to choose the concentrations."""
-    cuts = [round(array.size * (1 - _HELD_OUT_SHARE)) for array in arrays]
-    kept = [array[:cut] for array, cut in zip(arrays, cuts, strict=True)]
-    return kept, [array[cut:] for array, cut in zip(arrays, cuts, strict=True)]
 
 
 def _windows(arrays: Sequence[NDArray[np.uint8]], k: int, span: int) -> NDArray[np.int64]:

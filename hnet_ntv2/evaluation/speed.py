@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -234,16 +236,21 @@ def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) ->
     Raises:
         ConfigError: A contestant does not fit with two layers.
     """
-    probes = [_probe(entry, bases, precision) for entry in entries]
-    left = room - sum(weights(entry.depth) for entry, (weights, _) in zip(entries, probes, strict=True))
+    probes = [[_count_bytes(entry, depth, bases, precision) for depth in (1, 2)] for entry in entries]
+
+    def needed(probe: list[NDArray[np.int64]], depth: int) -> NDArray[np.int64]:
+        """Bytes of the weights and bytes saved, of any number of layers: they are alike."""
+        return probe[0] + (probe[1] - probe[0]) * (depth - 1)
+
+    left = room - sum(needed(probe, entry.depth)[0] for entry, probe in zip(entries, probes, strict=True))
     found = []
-    for entry, (weights, kept) in zip(entries, probes, strict=True):
+    for entry, probe in zip(entries, probes, strict=True):
         depth = entry.depth
-        while depth > 2 and weights(depth) + kept(depth) > left:
+        while depth > 2 and needed(probe, depth).sum() > left:
             depth -= 1
-        if (needed := weights(depth) + kept(depth)) > left:
+        if (most := needed(probe, depth).sum()) > left:
             raise ConfigError(
-                f"{entry.name} needs {needed / 1e9:.1f} GB for a backward pass of {depth} layers over "
+                f"{entry.name} needs {most / 1e9:.1f} GB for a backward pass of {depth} layers over "
                 f"{bases.shape[1]:,} bases, beside the weights of all models {left / 1e9:.1f} GB are left; take fewer "
                 "--bases"
             )
@@ -251,30 +258,22 @@ def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) ->
     return found
 
 
-def _linear(of_one: int, of_two: int) -> Callable[[int], int]:
-    """A figure as a function of the layers, from those of one and of two layers: they are alike."""
-    return lambda depth: of_one + (of_two - of_one) * (depth - 1)
-
-
-def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[Callable[[int], int], Callable[[int], int]]:
-    """Bytes of the weights and bytes saved for the backward pass, counted on the CPU, as functions of the layers."""
+def _count_bytes(entry: Contestant, depth: int, bases: Tensor, precision: str) -> NDArray[np.int64]:
+    """Bytes of the weights and bytes saved for the backward pass of so many layers, counted on the CPU."""
     # On the CPU: an attempt on a GPU could run out of memory. Other devices save as many bytes, or a few less.
-    bases, weights, kept = bases.cpu(), [], []
-    for depth in (1, 2):
-        model = entry.build(depth).eval()
-        own = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
-        storages: dict[int, int] = {}  # by address: several saved tensors can be views of one storage
+    bases, model = bases.cpu(), entry.build(depth).eval()
+    own = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
+    storages: dict[int, int] = {}  # by address: several saved tensors can be views of one storage
 
-        def pack(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast(bases, precision):
-            logits = entry.logits(model, bases)  # kept alive: a freed address could be given to another storage
-        weights.append(sum(own.values()))
-        kept.append(sum(size for place, size in storages.items() if place not in own))
-        del logits
-    return _linear(*weights), _linear(*kept)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast(bases, precision):
+        logits = entry.logits(model, bases)  # kept alive: a freed address could be given to another storage
+    kept = sum(size for place, size in storages.items() if place not in own)
+    del logits
+    return np.array([sum(own.values()), kept])
 
 
 def available_memory(device: torch.device) -> int:

@@ -55,7 +55,6 @@ def write_checkpoint(tree: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: The disk is full or the folder cannot be written. Nothing that was there before is lost.
     """
-    path = Path(path)
     with explained(f"checkpoint {path} could not be saved", _WAY_OUT):
         with appearing_folder(path) as folder:
             _write_files(tree, folder)
@@ -69,7 +68,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: There is none, or it is truncated, altered, or not one of ours.
     """
     document = _read_document(path)
-    tensor_path = Path(path) / TENSOR_FILE
+    tensor_path = path / TENSOR_FILE
     written = document["tensors"]
     size = tensor_path.stat().st_size if tensor_path.is_file() else None
     if size != written["bytes"]:
@@ -116,7 +115,6 @@ def _write_files(tree: dict[str, Any], folder: Path) -> None:
 
 
 def _read_document(path: Path) -> dict[str, Any]:
-    path = Path(path)
     if restore(path):
         logger.warning("%s was restored from a save that had been interrupted", path)
     if not path.exists():
@@ -130,11 +128,6 @@ def _read_document(path: Path) -> dict[str, Any]:
         document = json.loads((path / STRUCTURE_FILE).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"checkpoint {path} is truncated: {STRUCTURE_FILE}: {error}") from error
-    _check_document(document, path)
-    return document
-
-
-def _check_document(document: Any, path: Path) -> None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{path / STRUCTURE_FILE} was not written by this package: no format {FORMAT!r} in it")
     if document.get("version") != VERSION:
@@ -145,6 +138,7 @@ def _check_document(document: Any, path: Path) -> None:
         raise CheckpointError(f"checkpoint {path} is incomplete: {STRUCTURE_FILE} lacks its contents")
     if zlib.crc32(json.dumps(document["tree"], allow_nan=False).encode()) != document["tree_crc32"]:
         raise CheckpointError(f"checkpoint {path} is damaged: {STRUCTURE_FILE} was changed after it was written")
+    return document
 
 
 def _file_checksum(path: Path) -> int:
