@@ -27,34 +27,22 @@ class Option(NamedTuple):
 
 
 OPTIONS = {
-    "--experiment-name": Option(
-        "NAME", "text", "experiment_name", "name of the run in logs and W&B (default: hnet_ntv2)"
-    ),
-    "--config-path": Option(
-        "YAML", "text", "", "your own experiment YAML, from anywhere (default: the hg38 experiment)"
-    ),
+    "--experiment-name": Option("NAME", "text", "experiment_name", "its name in logs and W&B (default: hnet_ntv2)"),
+    "--config-path": Option("YAML", "text", "", "your own experiment YAML from anywhere (default: the hg38 one)"),
     "--data": Option("FASTA", "text", "data.fasta", "genome: .fa, .fa.gz or .2bit"),
-    "--intervals": Option(
-        "BED", "text", "data.intervals", "chrom start end split; without it the split is by chromosome"
-    ),
+    "--intervals": Option("BED", "text", "data.intervals", "chrom start end split; else the split is by chromosome"),
     "--seq-length": Option("L", "count", "data.seq_length", "bases per window, up to 131072 (default: 1024)"),
     "--output-dir": Option("DIR", "text", "output_dir", "where the run writes (default: outputs/hnet_ntv2)"),
     "--max-steps": Option("N", "count", "trainer.max_steps", "optimiser steps (default: 50000)"),
-    "--batch-size": Option(
-        "N", "count", "batch.global_size", "windows per optimiser step over all devices (default: 512)"
-    ),
+    "--batch-size": Option("N", "count", "batch.global_size", "windows per optimiser step, all devices (default: 512)"),
     "--learning-rate": Option("LR", "number", "optimizer.learning_rate", "peak learning rate (default: 6e-4)"),
-    "--precision": Option(
-        "P", "precision", "trainer.precision", "16, bf16 or 32 (default: 16; which one runs is printed)"
-    ),
+    "--precision": Option("P", "precision", "trainer.precision", "16, bf16 or 32 (default: 16; what runs is printed)"),
     "--devices": Option("N", "count", "trainer.devices", "devices per node (default: 1)"),
     "--num-nodes": Option("N", "count", "trainer.num_nodes", "nodes (default: 1)"),
     "--wandb-project": Option("P", "text", "logger.wandb_project", "log to Weights & Biases as well"),
     "--wandb-entity": Option("E", "text", "logger.wandb_entity", "W&B user or team"),
     "--init": Option("DIR", "text", "init", "start from the weights in this model directory"),
-    "--resume": Option(
-        "PATH", "text?", "resume", "go on from a checkpoint (default: the last one in the output directory)"
-    ),
+    "--resume": Option("PATH", "text?", "resume", "go on from a checkpoint (default: the output directory's last one)"),
     "--demo": Option("", "flag", "", "train a tiny model on bundled human DNA; needs no data"),
     "--help": Option("", "flag", "", "show this and exit"),
 }

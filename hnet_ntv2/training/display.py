@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import ConfigError
 from ..measuring import read_history
@@ -119,27 +119,23 @@ class ProgressDisplay(StepCallback):
     every: int
 
     def __post_init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.wants_bar = self.bar and self.console.is_terminal
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, disable=not (self.bar and console.is_terminal))
+        self.task = self.progress.add_task("starting", total=self.max_steps)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the bar."""
-        if trainer.is_global_zero and self.wants_bar:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self.console)
-            self._progress.start()
-            self._task = self._progress.add_task("starting", total=self.max_steps, completed=trainer.global_step)
+        self.progress.update(self.task, completed=trainer.global_step)
+        if trainer.is_global_zero:
+            self.progress.start()
 
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
         """Advance the bar, or log a line."""
-        if not trainer.is_global_zero:
-            return
         step, line = trainer.global_step, progress_line(report, self.metric_log.bases_per_second)
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=step, description=line)
-        elif step % self.every == 0 or step in (1, self.max_steps):
+        self.progress.update(self.task, completed=step, description=line)
+        is_due = step % self.every == 0 or step in (1, self.max_steps)
+        if self.progress.disable and is_due and trainer.is_global_zero:
             logger.info("step %d of %d: %s", step, self.max_steps, line)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
@@ -149,9 +145,7 @@ class ProgressDisplay(StepCallback):
 
     def on_train_end(self, *_: Any) -> None:
         """Stop drawing, before an error is printed too; the bar stays on the screen."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self.progress.stop()
 
     def on_exception(self, *_: Any) -> None:
         """Stop drawing."""
