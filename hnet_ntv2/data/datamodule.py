@@ -13,17 +13,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ..errors import ConfigError, DataError
-from ..genome import (
-    Genome,
-    SpanIndex,
-    SplitInterval,
-    check_disjoint,
-    default_split,
-    file_digest,
-    open_genome,
-    read_repeats,
-    read_split_intervals,
-)
+from ..genome import Genome, SpanIndex, SplitInterval, file_digest, open_genome, read_repeats
+from ..genome.bed import check_disjoint, default_split, read_split_intervals
 from ..genome.files import check_rereadable
 from ..shapes import Tensor, UInt8
 from ..vocabulary import BASE_BITS, SOFT_MASK

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-_NUMBERED = re.compile(r"step=(\d+)\.ckpt")
 _WAY_OUT = "Free disk space, then --resume"
 # Leftovers of killed writers of earlier versions of this package.
 _OLD_LEFTOVERS = (".step=*.tmp", ".last.ckpt.*.tmp", ".best.ckpt.*.tmp", ".hf.*.tmp", ".writable.*")
@@ -183,14 +181,12 @@ class CheckpointKeeper(StepCallback):
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """The numbered checkpoints in a folder, oldest step first."""
-    return sorted((path for path in folder.glob("step=*.ckpt") if _NUMBERED.fullmatch(path.name)), key=step_of)
+    return sorted((path for path in folder.glob("step=*.ckpt") if path.stem[5:].isdecimal()), key=step_of)
 
 
 def step_of(path: Path) -> int:
     """Optimiser steps of a numbered checkpoint."""
-    match = _NUMBERED.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
+    return int(path.stem.removeprefix("step="))
 
 
 def find_checkpoint(resume: str, folder: Path) -> Path:

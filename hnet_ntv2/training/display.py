@@ -201,6 +201,9 @@ class HistoryLogger(Logger):
         resume_step: Rows after this step are dropped (they will be written again); None starts new files.
     """
 
+    name: Any = "history"
+    version: Any = ""
+
     def __init__(self, folder: Path, resume_step: int | None = None):
         super().__init__()
         self.folder = folder
@@ -210,14 +213,6 @@ class HistoryLogger(Logger):
             if resume_step is not None:
                 self.rows[part] = [row for row in read_history(self.path(part)) if row["step"] <= resume_step]
             self._rewrite(part)
-
-    @property
-    def name(self) -> str:
-        return "history"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def path(self, part: str) -> Path:
         """File of one part, "train" or "validation"."""
@@ -271,6 +266,8 @@ class CarefulLogger(Logger):
         title: Its name in the warning.
     """
 
+    version: Any = ""
+
     def __init__(self, build: Callable[[], Logger | None], title: str):
         super().__init__()
         self.title = title
@@ -280,10 +277,6 @@ class CarefulLogger(Logger):
     @property
     def name(self) -> str:
         return self.title
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def is_alive(self) -> bool:

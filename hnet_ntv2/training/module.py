@@ -213,12 +213,7 @@ class PretrainingModule(L.LightningModule):
         squares = optimization.squared_gradient_norms(self._groups_of(optimizer))
         self._step.gradient_norms = optimization.gradient_norms(squares, self._sum_over_shards)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip the norm of the whole gradient, whether it is replicated or sharded.
 
         A gradient that is not finite is dropped, so that the weights stay those of the last good step (fp16 loss
@@ -231,13 +226,7 @@ class PretrainingModule(L.LightningModule):
         elif self.gradient_clip is not None and total > self.gradient_clip:
             optimization.scale_gradients(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Update the weights, sum the step's measurements over all ranks, and move the routers' offsets by them."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
