@@ -212,6 +212,7 @@ def _share(part: float, whole: float) -> float:
 
 MASK_FREE = "mask_free"
 ON_GRID = "on_grid"
+_ANCHORS = {False: "anchors_off", True: "anchors_on"}
 
 
 class ValidationRun:
@@ -238,7 +239,7 @@ class ValidationRun:
         rows = batch["window_index"] >= 0 if "window_index" in batch else None
         for anchors in self.anchor_settings:
             output = forward(batch, anchors=anchors, **self.options)
-            self._add(_name(anchors), {**self._target_sums(output, batch), **chunk_sums(output.stages, rows)})
+            self._add(_ANCHORS[anchors], {**self._target_sums(output, batch), **chunk_sums(output.stages, rows)})
         if "grid_input_ids" in batch:
             view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
             # Anchors off: this view is compared with the source, which has the grid's boundaries only.
@@ -253,9 +254,9 @@ class ValidationRun:
         sums = {setting: reduce_sums(values, reduce) for setting, values in self._sums.items()}
         report: dict[str, float] = {}
         for anchors in self.anchor_settings:
-            values = sums[_name(anchors)]
+            values = sums[_ANCHORS[anchors]]
             is_own = anchors == self.config.use_anchors
-            for suffix in [f"_{_name(anchors)}", *([""] if is_own else [])]:
+            for suffix in [f"_{_ANCHORS[anchors]}", *([""] if is_own else [])]:
                 report.update(target_metrics(values, "masked", suffix))
                 report.update(target_metrics(values, "unique", f"_non_repeat{suffix}"))
             if is_own:
@@ -276,10 +277,6 @@ class ValidationRun:
 
     def _add(self, setting: str, sums: Sums) -> None:
         self._sums[setting] = add_sums(self._sums.get(setting), sums)
-
-
-def _name(anchors: bool) -> str:
-    return "anchors_on" if anchors else "anchors_off"
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..conversion.calibrate import calibrate_routers
 from ..data.datamodule import HG38DataModule, default_num_workers
-from ..data.demo import demo_paths
 from ..errors import CheckpointError, ConfigError
 from ..inference.model import load_model
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import GRAFTED_GROUPS
+from ..resources import bundled_genome, bundled_split
 from ..storage import open_text
 from . import devices, identity
 from .checkpoint_format import read_structure
@@ -291,7 +291,7 @@ def build_datamodule(
 ) -> HG38DataModule:
     """The windows that the settings describe; ``phases`` says which of NTv2's cells are forced."""
     data = settings.data
-    fasta, intervals = demo_paths() if data.bundled else (data.fasta, data.intervals)
+    fasta, intervals = (bundled_genome(), bundled_split()) if data.bundled else (data.fasta, data.intervals)
     assert fasta is not None
     return HG38DataModule(
         fasta,

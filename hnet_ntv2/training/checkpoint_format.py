@@ -33,14 +33,12 @@ _WAY_OUT = "Checkpoints saved before are untouched; free disk space or choose an
 class SafetensorsCheckpointIO(CheckpointIO):
     """Lets Lightning save and load these checkpoints, optimizer state included, without pickles."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        del storage_options  # Lightning gives none to a local folder
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        # Lightning gives no options to a local folder.
         write_checkpoint(checkpoint, Path(path))
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        del map_location, weights_only  # tensors are on the CPU; Lightning copies them to their devices
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        # On the CPU, whatever the location asked for: Lightning copies tensors to their devices.
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -88,9 +88,7 @@ class ShardedStrategy(FSDPStrategy):
         """
         return
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Rank 0 holds the full state by now and writes it."""
         path = Path(self.broadcast(filepath))
         if self.is_global_zero:

@@ -76,6 +76,7 @@ class SignalStop(StepCallback):
             trainer.limit_val_batches = 0  # no time for a validation
 
 
+@dataclass(eq=False)
 class LoaderWatch(StepCallback):
     """Saves and ends a run whose loader process was killed, most often since memory ran out.
 
@@ -88,8 +89,9 @@ class LoaderWatch(StepCallback):
         keeper: Saves the last state.
     """
 
-    def __init__(self, keeper: CheckpointKeeper):
-        self.keeper = keeper
+    keeper: CheckpointKeeper
+
+    def __post_init__(self) -> None:
         self.loss: str | None = None
         self.saved: Path | None = None
         self._before: Any = None
