@@ -3,7 +3,7 @@ PYTHON := $(or $(HNET_NTV2_PYTHON),$(or $(HNET_NTV2_VENV),.venv)/bin/python)
 BIN := $(dir $(PYTHON))
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: install demo test test-fast check bench bench-use bench-learning
+.PHONY: install demo test test-fast check docs bench bench-use bench-learning
 
 install: ## make the environment with the package and its test tools
 	bash -c 'set -euo pipefail; . scripts/_environment.sh; hnet_prepare dev'
@@ -23,6 +23,9 @@ check: install ## format, lint, types, layers, then the fast tests
 	$(BIN)pyright --pythonpath $(PYTHON)
 	$(BIN)lint-imports --no-cache --no-logo
 	$(MAKE) test-fast
+
+docs: install ## the documentation site, without warnings, in docs/_build/html
+	$(PYTHON) -m sphinx -b html -q -W --keep-going docs docs/_build/html
 
 bench: install ## speed of the default and the fast model beside NTv2-500M
 	$(PYTHON) -m hnet_ntv2.cli.main bench --config configs/model/hnet_ntv2.yaml --config configs/model/hnet_ntv2_fast.yaml

@@ -105,7 +105,8 @@ def run_source(folder: Path | None, device: str) -> Callable[[list[NamedSequence
                 front = torch.full_like(tokens.ids[:, :1], SOURCE_CLS)
                 is_token = torch.cat([torch.ones_like(front, dtype=torch.bool), tokens.is_valid], 1)
                 states = source.encode(torch.cat([front, tokens.ids], 1), is_token).last_hidden_state[:, 1:]
-                found.append((states.sum(1) / tokens.is_valid.sum(1, keepdim=True)).cpu())
+                means = states.sum(1) / tokens.is_valid.sum(1, keepdim=True)
+                found.append(means.view(2, len(ids), -1).mean(0).cpu())
         return found
 
     return run
@@ -148,8 +149,7 @@ def measure(way: str, load_name: str, folder: Path | None, device: str, scale: f
 
 def measure_task(task: str, model: Path | None, device: str) -> dict[str, Any]:
     """Seconds of a probe of one fold of a whole task of a suite folder, features and all."""
-    from hnet_ntv2.downstream.probe import run_probe  # pyright: ignore[reportMissingImports]
-
+    from hnet_ntv2.downstream.probe import run_probe
     from hnet_ntv2.tasks.suites import open_suite
 
     data = open_suite(task)[0].load(0, 0)

@@ -2,6 +2,8 @@
 
 Importing the package registers its classes with ``AutoConfig``, ``AutoModel``, ``AutoModelForMaskedLM``,
 ``AutoModelForSequenceClassification``, ``AutoModelForTokenClassification`` and ``AutoTokenizer``.
+
+The verbs of the command line are functions here: ``hnet_ntv2.embed(["ACGT"])``. They stand in ``hnet_ntv2.api``.
 """
 
 import importlib
@@ -20,12 +22,21 @@ _HOME_OF = {
     "HNetNTV2Tokenizer": "tokenization_hnet_ntv2",
     "NTv2Config": "configuration_ntv2",
     "NTv2ForMaskedLM": "modeling_ntv2",
+    "NTv2ForSequenceClassification": "modeling_ntv2",
     "NTv2Tokenizer": "tokenization_hnet_ntv2",
+    **dict.fromkeys(("embed", "evaluate", "finetune", "load", "predict", "score_variants", "segment"), "api"),
 }
 
 __all__ = ["__version__", *_HOME_OF]
 
 if TYPE_CHECKING:
+    from .api import embed as embed
+    from .api import evaluate as evaluate
+    from .api import finetune as finetune
+    from .api import load as load
+    from .api import predict as predict
+    from .api import score_variants as score_variants
+    from .api import segment as segment
     from .configuration_hnet_ntv2 import HNetNTV2Config as HNetNTV2Config
     from .configuration_ntv2 import NTv2Config as NTv2Config
     from .modeling_hnet_ntv2 import HNetNTV2ForMaskedLM as HNetNTV2ForMaskedLM
@@ -33,6 +44,7 @@ if TYPE_CHECKING:
     from .modeling_hnet_ntv2 import HNetNTV2ForTokenClassification as HNetNTV2ForTokenClassification
     from .modeling_hnet_ntv2 import HNetNTV2Model as HNetNTV2Model
     from .modeling_ntv2 import NTv2ForMaskedLM as NTv2ForMaskedLM
+    from .modeling_ntv2 import NTv2ForSequenceClassification as NTv2ForSequenceClassification
     from .tokenization_hnet_ntv2 import HNetNTV2Tokenizer as HNetNTV2Tokenizer
     from .tokenization_hnet_ntv2 import NTv2Tokenizer as NTv2Tokenizer
 
@@ -44,7 +56,7 @@ def __getattr__(name: str) -> Any:
 
 
 def register_auto_classes() -> None:
-    """Make the Auto classes of transformers know this package's model type."""
+    """Make the Auto classes of transformers know this package's model types."""
     from transformers import (
         AutoConfig,
         AutoModel,
@@ -55,13 +67,15 @@ def register_auto_classes() -> None:
     )
 
     from .configuration_hnet_ntv2 import HNetNTV2Config
+    from .configuration_ntv2 import NTv2Config
     from .modeling_hnet_ntv2 import (
         HNetNTV2ForMaskedLM,
         HNetNTV2ForSequenceClassification,
         HNetNTV2ForTokenClassification,
         HNetNTV2Model,
     )
-    from .tokenization_hnet_ntv2 import HNetNTV2Tokenizer
+    from .modeling_ntv2 import NTv2ForMaskedLM, NTv2ForSequenceClassification
+    from .tokenization_hnet_ntv2 import HNetNTV2Tokenizer, NTv2Tokenizer
 
     AutoConfig.register(HNetNTV2Config.model_type, HNetNTV2Config, exist_ok=True)
     AutoModel.register(HNetNTV2Config, HNetNTV2Model, exist_ok=True)
@@ -69,6 +83,11 @@ def register_auto_classes() -> None:
     AutoModelForSequenceClassification.register(HNetNTV2Config, HNetNTV2ForSequenceClassification, exist_ok=True)
     AutoModelForTokenClassification.register(HNetNTV2Config, HNetNTV2ForTokenClassification, exist_ok=True)
     AutoTokenizer.register(HNetNTV2Config, slow_tokenizer_class=HNetNTV2Tokenizer, exist_ok=True)
+    # What our ``save_pretrained`` wrote; a published NTv2 folder calls itself ESM, which transformers has a class for.
+    AutoConfig.register(NTv2Config.model_type, NTv2Config, exist_ok=True)
+    AutoModelForMaskedLM.register(NTv2Config, NTv2ForMaskedLM, exist_ok=True)
+    AutoModelForSequenceClassification.register(NTv2Config, NTv2ForSequenceClassification, exist_ok=True)
+    AutoTokenizer.register(NTv2Config, slow_tokenizer_class=NTv2Tokenizer, exist_ok=True)
 
 
 def _is_command_line() -> bool:

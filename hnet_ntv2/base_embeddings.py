@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from .chunkers import hash_bases
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .forced_boundaries import force_boundaries
 from .kmers import holds_mask, source_token_ids
@@ -80,7 +81,7 @@ def base_level(
         is_valid,
         k=config.kmer_size,
         num_stages=config.num_stages,
-        on_grid=on_grid,
+        on_grid=on_grid or config.chunker == "grid" if isinstance(on_grid, bool) else on_grid,
         anchors=anchors,
         protect_masks=config.mask_protection,
     )
@@ -99,4 +100,5 @@ def base_level(
         forced_boundary=forced_boundary,
         forced_reason=forced_reason,
         tail=embedded[..., width:] if width < config.d_model else None,
+        hash=hash_bases(input_ids) if config.chunker == "minimizer" else None,
     )

@@ -267,6 +267,17 @@ def pool_chunks(hidden: Float[Tensor, "batch positions dim"], chunking: Chunking
     return pooled * chunking.has_chunk[..., None]
 
 
+def mean_of_chunks(
+    hidden: Float[Tensor, "batch positions dim"], chunking: Chunking
+) -> Float[Tensor, "batch chunks dim"]:
+    """The mean vector of each chunk's positions; zeros in unused slots."""
+    weight = chunking.is_valid.to(hidden.dtype)
+    slot = chunking.chunk_of[..., None].expand_as(hidden)
+    total = torch.zeros_like(pool_chunks(hidden, chunking)).scatter_add(1, slot, hidden * weight[..., None])
+    count = torch.zeros_like(total[..., 0]).scatter_add(1, chunking.chunk_of, weight)
+    return total / count.clamp(min=1)[..., None]
+
+
 def chunk_holds(flag: Bool[Tensor, "batch positions"], chunking: Chunking) -> Bool[Tensor, "batch chunks"]:
     """Whether any position of each chunk has the flag (padding must not have it)."""
     holds = torch.zeros_like(chunking.has_chunk, dtype=torch.long)
@@ -286,4 +297,5 @@ def pool_level(level: Level, chunking: Chunking) -> Level:
         is_clear=level.is_clear.gather(1, first),
         forced_boundary=level.forced_boundary.gather(1, wide)[..., 1:],
         forced_reason=level.forced_reason.gather(1, wide)[..., 1:],
+        hash=None if level.hash is None else level.hash.gather(1, first),
     )

@@ -128,6 +128,10 @@ class HNetNTV2Config(PreTrainedConfig):
         guard_stage2: The same per stage-1 chunk.
         guard_stage3: The same per stage-2 chunk.
         max_chunk_length: Cap of the final chunks, in bases; None for no cap.
+        chunker: What decides where chunks begin: "learned" (H-Net's router), "peak" (its score, cut at local maxima)
+            or a control (``chunkers``): "ruler", "grid" (NTv2's tokens), "minimizer", "shuffled" (the router's scores
+            at random places), "none" (cap and guard alone).
+        chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
         rope_theta: Rotary base of the trunk and of the local layers.
@@ -183,6 +187,8 @@ class HNetNTV2Config(PreTrainedConfig):
     guard_stage2: list[float] | tuple[float, ...] = (0.25, 0.9)
     guard_stage3: list[float] | tuple[float, ...] = (0.25, 0.9)
     max_chunk_length: int | None = 12
+    chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "shuffled", "none"] = "learned"
+    chunk_pooling: Literal["first", "mean"] = "first"
     kmer_size: int = 6
     position_mode: Literal["base", "rank"] = "base"
     rope_theta: float = 10000.0
@@ -226,6 +232,11 @@ class HNetNTV2Config(PreTrainedConfig):
     @property
     def num_stages(self) -> int:
         return len(self.target_ratios)
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether the chunker's ratios must be held: by the ratio loss, and by offsets that calibration sets."""
+        return self.chunker in ("learned", "shuffled")
 
     @property
     def guards(self) -> tuple[tuple[float, float], ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from .errors import ConfigError
 from .model_files import on_one_line, read_json
+from .pooling import ClassifierPooling
 
 # The only value of a setting that changes the function and that our blocks compute.
 _IMPLEMENTED: dict[str, Any] = {
@@ -31,6 +33,7 @@ _LARGEST = {
     "num_attention_heads": 1 << 12,
     "intermediate_size": 1 << 20,
     "max_position_embeddings": 1 << 24,
+    "classification_bins": 1 << 10,
 }
 
 # A published file must state these; the rest may be left out.
@@ -40,6 +43,7 @@ _REQUIRED = (*_LARGEST, "layer_norm_eps", "pad_token_id")
 _TOOL_KEYS = frozenset(
     {"_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation"}
     | {"auto_map", "model_type", "name_or_path", "num_labels", "torch_dtype", "transformers_version"}
+    | {"bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "unk_token_id"}  # Trainer takes the tokenizer's
 )
 
 
@@ -57,6 +61,8 @@ class NTv2Config(PreTrainedConfig):
         pad_token_id: Marks positions that are not part of a sequence.
         mask_token_id: Stands for a hidden token.
         initializer_range: Standard deviation of random weights.
+        classification_pooling: How a sequence classifier makes one vector of tokens, as in ``HNetNTV2Config``.
+        classification_bins: Parts of a sequence that "bins" and "convolution" tell apart.
     """
 
     model_type = "ntv2"
@@ -71,6 +77,8 @@ class NTv2Config(PreTrainedConfig):
     pad_token_id: int = 1
     mask_token_id: int = 2
     initializer_range: float = 0.02
+    classification_pooling: ClassifierPooling = "mean"
+    classification_bins: int = 8
     position_embedding_type: str = "rotary"
     token_dropout: bool = False
     add_bias_fnn: bool = False
@@ -103,8 +111,12 @@ class NTv2Config(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_json_file(cls, json_file: str | os.PathLike[str]) -> "NTv2Config":
+    def from_json_file(cls, json_file: str | os.PathLike[str], **changes: Any) -> "NTv2Config":
         """Read a published ``config.json``.
+
+        Args:
+            json_file: Its path.
+            **changes: Settings that are not those of the file, such as ``num_labels``.
 
         Raises:
             ConfigError: If it is no JSON object, lacks a setting, or holds one that is unknown or not implemented.
@@ -113,10 +125,14 @@ class NTv2Config(PreTrainedConfig):
         missing = [name for name in _REQUIRED if name not in settings]
         if missing:
             raise ConfigError(f"{json_file} lacks {', '.join(missing)}; is it the config.json of an NTv2 model?")
-        own = {name: value for name, value in settings.items() if name not in _TOOL_KEYS}
+        own = {name: value for name, value in settings.items() if name not in _TOOL_KEYS} | changes
         _require_known(set(own) - _BASE_FIELDS)
+        num_labels = own.pop("num_labels", None)
         try:
-            return cls(**own)
+            config = cls(**own)
+            if num_labels is not None:
+                config.num_labels = num_labels  # here, since names of other labels would stop it above
+            return config
         except ConfigError as error:
             raise ConfigError(f"{json_file}: {error}") from error
         except Exception as error:  # transformers checks its own settings, and raises many kinds
@@ -146,7 +162,12 @@ def _check_types(settings: dict[str, Any]) -> None:
     for name in set(settings) & set(_own_names()):
         value, annotation = settings[name], NTv2Config.__annotations__[name]
         accepted = int | float if annotation is float else annotation
-        is_bool_by_mistake = isinstance(value, bool) and annotation is not bool
-        is_finite = not isinstance(value, float) or math.isfinite(value)  # JSON as Python reads it has a word for NaN
-        if is_bool_by_mistake or not isinstance(value, accepted) or not is_finite:
-            raise ConfigError(f"NTv2 setting {name}={value!r} must be {getattr(annotation, '__name__', annotation)}")
+        expected = getattr(annotation, "__name__", annotation)
+        if annotation is ClassifierPooling:
+            fits, expected = value in typing.get_args(annotation), f"one of {', '.join(typing.get_args(annotation))}"
+        else:
+            is_bool_by_mistake = isinstance(value, bool) and annotation is not bool
+            is_finite = not isinstance(value, float) or math.isfinite(value)  # JSON, as Python reads it, can say NaN
+            fits = isinstance(value, accepted) and is_finite and not is_bool_by_mistake
+        if not fits:
+            raise ConfigError(f"NTv2 setting {name}={value!r} must be {expected}")

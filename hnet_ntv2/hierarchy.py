@@ -17,22 +17,32 @@ the source model's tokens (NTv2: 6-mers).
 
 1. **row start**: a chunk begins at the first position of a row.
 2. **protection** of masks: a chunk begins at a run of [MASK], behind it, and every k bases inside it, but nowhere else
-   inside. So no chunk mixes masked and clean bases.
+   inside. So no chunk mixes masked and clean bases. (The setting ``mask_protection`` can turn this rule off, and this
+   rule only. A chunk can then mix them wherever no other rule ends it at the run.)
 3. **grid**: where a warm start asks for it, chunks are the tokens of NTv2's own tokenizer, and the trunk computes what
    NTv2 does. Training begins on the grid and leaves it token by token, so that the router gets more and more to decide.
 4. **anchor**: the k clean bases in front of a masked run are one final chunk, and so are the k bases behind it. The
-   trunk then sees whole k-mers beside what it must predict. Between two runs closer than 2k, the chunk in front of the
-   second run stays whole and the one behind the first is shortened. A flank of fewer than k clean bases makes no chunk.
-5. **router**: a chunk begins where p > 0.5.
+   trunk then sees whole k-mers beside what it must predict. Where k to 2k clean bases lie between two runs, the anchor
+   in front of the second run takes its k first, and the one behind the first run gets those that are left. Where fewer
+   than k lie between them, there is no anchor and the next rule decides.
+5. **router**: a chunk begins where p > 0.5. The decision itself has no gradient. p gets one because the upsampler uses
+   it as a weight: to smooth neighbouring chunks' vectors, and as a factor of value 1 (H-Net's straight-through
+   estimate).
 
 Two bounds then correct the router, but none of the rules above it. The **cap** adds a boundary where a final chunk
 would be longer than ``max_chunk_length`` bases. It acts at every stage: an inner stage can merge chunks but not cut
 them. The **guard** drops or adds the router's least certain boundaries where a row would have too many chunks (memory)
 or too few. For every choice it tries, the cap's boundaries are made anew and counted, so that the cap always holds.
 
-Rules 1 to 4 follow from the input ids alone. ``forced_boundaries.py`` writes their decisions for all stages into the
-level of the bases; a chunk takes those of its first position along to the next level. The router and the two bounds are
-in ``chunking.py``.
+Rules 1 and 2 decide alike at every stage. A token on the grid and an anchor must be whole at the last stage only. Where
+there are several stages, stage 1 also has a forced boundary in the middle of each k-mer on the grid, because its target
+is about two chunks per k-mer; and the router may cut inside an anchor at every stage but the last. Inner stages join
+these pieces again.
+
+Rules 1 to 4 need no vectors: the input ids decide, and for rule 3 which tokens training still holds on the grid. So
+``forced_boundaries.py`` writes their decisions, one for each base and stage, into the level of the bases before the
+network runs. A chunk takes those of its first position along to the next level. The router and the two bounds are in
+``chunking.py``.
 """
 
 import torch
@@ -40,7 +50,8 @@ from torch import nn
 
 from .attention import pack_rows, unpack_rows
 from .backbone import LocalBlock, LocalLayers, Trunk
-from .chunking import ChunkLimits, Router, pool_chunks, pool_level
+from .chunkers import build_chunker
+from .chunking import mean_of_chunks, pool_chunks, pool_level
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .levels import Chunking, Level
 from .shapes import Float, Tensor
@@ -127,17 +138,22 @@ class ChunkStage(nn.Module):
     def __init__(self, config: HNetNTV2Config, stage: int, main: "ChunkStage | ChunkTrunk"):
         super().__init__()
         dim = config.base_dim if stage == 0 else config.d_model
-        least, greatest = config.guards[stage]
         self.name = f"stage{stage + 1}"
         self.gates_skip = config.residual_gating
         self.encoder = _local_layers(config, dim, config.layers_per_stage(config.n_enc_layer)[stage])
         for block in self.encoder.blocks:
             assert isinstance(block, LocalBlock)
             # A new encoder passes its input on unchanged, so that the trunk starts on NTv2's own embeddings. Decoders
-            # start at random. The targets are masked bases, whose chunks are forced and tell the router nothing; its
-            # gradient comes from neighbouring chunks, through the decoder's attention between positions.
+            # start at random, for the router's sake. The loss is on masked bases. Their own chunks are forced and
+            # give p no gradient. Chunks of clean bases that the router decided do: the decoder attends from masked
+            # positions to theirs, and one that starts as the identity would not.
             block.zero_output_projections()
-        self.router = Router(dim, ChunkLimits(least, greatest, config.max_chunk_length))
+        self.router = build_chunker(config, stage, dim)
+        self.mean = nn.Linear(dim, dim, bias=False) if config.chunk_pooling == "mean" else None
+        if self.mean is not None:
+            # Zero at start: on the grid the trunk still gets NTv2's own embeddings.
+            self.mean.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
+            nn.init.zeros_(self.mean.weight)
         # Where bases are narrow (``base_dim`` < ``d_model``), a pooled vector gets its missing coordinates from
         # ``Level.tail``, the rest of the base's k-mer embedding, plus a learned vector (H-Net has the latter alone).
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
@@ -187,6 +203,8 @@ class ChunkStage(nn.Module):
     def pool(self, level: Level, chunking: Chunking) -> Level:
         """The level of the chunks, as wide as the inner network."""
         chunks = pool_level(level, chunking)
+        if self.mean is not None:
+            chunks = chunks._replace(hidden=chunks.hidden + self.mean(mean_of_chunks(level.hidden, chunking)))
         if self.widening is None:
             return chunks
         extra = self.widening.to(chunks.hidden.dtype).expand(*chunks.hidden.shape[:2], -1)
@@ -195,7 +213,10 @@ class ChunkStage(nn.Module):
         return chunks._replace(hidden=torch.cat([chunks.hidden, extra], dim=-1))
 
     def _skip_gate(self, level: Level, chunks: Level, chunking: Chunking) -> Tensor:
-        """Where the skip path is open: not in a chunk that holds a [MASK], which the trunk must predict."""
+        """Where the skip path is open: not in a chunk that holds a [MASK], which the trunk must predict.
+
+        By chunk and not by base, because a chunk can mix masked and clean bases where ``mask_protection`` is off.
+        """
         if not self.gates_skip:
             return level.is_valid
         return level.is_valid & ~chunks.is_masked.gather(1, chunking.chunk_of)

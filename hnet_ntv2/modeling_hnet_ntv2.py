@@ -71,8 +71,8 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
 
     @property
     def routers(self) -> tuple[Router, ...]:
-        """The routers, outermost stage first."""
-        return tuple(stage.router for stage in self.stages)
+        """The chunkers that learn, outermost stage first; none where ``config.chunker`` is a fixed one."""
+        return tuple(stage.router for stage in self.stages if isinstance(stage.router, Router))
 
     @property
     def stages(self) -> tuple[ChunkStage, ...]:
@@ -298,6 +298,8 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         letters = average_letters(self.letter_log_probs(row_ids, output, is_wanted), is_valid)
         counts = self._count_boundaries(chunkings, input_ids, attention_mask, labels)
         losses = ratio_losses(chunkings, counts, self.config.target_ratios)
+        if not self.config.has_offsets:
+            losses = losses.detach()  # other chunkers hold their ratios by construction
         loss = task_loss = None
         if labels is not None:
             task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)
@@ -359,7 +361,8 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
         ``forward`` does so itself in ``train()`` with labels, unless ``moves_offsets`` is False. Our own training loop
         sets that, and moves them once per optimiser step by the counts of all micro-batches and ranks.
         """
-        move_offsets(self.model.routers, counts, self.config.target_ratios, self.config.router_offset_rate)
+        if self.config.has_offsets:
+            move_offsets(self.model.routers, counts, self.config.target_ratios, self.config.router_offset_rate)
 
     def _widen_logits(self, letters: Float[Tensor, "batch length 4"]) -> Float[Tensor, "batch length vocab"]:
         after = self.config.vocab_size - LAST_BASE - 1

@@ -7,20 +7,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from jaxtyping import install_import_hook
 
+_DOWNSTREAM = Path(__file__).resolve().parents[1] / "hnet_ntv2" / "downstream"
+
 # Not the configurations: they check their own values, with messages for users, and must be tested doing so.
 _CHECKED = (
     *(
         "attention",
         "backbone",
+        "chunkers",
         "chunking",
         "forced_boundaries",
         "hierarchy",
         "kmers",
-        "pooling",
         "upsampling",
     ),
     *("base_embeddings", "heads", "outputs", "strands", "modeling_hnet_ntv2", "modeling_ntv2"),
     "tasks",
+    # Not finetune_settings, as with the configurations.
+    *(f"downstream.{path.stem}" for path in _DOWNSTREAM.glob("[a-z]*.py") if path.stem != "finetune_settings"),
     *("conversion", "data", "embedding", "evaluation", "inference", "segmentation", "training", "variant_effect"),
 )
 _HOOK = install_import_hook([f"hnet_ntv2.{module}" for module in _CHECKED], "beartype.beartype")

@@ -16,7 +16,7 @@ from ..errors import HNetNTV2Error
 from .ending import quiet_on_broken_pipe, stopped_by_signals
 
 # Each verb is a function in a module of the same name. A module's COMMAND_CLASS, if any, parses the verb's arguments.
-VERBS = ("bench", "embed", "init", "pretrain", "repeats", "segment", "variants")
+VERBS = ("bench", "embed", "evaluate", "finetune", "init", "predict", "pretrain", "repeats", "segment", "variants")
 
 app = typer.Typer(
     name="hnet-ntv2",

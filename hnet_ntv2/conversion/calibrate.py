@@ -37,6 +37,8 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     Raises:
         DataError: The router decides no position of them.
     """
+    if not model.config.has_offsets:
+        return (0.0,) * model.config.num_stages
     offsets = []
     # From the outermost stage in: the input of a stage depends on the boundaries of the stages around it.
     for number, target in enumerate(model.config.target_ratios):
@@ -102,7 +104,7 @@ def _router_input(model: HNetNTV2Model, input_ids: Tensor, number: int) -> tuple
         level = outer.encode(level)
         level = outer.pool(level, outer.router(level))
     stage = model.stages[number]
-    dissimilarity = stage.router.dissimilarity(stage.encode(level).hidden)
+    dissimilarity = model.routers[number].dissimilarity(stage.encode(level).hidden)
     # Without the vectors: they take a thousand times the memory of the rest.
     return dissimilarity, level._replace(hidden=level.hidden[..., :0], tail=None)
 

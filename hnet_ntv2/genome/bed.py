@@ -111,7 +111,7 @@ def read_bed(
         contigs: Contig lengths of the genome: names are translated to its own, ends are checked.
         on_misfit: Called with the error of an interval that does not fit the genome, which is then left out; None
             raises it.
-        stranded: Read column 6 too, and return ``StrandedInterval``s.
+        stranded: Read column 6 too, and return each interval as a ``StrandedInterval``.
 
     Raises:
         GenomeError: if the file cannot be read, is empty, or a line is malformed (the error names it).

@@ -68,7 +68,9 @@ def _checked_contigs(path: Path, blocks: Iterator[SequenceBlock]) -> Iterator[Se
             # A name goes into BED lines and to the terminal: a tab would add a column, an escape sequence a command.
             if not block.contig or not block.contig.isprintable():
                 name = shown(block.contig)
-                raise GenomeError(f"{path}: the contig name {name} is empty or holds a tab or control character")
+                raise GenomeError(
+                    f"{path}: the contig name {name} is empty or holds a tab or control character; rename it"
+                )
             if block.contig in lengths:
                 raise GenomeError(f"{path} holds the contig {shown(block.contig)} twice; contig names must be unique")
             current = block.contig

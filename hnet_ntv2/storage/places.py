@@ -67,7 +67,8 @@ def check_outputs(outputs: Mapping[str, AnyPath | None], inputs: Mapping[str, An
     for (option, path), (other_option, other) in combinations(written, 2):
         # Any number of outputs may be thrown away.
         if _is_same(path, other) and not _is_same(path, os.devnull):
-            raise ConfigError(f"two outputs have the same name: {path} ({option}) and {other} ({other_option})")
+            both = f"{path} ({option}) and {other} ({other_option})"
+            raise ConfigError(f"two outputs have the same name: {both}; name two files")
     for option, path in written:
         for input_option, source in inputs.items():
             if source is not None and _would_replace(path, source):

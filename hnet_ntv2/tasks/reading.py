@@ -73,17 +73,31 @@ def read_table(
         GenomeError: The file cannot be opened or decompressed, or an interval does not lie in the genome.
     """
     path = Path(path).expanduser()
-    columns = Columns(sequence_column, label_column, name_column)
-    format_ = format_of(path)
-    if format_ == "fasta":
-        records = _fasta_records(path, need_labels)
-    elif format_ == "bed":
-        records = _bed_records(path, genome, columns.label, need_labels)
-    else:
-        header, rows = read_parquet(path) if format_ == "parquet" else read_text(path)
-        records = _column_records(path, header, rows, columns, need_labels)
+    records = _records(path, genome, Columns(sequence_column, label_column, name_column), need_labels)
     several = tuple(label_column.split(",")) if "," in label_column else None
     return make_table(str(path), records, several, need_labels)
+
+
+def read_records(
+    path: str | os.PathLike[str], genome: Genome | None = None, columns: Columns | None = None
+) -> Iterator[Record]:
+    """Sequences from a file one by one, without labels; arguments and errors are those of ``read_table``."""
+    path, number = Path(path).expanduser(), 0
+    for number, record in enumerate(_records(path, genome, columns or Columns(), need_labels=False), 1):
+        _check_record(record, need_labels=False)
+        yield record._replace(name=record.name or str(number))
+    if number == 0:
+        raise _no_rows(path)
+
+
+def _records(path: Path, genome: Genome | None, columns: Columns, need_labels: bool) -> Iterator[Record]:
+    format_ = format_of(path)
+    if format_ == "fasta":
+        return _fasta_records(path, need_labels)
+    if format_ == "bed":
+        return _bed_records(path, genome, columns.label, need_labels)
+    header, rows = read_parquet(path) if format_ == "parquet" else read_text(path)
+    return _column_records(path, header, rows, columns, need_labels)
 
 
 def format_of(path: Path) -> str:
@@ -102,15 +116,9 @@ def make_table(
     """Check the records of a file and put them into a table; raises DataError as ``read_table``."""
     rows = list(records)
     if not rows:
-        raise DataError(f"{source} holds no rows; give a file with at least one sequence")
+        raise _no_rows(source)
     for row in rows:
-        if not len(row.bases):
-            raise DataError(f"{row.place}: the sequence is empty; remove the row or fill it in")
-        if need_labels and not row.label:
-            raise DataError(f"{row.place}: the label is empty; remove the row or fill it in")
-        for text in (row.name, row.label or ""):
-            if not text.isprintable():  # it goes into tables, where a tab would add a column
-                raise DataError(f"{row.place}: {shown(text)} holds a tab or control character; remove it")
+        _check_record(row, need_labels)
     first = rows[0]
     return Table(
         source=source,
@@ -122,6 +130,20 @@ def make_table(
         strands=None if first.strand is None else tuple(row.strand or "." for row in rows),
         label_columns=label_columns if first.label is not None else None,
     )
+
+
+def _no_rows(source: object) -> DataError:
+    return DataError(f"{source} holds no rows; give a file with at least one sequence")
+
+
+def _check_record(row: Record, need_labels: bool) -> None:
+    if not len(row.bases):
+        raise DataError(f"{row.place}: the sequence is empty; remove the row or fill it in")
+    if need_labels and not row.label:
+        raise DataError(f"{row.place}: the label is empty; remove the row or fill it in")
+    for text in (row.name, row.label or ""):
+        if not text.isprintable():  # it goes into tables, where a tab would add a column
+            raise DataError(f"{row.place}: {shown(text)} holds a tab or control character; remove it")
 
 
 Rows = Iterator[tuple[str, list[str]]]

@@ -5,7 +5,6 @@ import json
 import logging
 import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
 from ..conversion.ledger import LEDGER_FILE, Ledger
 from ..errors import CheckpointError
 from ..storage import open_text
+from ..storage.git import git_state
 from .devices import BatchPlan, Precision
 from .settings import CallbackSettings, LoggerSettings, PretrainSettings
 
@@ -185,15 +185,6 @@ def _saved_value(saved: dict[str, Any], name: str) -> Any:
 PACKAGES = ("hnet-ntv2", "torch", "lightning", "transformers", "safetensors", "numpy", "hydra-core", "omegaconf")
 
 
-def git_state(folder: Path | None = None) -> dict[str, Any]:
-    """Commit of the checkout that this package runs from, and whether files differ from it; None without a checkout."""
-    folder = folder or Path(__file__).resolve().parents[2]
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != folder.resolve():
-        return {"commit": None, "modified": None}  # installed, perhaps inside someone else's checkout
-    return {"commit": _git(folder, "rev-parse", "HEAD"), "modified": bool(_git(folder, "status", "--porcelain"))}
-
-
 def describe_environment(data: dict[str, Any]) -> dict[str, Any]:
     """Everything besides the settings that a run can depend on, as plain values.
 
@@ -228,16 +219,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()
 
 
 # Ledger of the weights that a trained model started from.

@@ -1,4 +1,4 @@
-"""Every command of README.md and scripts/README_hnet_ntv2.md runs, at a tiny size and on a tiny genome."""
+"""Every command of the READMEs, the how-tos and the tutorial runs, at a tiny size and on a tiny genome."""
 
 import gzip
 import os
@@ -19,6 +19,8 @@ from tests.integration.test_scripts import table_of_options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "scripts/README_hnet_ntv2.md")
+HOW_TOS = tuple(sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("docs/how-to/*.md")))
+TUTORIAL = "docs/tutorial.md"
 USES = ("hnet-ntv2 embed", "hnet-ntv2 segment", "hnet-ntv2 variants")
 DOCUMENTS = (
     *READMES,
@@ -27,6 +29,7 @@ DOCUMENTS = (
 )
 
 TINY_MODEL = {"d_model": 32, "n_head": 2, "intermediate_size": 64, "n_main_layer": 1, "kmer_size": 4, "window": 16}
+ENDS = ("GCGCGCGCGC,no\n", "TATAAATATA,yes\n")
 TINY_RUN = (
     "trainer.accelerator=cpu trainer.max_steps=2 batch.global_size=4 batch.micro_batch_size=2 data.num_workers=0 "
     "data.seq_length=128 validation.windows=4 validation.every=2 callbacks.checkpoint_every=1 "
@@ -38,6 +41,7 @@ SMALLER = {
     r"^\./scripts/test\.sh$": "./scripts/test.sh tests/unit/evaluation/test_context_counts.py --collect-only -q",
     r"--max-steps \d+": "--max-steps 2",
     r"--batch-size \d+": "--batch-size 4",
+    r"micro_batch_size=\d+": "micro_batch_size=2",
     r"--seq-length \d+": "--seq-length 128",
     r"--devices \d+": "--devices 1",
     r"--num-nodes \d+": "--num-nodes 1",
@@ -46,6 +50,9 @@ SMALLER = {
     r"(init_hnet_ntv2_weights\.py) --save-model": r"\1 --ntv2-model ntv2_500m --save-model",
     r"(hnet-ntv2 init) --output-dir": r"\1 --ntv2-model ntv2_500m --output-dir",
     r"(hnet-ntv2 (?:embed|segment|variants)) ": r"\1 --model tiny_hnet ",
+    r"(hnet-ntv2 finetune) ": r"\1 --model tiny_hnet --epochs 1 ",
+    r"(hnet-ntv2 evaluate) ": r"\1 --models tiny_hnet --baselines majority --finetune epochs=1 --layers last ",
+    r"warm_start\.teacher=\S+": "warm_start.teacher=ntv2_500m",
     r"(--resume)$": r"\1 -- trainer.max_steps=4 allow_changed_max_steps=true",
     r"\./\.venv/bin/python": f"'{sys.executable}'",
     r"\./\.venv/bin/hnet-ntv2": f"'{sys.executable}' -m hnet_ntv2.cli.main",
@@ -100,6 +107,11 @@ def workplace(tmp_path) -> Path:
     first = chr20[:1].decode()
     with gzip.open(tmp_path / "variants.vcf.gz", "wt") as file:
         file.write(f"#CHROM\tPOS\tID\tREF\tALT\nchr20\t1\t.\t{first}\t{first}A,<DEL>\n")
+    for name, rows in {"train": 48, "dev": 16, "test": 16}.items():
+        text = "".join("".join(generator.choice(list("ACGT"), 40)) + ENDS[row % 2] for row in range(rows))
+        for folder in ("", "tasks/motif", "GUE/prom/prom_core_tata"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f"{name}.csv").write_text(f"sequence,label\n{text}")
     for yaml in blocks("scripts/README_hnet_ntv2.md", "yaml"):
         (tmp_path / "my_experiment.yaml").write_text(yaml)
     return tmp_path
@@ -120,23 +132,14 @@ def environment(workplace: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", READMES)
+@pytest.mark.parametrize("document", [*READMES, "docs/index.md", *HOW_TOS])
 def test_every_command_runs(document, workplace):
-    for command in commands(document):
-        result = subprocess.run(
-            ["bash", "-c", smaller(command)], cwd=workplace, env=environment(workplace), capture_output=True, text=True
-        )
-        assert result.returncode == 0, f"{command}\nran as {smaller(command)}\n{result.stdout}\n{result.stderr}"
-        if match := re.search(r"run_pretrain.*--output-dir (\S+)", command):
-            assert (workplace / match.group(1) / "checkpoints" / "hf" / "config.json").is_file(), command
+    run_commands(workplace, commands(document))
     for program in blocks(document, "python"):
-        result = subprocess.run(
-            [sys.executable, "-c", program], cwd=workplace, env=environment(workplace), capture_output=True, text=True
-        )
-        assert result.returncode == 0, f"{program}\n{result.stderr}"
+        run_in(workplace, [sys.executable, "-c", program])
 
 
-@pytest.mark.parametrize("document", READMES)
+@pytest.mark.parametrize("document", [*READMES, *HOW_TOS, TUTORIAL])
 def test_commands_use_options_that_exist(document):
     options = table_of_options()
     found = commands(document)
@@ -149,15 +152,21 @@ def test_commands_use_options_that_exist(document):
 
 @pytest.mark.slow
 def test_programs_of_the_tutorial_run_after_the_uses_of_a_model(workplace):
-    """What the README promises of a trained model, and the tutorial's Python after it."""
+    """What the README promises of a trained model, and the tutorial's commands and Python after it."""
     uses = [command for command in commands("README.md") if any(use in command for use in USES)]
     assert len(uses) == 3
-    for command in uses:
-        run_in(workplace, ["bash", "-c", smaller(command)])
-    programs = blocks("docs/tutorial.md", "python")
+    run_commands(workplace, [*uses, *commands(TUTORIAL)])
+    programs = blocks(TUTORIAL, "python")
     assert len(programs) == 2
     for program in programs:
         run_in(workplace, [sys.executable, "-c", program.replace("load_model()", 'load_model("tiny_hnet")')])
+
+
+def run_commands(workplace: Path, found: list[str]) -> None:
+    for command in found:
+        run_in(workplace, ["bash", "-c", smaller(command)])
+        if match := re.search(r"run_pretrain.*--output-dir (\S+)", command):
+            assert (workplace / match.group(1) / "checkpoints" / "hf" / "config.json").is_file(), command
 
 
 def run_in(workplace: Path, command: list[str]) -> None:

@@ -52,22 +52,14 @@ def test_alleles_are_split_in_the_order_of_the_file(tmp_path, capfd, pack):
     assert capfd.readouterr().err == ""  # htslib would warn of the undefined contig and the undefined AC
 
 
-def write_bcf(tmp_path):
+def test_a_bcf_is_read_as_its_vcf(tmp_path):
     bcf = tmp_path / "some.bcf"
     contig_1 = VCF.replace("\n1\t", "\nchr1\t")
     info = '##INFO=<ID=AC,Number=A,Type=Integer,Description="">\n##contig'
     path = write(tmp_path, contig_1.replace("##contig", info))
     pysam.bcftools.view("-Ob", "-o", str(bcf), str(path), catch_stdout=False)
-    return bcf
-
-
-def test_a_bcf_is_read_as_its_vcf(tmp_path, capfd):
-    bcf = write_bcf(tmp_path)
-    gzipped = write(tmp_path, gzip.compress(gzip.decompress(bcf.read_bytes())), "gzip.bcf")
-    for path in (bcf, gzipped):
-        found = [(each.line, each.position, each.ref, each.alt) for each in read_variants(path)]
-        assert found == [(each.line - 3, each.position, each.ref, each.alt) for each in ALLELES]
-    assert capfd.readouterr().err == ""  # htslib would warn that there is no index
+    found = [(each.line, each.position, each.ref, each.alt) for each in read_variants(bcf)]
+    assert found == [(each.line - 3, each.position, each.ref, each.alt) for each in ALLELES]
     write(tmp_path, bcf.read_bytes()[:-40], "cut.bcf")
     with pytest.raises(GenomeError, match=r"cut\.bcf is truncated"):
         list(read_variants(tmp_path / "cut.bcf"))
@@ -141,7 +133,7 @@ BROKEN = {
     "vcf letters": (f"{VCF}chr1\t9\t.\tA\tXYZ\t.\t.\t.\n", "line 7: alternative allele 'XYZ'"),
     "vcf escape": (f"{HEADER}\x1b]0;chr1\t5\t.\tA\tC\t.\t.\t.\n", r"line 4: chrom '\\x1b"),
     "vcf name": (f"{HEADER}chr1\t5\t".encode() + b"\xff\tA\tC\t.\t.\t.\n", "line 4: CHROM or ID is not UTF-8"),
-    "vcf header": ("##fileformat=VCFv4.2\nchr1\t5\t.\tA\tC\t.\t.\t.\n", "line 2: no column chrom, pos, ref, alt"),
+    "vcf header": ("##fileformat=VCFv4.2\nchr1\t5\t.\tA\tC\t.\t.\t.\n", "htslib cannot read its header"),
     "vcf cut gzip": (gzip.compress(VCF.encode() * 50)[:-30], "is truncated"),
 }
 
@@ -177,5 +169,5 @@ def test_an_allele_is_judged_in_linear_time():
 
 def test_the_verbosity_of_htslib_is_given_back(tmp_path):
     before = pysam.get_verbosity()
-    next(read_variants(write_bcf(tmp_path)))
+    next(read_variants(write(tmp_path, VCF)))
     assert pysam.get_verbosity() == before != 0

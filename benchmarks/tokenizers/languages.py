@@ -1,0 +1,148 @@
+"""Made-up DNA whose best chunk boundaries are known, with masks that can only be filled through the trunk.
+
+In each language the second half of a row says again what the first half said. Masked bases stand in the second half.
+What they were stands in the first, farther away than the local layers see. So the chunks that the trunk gets matter.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hnet_ntv2.vocabulary import FIRST_BASE, MASK_ID
+
+LENGTH = 192
+_MASKED_SPAN = 6
+
+
+class Rows(NamedTuple):
+    """A batch of one language.
+
+    Attributes:
+        input_ids: [rows, 192] with [MASK] at targets.
+        labels: [rows, 192] what the masks hide, -100 elsewhere.
+        truth: [rows, 192] whether an ideal final chunk begins at a base.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    truth: torch.Tensor
+
+
+class _Text(NamedTuple):
+    """One row: bases 0..3, where ideal chunks begin, and the spans [start, end) that may be masked."""
+
+    bases: NDArray[np.int64]
+    truth: NDArray[np.bool_]
+    maskable: list[tuple[int, int]]
+
+
+def copy(random: np.random.Generator) -> _Text:
+    """80 random bases, a gap of random length, the same 80 again: repeats at all phases of any grid.
+
+    The ideal boundaries are content-defined: where the hash of the next bases is the least of seven neighbours, so that
+    both copies are cut alike.
+    """
+    part, gap = random.integers(0, 4, 80), int(random.integers(1, 32))
+    bases = np.concatenate([part, random.integers(0, 4, gap), part, random.integers(0, 4, LENGTH - 160 - gap)])
+    code = np.convolve(bases, 4 ** np.arange(4))[3 : 3 + LENGTH] * 2654435761 % (1 << 32)
+    padded = np.pad(code, 3, constant_values=1 << 33)
+    least = np.lib.stride_tricks.sliding_window_view(padded, 7).min(1)
+    start = 80 + gap
+    spans = [(at, at + _MASKED_SPAN) for at in range(start + 9, start + 80 - 12, 15)]
+    return _Text(bases, code == least, spans)
+
+
+def words(random: np.random.Generator, spacers: int = 0) -> _Text:
+    """Phrases of three words, then the same phrases in another order; the last word of some is masked.
+
+    Words have 4 to 9 bases (mean 6.5) and are drawn for each row anew, so that no weight can hold them. ``spacers`` is
+    the most random bases between two words, other ones each time. Ideal chunks are words and spacers.
+    """
+    num_phrases = 4 if spacers else 5
+    lexicon = [random.integers(0, 4, int(random.integers(4, 10))) for _ in range(3 * num_phrases)]
+    phrases = [lexicon[3 * phrase : 3 * phrase + 3] for phrase in range(num_phrases)]
+    order = random.permutation(num_phrases)
+    pieces, starts, spans, at = [], [], [], 0
+    for half, number in [(0, n) for n in range(num_phrases)] + [(1, n) for n in order]:
+        for place, word in enumerate(phrases[number]):
+            starts.append(at)
+            if half and place == 2:
+                spans.append((at, at + len(word)))
+            pieces.append(word)
+            at += len(word)
+            if spacers:
+                space = random.integers(0, 4, int(random.integers(0, spacers + 1)))
+                if len(space):
+                    starts.append(at)
+                pieces.append(space)
+                at += len(space)
+    pieces.append(random.integers(0, 4, max(LENGTH - at, 0)))
+    starts += list(range(at, LENGTH, _MASKED_SPAN))
+    truth = np.zeros(LENGTH, bool)
+    truth[[start for start in starts if start < LENGTH]] = True
+    return _Text(np.concatenate(pieces)[:LENGTH], truth, [span for span in spans if span[1] <= LENGTH])
+
+
+def spaced_words(random: np.random.Generator) -> _Text:
+    """``words`` with 0 to 3 random bases between them."""
+    return words(random, spacers=3)
+
+
+def uneven(random: np.random.Generator) -> _Text:
+    """Dense random stretches between long runs of one repeated unit; then the dense stretches in another order.
+
+    A run of a unit of 1 to 3 bases (12 to 19 long) says little: ideal chunks are 12 bases there, 4 in the dense ones.
+    """
+    dense = [random.integers(0, 4, 18) for _ in range(3)]
+    bases, starts, spans, at = [], [], [], 0
+    for half, number in [(0, 0), (0, 1), (0, 2)] + [(1, int(n)) for n in random.permutation(3)]:
+        unit = random.integers(0, 4, int(random.integers(1, 4)))
+        run = int(random.integers(12, 20))
+        bases += [np.resize(unit, run), dense[number]]
+        starts += list(range(at, at + run, 12))
+        at += run
+        starts += list(range(at, at + 18, 4))
+        if half:
+            spans += [(at + 8, at + 14)]
+        at += 18
+    rest = LENGTH - at
+    bases.append(np.resize(random.integers(0, 4, 2), max(rest, 0)))
+    starts += list(range(at, LENGTH, 12))
+    truth = np.zeros(LENGTH, bool)
+    truth[[start for start in starts if start < LENGTH]] = True
+    return _Text(np.concatenate(bases)[:LENGTH], truth, [span for span in spans if span[1] <= LENGTH])
+
+
+LANGUAGES: dict[str, Callable[[np.random.Generator], _Text]] = {
+    "copy": copy,
+    "words": words,
+    "spaced": spaced_words,
+    "uneven": uneven,
+}
+
+
+def sample(language: str, rows: int, seed: int) -> Rows:
+    """A batch of a language; the same for the same seed.
+
+    Args:
+        language: Of ``LANGUAGES``.
+        rows: How many.
+        seed: Of the text, of its masks (half of the maskable spans) and of letter noise (1 % of the bases).
+    """
+    random = np.random.default_rng(seed)
+    input_ids, labels, truth = (np.zeros((rows, LENGTH), np.int64) for _ in range(3))
+    for row in range(rows):
+        text = LANGUAGES[language](random)
+        noisy = random.random(LENGTH) < 0.01
+        bases = np.where(noisy, random.integers(0, 4, LENGTH), text.bases) + FIRST_BASE
+        chosen = random.permutation(len(text.maskable))[: max(len(text.maskable) // 2, 1)]
+        target = np.zeros(LENGTH, bool)
+        for number in chosen:
+            target[slice(*text.maskable[number])] = True
+        input_ids[row] = np.where(target, MASK_ID, bases)
+        labels[row] = np.where(target, bases, -100)
+        truth[row] = text.truth
+    return Rows(torch.from_numpy(input_ids), torch.from_numpy(labels), torch.from_numpy(truth).bool())

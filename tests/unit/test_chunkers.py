@@ -1,0 +1,139 @@
+"""Each chunker does what its name says, and what is forced holds for all of them."""
+
+import pytest
+import torch
+
+from hnet_ntv2.chunkers import Minimizer, PeakRouter, Ruler, greatest_neighbour, hash_bases
+from hnet_ntv2.chunking import ChunkLimits
+from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
+from hnet_ntv2.levels import BoundaryReason, final_boundaries
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from tests.builders import level_of, lively_model, random_dna, tiny_model
+
+CHUNKERS = ("learned", "peak", "ruler", "grid", "minimizer", "shuffled", "none")
+
+
+def free_level(length: int, batch: int = 1, **fields):
+    """A level on which only the row start is forced."""
+    is_valid = torch.ones(batch, length, dtype=torch.bool)
+    forced = torch.zeros(batch, length, dtype=torch.bool)
+    forced[:, 0] = True
+    reason = torch.where(forced, BoundaryReason.ROW_START.value, BoundaryReason.ROUTER.value)
+    return level_of(is_valid, forced, reason)._replace(**fields)
+
+
+def cuts(chunking) -> list[int]:
+    return chunking.is_boundary[0].nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("neighbours", [2, 3, 5])
+def test_greatest_neighbour_is_that_of_the_definition(neighbours):
+    torch.manual_seed(0)
+    score, level = torch.rand(2, 40), free_level(40, batch=2)
+    found = greatest_neighbour(score, level, neighbours)
+    for row in range(2):
+        for position in range(1, 40):
+            first = position - (neighbours - 1) // 2
+            around = [each for each in range(first, first + neighbours) if 0 <= each < 40 and each != position]
+            expected = max(1e4 if each == 0 else float(score[row, each]) for each in around) if around else -1e4
+            assert float(found[row, position]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("target", [1 / 3, 1 / 2])
+def test_a_peak_router_cuts_at_peaks_and_holds_its_ratio_on_any_scores(target):
+    torch.manual_seed(1)
+    router, level = PeakRouter(8, ChunkLimits(), target), free_level(6000)
+    score = torch.rand(1, 5999) * 0.1  # a router that is sure of nothing
+    chunking = router.decide(score, level)
+    whole = torch.cat([torch.ones(1, 1), score], dim=1)
+    expected = whole > greatest_neighbour(whole, level, router.neighbours)
+    assert torch.equal(chunking.is_boundary[:, 1:], expected[:, 1:])
+    assert float(chunking.achieved_ratio) == pytest.approx(target, rel=0.03)
+
+
+def test_a_peak_router_gets_a_gradient_from_decisions():
+    router, level = PeakRouter(8, ChunkLimits(), 0.5), free_level(30, hidden=torch.randn(1, 30, 8))
+    router(level).probability.sum().backward()
+    assert router.query.weight.grad is not None
+    assert router.query.weight.grad.abs().sum() > 0
+
+
+def test_a_ruler_cuts_at_even_distances():
+    chunking = Ruler(ChunkLimits(), 0.3)(free_level(101))
+    gaps = torch.tensor(cuts(chunking)).diff()
+    assert set(gaps.tolist()) <= {3, 4}
+    assert len(gaps) == 30
+
+
+def test_a_minimizer_cuts_copies_alike_wherever_they_stand():
+    generator = torch.Generator().manual_seed(2)
+    part = random_dna(60, generator)
+    bases = torch.cat([part, random_dna(17, generator), part], dim=1)
+    chunking = Minimizer(ChunkLimits(), 1 / 3)(free_level(137, hash=hash_bases(bases)))
+    found = torch.tensor(cuts(chunking))
+    first, second = found[(found > 3) & (found < 54)], found[(found > 80) & (found < 131)] - 77
+    assert torch.equal(first, second)
+    assert float(chunking.achieved_ratio) == pytest.approx(1 / 3, abs=0.06)
+
+
+def test_the_shuffled_router_keeps_the_number_of_boundaries():
+    model = lively_model(chunker="shuffled", max_chunk_length=None, guard_stage1=(0.0, 1.0), guard_stage2=(0.0, 1.0))
+    router = model.model.routers[0]
+    scores = torch.rand(3, 199)
+    level = free_level(200, batch=3)
+    learned = super(type(router), router).decide(scores, level)
+    shuffled = router.decide(scores, level)
+    assert torch.equal(learned.is_boundary.sum(1), shuffled.is_boundary.sum(1))
+    assert not torch.equal(learned.is_boundary, shuffled.is_boundary)
+
+
+def test_without_a_chunker_the_cap_makes_the_chunks():
+    model = tiny_model(chunker="none", guard_stage1=(0.0, 1.0), guard_stage2=(0.0, 1.0), max_chunk_length=9)
+    boundaries = final_boundaries(model.model.chunk(random_dna(100, torch.Generator().manual_seed(3))))
+    assert boundaries[0].nonzero()[:, 0].tolist() == list(range(0, 100, 9))
+
+
+def test_the_grid_chunker_is_the_forced_grid():
+    bases = random_dna(90, torch.Generator().manual_seed(4), batch=2)
+    bases[:, 30:33] = 3
+    grid, learned = tiny_model(chunker="grid"), tiny_model()
+    learned.load_state_dict(grid.state_dict(), strict=False)
+    for strands in ("forward", "both"):
+        expected = learned(bases, on_grid=True, strands=strands).logits
+        assert torch.equal(grid(bases, strands=strands).logits, expected)
+
+
+@pytest.mark.parametrize("chunker", CHUNKERS)
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_every_chunker_trains_saves_and_keeps_what_is_forced(chunker, pooling, tmp_path):
+    model = tiny_model(chunker=chunker, chunk_pooling=pooling).train()
+    bases = random_dna(120, torch.Generator().manual_seed(5), batch=2)
+    labels = torch.full_like(bases, -100)
+    labels[:, 40:50] = bases[:, 40:50]
+    masked = bases.clone()
+    masked[:, 40:50] = 3
+    output = model(masked, labels=labels)
+    output.loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    boundaries = final_boundaries(output.stages)
+    assert boundaries[:, [0, 40, 50]].all()  # row start, the masked run and its end
+    longest = torch.cat([boundaries[0].nonzero()[:, 0], torch.tensor([120])]).diff().max()
+    assert int(longest) <= model.config.max_chunk_length
+    model.eval().save_pretrained(tmp_path)
+    loaded = HNetNTV2ForMaskedLM.from_pretrained(tmp_path)
+    torch.manual_seed(6)
+    expected = model(masked).logits
+    torch.manual_seed(6)
+    assert torch.equal(loaded(masked).logits, expected)
+
+
+def test_the_mean_of_chunks_starts_without_effect():
+    bases = random_dna(90, torch.Generator().manual_seed(7))
+    first, mean = tiny_model(seed=3), tiny_model(seed=3, chunk_pooling="mean")
+    mean.load_state_dict(first.state_dict(), strict=False)
+    assert torch.equal(first(bases).logits, mean(bases).logits)
+
+
+def test_an_unknown_chunker_is_refused():
+    with pytest.raises(Exception, match="chunker='clever'"):
+        HNetNTV2Config(chunker="clever")
