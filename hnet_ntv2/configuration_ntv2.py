@@ -13,6 +13,18 @@ from .errors import ConfigError
 from .model_files import on_one_line, read_json
 from .pooling import ClassifierPooling
 
+# A published file must state these; the rest may be left out.
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "layer_norm_eps",
+    "pad_token_id",
+)
+
 # The only value of a setting that changes the function and that our blocks compute.
 _IMPLEMENTED: dict[str, Any] = {
     "position_embedding_type": "rotary",
@@ -35,9 +47,6 @@ _LARGEST = {
     "max_position_embeddings": 1 << 24,
     "classification_bins": 1 << 10,
 }
-
-# A published file must state these; the rest may be left out.
-_REQUIRED = (*_LARGEST, "layer_norm_eps", "pad_token_id")
 
 # Keys that Hugging Face tools write into any config; none of them changes the function.
 _TOOL_KEYS = frozenset(
