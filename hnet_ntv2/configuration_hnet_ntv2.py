@@ -7,7 +7,7 @@ import logging
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from transformers import PreTrainedConfig
@@ -18,57 +18,72 @@ from .vocabulary import MASK_ID, PAD_ID, source_vocab_size
 
 logger = logging.getLogger(__name__)
 
-# Settings that transformers, Trainer and PEFT know for every model and may leave in a config. All that begins with an
+# Settings that transformers 5, Trainer and PEFT know for every model and may leave in a config. All that begins with an
 # underscore is theirs as well.
 _INHERITED_KEYS = frozenset(
     [
-        "add_cross_attention",
         "attn_implementation",
         "auto_map",
         "bos_token_id",
-        "cls_token_id",
         "decoder_start_token_id",
         "eos_token_id",
         "experts_implementation",
-        "finetuning_task",
-        "is_decoder",
         "model_type",
         "name_or_path",
         "num_labels",
         "output_attentions",
         "prefix",
-        "pruned_heads",
         "quantization_config",
-        "sep_token_id",
-        "task_specific_params",
-        "tie_encoder_decoder",
-        "tokenizer_class",
         "torch_dtype",
-        "torchscript",
-        "transformers_version",
-        "unk_token_id",
-        "use_bfloat16",
         "use_cache",
     ]
 )
 
-# The largest values that are let through: far above any use, and small enough that nothing takes minutes or all memory.
-_LARGEST = {
-    "vocab_size": 1 << 16,
-    "d_model": 1 << 16,
-    "n_head": 1 << 12,
-    "intermediate_size": 1 << 20,
-    "n_main_layer": 1 << 10,
-    "n_enc_layer": 1 << 10,
-    "n_dec_layer": 1 << 10,
-    "max_chunk_length": 1 << 20,
-    "max_trunk_positions": 1 << 24,
-    "window": 1 << 20,
-    "num_labels": 1 << 16,
-    "classification_bins": 1 << 10,
+# The least and the largest value of each size. The largest are far above any use, and small enough that nothing takes
+# minutes or all memory.
+_SIZES = {
+    "vocab_size": (0, 1 << 16),
+    "d_model": (1, 1 << 16),
+    "n_head": (1, 1 << 12),
+    "intermediate_size": (1, 1 << 20),
+    "n_main_layer": (1, 1 << 10),
+    "n_enc_layer": (0, 1 << 10),
+    "n_dec_layer": (0, 1 << 10),
+    "max_chunk_length": (0, 1 << 20),
+    "max_trunk_positions": (1, 1 << 24),
+    "window": (1, 1 << 20),
+    "kmer_size": (1, 8),  # the vocabulary has 4^k rows
+    "num_labels": (0, 1 << 16),
+    "classification_bins": (1, 1 << 10),
 }
 _MOST_VALUES = 20_000_000_000
-_MOST_KMER_SIZE = 8
+
+# What else must hold, beside the stages' ratios and guards: a test of the config, and the message where it fails.
+_RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda c: c.d_model % (2 * c.n_head) == 0, "d_model={c.d_model} must be a multiple of 2 x n_head={c.n_head}"),
+    (lambda c: c.intermediate_size % 2 == 0, "intermediate_size={c.intermediate_size} counts both GLU halves: even"),
+    (
+        lambda c: 0 < c.base_dim <= c.d_model and c.base_dim % (c.d_model // c.n_head) == 0,
+        "d_base={c.d_base} must be a multiple of d_model / n_head = {c.d_model} / {c.n_head} and at most d_model",
+    ),
+    (
+        lambda c: c.target_ratio_stage3 is None or c.target_ratio_stage2 is not None,
+        "target_ratio_stage3 needs target_ratio_stage2",
+    ),
+    (
+        lambda c: c.max_chunk_length is None or c.max_chunk_length >= c.kmer_size,
+        "max_chunk_length={c.max_chunk_length} must be at least kmer_size={c.kmer_size}",
+    ),
+    (lambda c: 0 < c.mask_rate < 1, "mask_rate={c.mask_rate} must lie between 0 and 1"),
+    (lambda c: c.rope_scaling_factor >= 1, "rope_scaling_factor={c.rope_scaling_factor} must be at least 1"),
+    (lambda c: c.ratio_loss_weight >= 0, "ratio_loss_weight={c.ratio_loss_weight} must not be negative"),
+    (lambda c: 0 <= c.router_offset_rate <= 1, "router_offset_rate={c.router_offset_rate} must lie between 0 and 1"),
+    (
+        lambda c: c.training_length is None or c.training_length > 0,
+        "training_length={c.training_length} must be positive",
+    ),
+    (lambda c: c.vocab_size >= 12, "vocab_size={c.vocab_size} must hold the 12 character ids"),
+)
 
 # An unknown name this similar to one of ours is taken for a slip (1 is the same).
 _SIMILAR = 0.8
@@ -282,12 +297,16 @@ class HNetNTV2Config(PreTrainedConfig):
                 raise ConfigError(f"model setting {name}={value!r} must be {expected}")
 
     def _check_sizes(self, num_labels: Any) -> None:
-        """Sizes that would take minutes or all memory, before anything is made of them."""
-        for name, largest in _LARGEST.items():
+        """Sizes that cannot be, or would take minutes or all memory, before anything is made of them."""
+        for name, (least, largest) in _SIZES.items():
             value = num_labels if name == "num_labels" else getattr(self, name)
-            if isinstance(value, int) and value > largest:
+            if not isinstance(value, int):  # None, or for num_labels the base class's to refuse
+                continue
+            if value < least:
+                raise ConfigError(f"model setting {name}={value} must {'be positive' if least else 'not be negative'}")
+            if value > largest:
                 raise ConfigError(f"model setting {name}={value} is over the most that is possible here, {largest:,}")
-        if 0 < self.kmer_size <= _MOST_KMER_SIZE and self.least_values > _MOST_VALUES:
+        if self.least_values > _MOST_VALUES:
             raise ConfigError(
                 f"d_model={self.d_model}, intermediate_size={self.intermediate_size} and n_main_layer="
                 f"{self.n_main_layer} make a model of over {self.least_values:,} parameters; at most "
@@ -295,69 +314,19 @@ class HNetNTV2Config(PreTrainedConfig):
             )
 
     def _check_values(self) -> None:
-        def require(holds: bool, message: str) -> None:
-            if not holds:
-                raise ConfigError(message)
-
-        for name in [
-            "d_model",
-            "n_head",
-            "intermediate_size",
-            "n_main_layer",
-            "kmer_size",
-            "window",
-            "max_trunk_positions",
-            "classification_bins",
-        ]:
-            require(getattr(self, name) > 0, f"model setting {name}={getattr(self, name)} must be positive")
-        for name in ("n_enc_layer", "n_dec_layer"):
-            require(getattr(self, name) >= 0, f"model setting {name}={getattr(self, name)} must not be negative")
-        require(
-            self.d_model % (2 * self.n_head) == 0,
-            f"d_model={self.d_model} must be a multiple of 2 x n_head={self.n_head}",
-        )
-        require(
-            self.intermediate_size % 2 == 0, f"intermediate_size={self.intermediate_size} counts both GLU halves: even"
-        )
-        head_dim = self.d_model // self.n_head
-        require(
-            0 < self.base_dim <= self.d_model and self.base_dim % head_dim == 0,
-            f"d_base={self.d_base} must be a multiple of the head width {head_dim} and at most d_model={self.d_model}",
-        )
-        require(
-            self.target_ratio_stage3 is None or self.target_ratio_stage2 is not None,
-            "target_ratio_stage3 needs target_ratio_stage2",
-        )
-        for stage, (ratio, guard) in enumerate(zip(self.target_ratios, self._raw_guards(), strict=False), start=1):
-            require(0 < ratio < 1, f"target_ratio_stage{stage}={ratio} must lie between 0 and 1")
-            require(len(guard) == 2, f"guard_stage{stage}={guard!r} must be [least, greatest]")
-            require(
-                0 <= guard[0] < ratio < guard[1] <= 1,
-                f"guard_stage{stage}={list(guard)} must enclose target_ratio_stage{stage}={ratio} within 0..1",
-            )
-        require(
-            self.max_chunk_length is None or self.max_chunk_length >= self.kmer_size,
-            f"max_chunk_length={self.max_chunk_length} must be at least kmer_size={self.kmer_size}",
-        )
-        require(
-            self.kmer_size <= _MOST_KMER_SIZE,
-            f"kmer_size={self.kmer_size}: the vocabulary has 4^k rows; at most {_MOST_KMER_SIZE}",
-        )
-        require(0 < self.mask_rate < 1, f"mask_rate={self.mask_rate} must lie between 0 and 1")
-        require(self.rope_scaling_factor >= 1, f"rope_scaling_factor={self.rope_scaling_factor} must be at least 1")
-        require(self.ratio_loss_weight >= 0, f"ratio_loss_weight={self.ratio_loss_weight} must not be negative")
-        require(
-            0 <= self.router_offset_rate <= 1,
-            f"router_offset_rate={self.router_offset_rate} must lie between 0 and 1",
-        )
-        require(
-            self.training_length is None or self.training_length > 0,
-            f"training_length={self.training_length} must be positive",
-        )
-        require(self.vocab_size >= 12, f"vocab_size={self.vocab_size} must hold the 12 character ids")
-
-    def _raw_guards(self):
-        return (self.guard_stage1, self.guard_stage2, self.guard_stage3)
+        for holds, message in _RULES:
+            if not holds(self):
+                raise ConfigError(message.format(c=self))
+        guards = (self.guard_stage1, self.guard_stage2, self.guard_stage3)
+        for stage, (ratio, guard) in enumerate(zip(self.target_ratios, guards, strict=False), start=1):
+            if not 0 < ratio < 1:
+                raise ConfigError(f"target_ratio_stage{stage}={ratio} must lie between 0 and 1")
+            if len(guard) != 2:
+                raise ConfigError(f"guard_stage{stage}={guard!r} must be [least, greatest]")
+            if not 0 <= guard[0] < ratio < guard[1] <= 1:
+                raise ConfigError(
+                    f"guard_stage{stage}={list(guard)} must enclose target_ratio_stage{stage}={ratio} within 0..1"
+                )
 
 
 def _drop_removed(settings: dict[str, Any]) -> dict[str, Any]:

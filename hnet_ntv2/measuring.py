@@ -4,12 +4,17 @@ A ``*_sums`` function counts one batch. Its sums add up over batches, micro-batc
 ``reduce_sums``). A ``*_metrics`` function turns the numbers of ``reduce_sums`` into values for a log or a report.
 """
 
+import csv
+import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from .configuration_hnet_ntv2 import HNetNTV2Config
+from .errors import DataError
 from .levels import BoundaryReason, Chunking, final_chunk_of
 from .shapes import Bool, Float, Int, Shaped, Tensor
 from .vocabulary import FIRST_BASE, LAST_BASE
@@ -201,3 +206,93 @@ def _as_column(stages: Stages, rows: Tensor | None) -> Tensor:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
+
+
+# ---- a pass over validation windows, and the log of a run
+
+MASK_FREE = "mask_free"
+ON_GRID = "on_grid"
+_ANCHORS = {False: "anchors_off", True: "anchors_on"}
+
+
+class ValidationRun:
+    """Adds up batches under every setting that is reported, then makes the report.
+
+    ``bits``, ``accuracy`` and the ratios without a suffix belong to the model's own anchor setting: inference uses it,
+    and the best checkpoint is chosen by it. Bits count only targets shown as [MASK].
+
+    Args:
+        config: Of the model.
+        anchors: Anchor settings that are reported besides.
+        strands: "forward" or "both"; None is the model's own setting.
+    """
+
+    def __init__(self, config: HNetNTV2Config, anchors: Iterable[bool] = (), strands: str | None = None):
+        self.config = config
+        self.anchor_settings = sorted({config.use_anchors, *anchors})
+        self.options = {} if strands is None else {"strands": strands}
+        self._sums: dict[str, Sums] = {}
+
+    def add(self, batch: Mapping[str, Tensor], forward: Callable[..., Any]) -> None:
+        """Add one batch; ``forward(batch, **options)`` runs the model in evaluation mode."""
+        # Negative numbers: windows that only fill up a batch. They have no targets, but their chunks would be counted.
+        rows = batch["window_index"] >= 0 if "window_index" in batch else None
+        for anchors in self.anchor_settings:
+            output = forward(batch, anchors=anchors, **self.options)
+            self._add(_ANCHORS[anchors], {**self._target_sums(output, batch), **chunk_sums(output.stages, rows)})
+        if "grid_input_ids" in batch:
+            view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
+            # Anchors off: this view is compared with the source, which has the grid's boundaries only.
+            output = forward(view, on_grid=True, anchors=False, **self.options)
+            self._add(ON_GRID, self._target_sums(output, view))
+        # One strand: the reverse strand's chunks are not measured.
+        stages = forward({**batch, "input_ids": unmasked(batch)}, anchors=False, strands="forward").stages
+        self._add(MASK_FREE, {**chunk_sums(stages, rows), **length_sums(stages, rows)})
+
+    def report(self, reduce: Reduce = lambda tensor: tensor) -> dict[str, float]:
+        """Metrics by name, after ``reduce`` has summed a tensor over all ranks."""
+        sums = {setting: reduce_sums(values, reduce) for setting, values in self._sums.items()}
+        report: dict[str, float] = {}
+        for anchors in self.anchor_settings:
+            values = sums[_ANCHORS[anchors]]
+            is_own = anchors == self.config.use_anchors
+            for suffix in [f"_{_ANCHORS[anchors]}", *([""] if is_own else [])]:
+                report.update(target_metrics(values, "masked", suffix))
+                report.update(target_metrics(values, "unique", f"_non_repeat{suffix}"))
+            if is_own:
+                report.update(stage_metrics(values, self.config.num_stages))
+                report["targets"] = values["masked_count"]
+        if ON_GRID in sums:
+            report.update(target_metrics(sums[ON_GRID], "masked", f"_{ON_GRID}"))
+        values = sums[MASK_FREE]
+        metrics = {**stage_metrics(values, self.config.num_stages), **length_metrics(values["chunk_lengths"])}
+        return report | {f"{MASK_FREE}/{name}": value for name, value in metrics.items()}
+
+    def _target_sums(self, output: Any, batch: Mapping[str, Tensor]) -> Sums:
+        # A target shown as itself could be copied, one shown as another letter misleads: only [MASK] is counted.
+        is_shown_masked = batch["input_ids"] == self.config.mask_token_id
+        is_unique = is_shown_masked & ~batch["is_repeat"] if "is_repeat" in batch else is_shown_masked
+        sums = target_sums(output.logits, batch["labels"], is_shown_masked, "masked")
+        return {**sums, **target_sums(output.logits, batch["labels"], is_unique, "unique")}
+
+    def _add(self, setting: str, sums: Sums) -> None:
+        self._sums[setting] = add_sums(self._sums.get(setting), sums)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Rows of a history file, each with its step; empty cells are left out, a row cut off by a crash too.
+
+    Raises:
+        DataError: It is not such a file.
+    """
+    if not path.is_file():
+        return []
+    complete, end, _ = path.read_bytes().rpartition(b"\n")  # what follows was cut off, perhaps within a number
+    try:
+        text = io.StringIO((complete + end).decode("utf-8"), newline="")
+        rows = [{name: float(value) for name, value in row.items() if name and value} for row in csv.DictReader(text)]
+    except ValueError as error:
+        raise DataError(f"{path} is no log of a run: {error}; move it away to go on without it") from error
+    if not all("step" in row for row in rows):
+        raise DataError(f"{path} has no column 'step'; is it the log of a run?")
+    return rows

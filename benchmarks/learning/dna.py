@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hnet_ntv2.data.datamodule import HG38DataModule
-from hnet_ntv2.data.demo import demo_paths
 from hnet_ntv2.errors import DataError
+from hnet_ntv2.resources import bundled_genome, bundled_split
 from hnet_ntv2.storage import appearing_file
 
 WORKLOAD_SEED = 2222
@@ -33,7 +33,7 @@ def join_dna(fastas: Sequence[Path], beds: Sequence[Path], folder: Path) -> Dna:
         DataError: A file is missing, or only one of the two kinds was given.
     """
     if not fastas and not beds:
-        return Dna(*map(Path, demo_paths()))
+        return Dna(bundled_genome(), bundled_split())
     if missing := [str(path) for path in (*fastas, *beds) if not path.is_file()]:
         raise DataError(f"no such file: {', '.join(missing)}")
     if not fastas or not beds:

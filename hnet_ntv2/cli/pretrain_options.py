@@ -27,34 +27,22 @@ class Option(NamedTuple):
 
 
 OPTIONS = {
-    "--experiment-name": Option(
-        "NAME", "text", "experiment_name", "name of the run in logs and W&B (default: hnet_ntv2)"
-    ),
-    "--config-path": Option(
-        "YAML", "text", "", "your own experiment YAML, from anywhere (default: the hg38 experiment)"
-    ),
+    "--experiment-name": Option("NAME", "text", "experiment_name", "its name in logs and W&B (default: hnet_ntv2)"),
+    "--config-path": Option("YAML", "text", "", "your own experiment YAML from anywhere (default: the hg38 one)"),
     "--data": Option("FASTA", "text", "data.fasta", "genome: .fa, .fa.gz or .2bit"),
-    "--intervals": Option(
-        "BED", "text", "data.intervals", "chrom start end split; without it the split is by chromosome"
-    ),
+    "--intervals": Option("BED", "text", "data.intervals", "chrom start end split; else the split is by chromosome"),
     "--seq-length": Option("L", "count", "data.seq_length", "bases per window, up to 131072 (default: 1024)"),
     "--output-dir": Option("DIR", "text", "output_dir", "where the run writes (default: outputs/hnet_ntv2)"),
     "--max-steps": Option("N", "count", "trainer.max_steps", "optimiser steps (default: 50000)"),
-    "--batch-size": Option(
-        "N", "count", "batch.global_size", "windows per optimiser step over all devices (default: 512)"
-    ),
+    "--batch-size": Option("N", "count", "batch.global_size", "windows per optimiser step, all devices (default: 512)"),
     "--learning-rate": Option("LR", "number", "optimizer.learning_rate", "peak learning rate (default: 6e-4)"),
-    "--precision": Option(
-        "P", "precision", "trainer.precision", "16, bf16 or 32 (default: 16; which one runs is printed)"
-    ),
+    "--precision": Option("P", "precision", "trainer.precision", "16, bf16 or 32 (default: 16; what runs is printed)"),
     "--devices": Option("N", "count", "trainer.devices", "devices per node (default: 1)"),
     "--num-nodes": Option("N", "count", "trainer.num_nodes", "nodes (default: 1)"),
     "--wandb-project": Option("P", "text", "logger.wandb_project", "log to Weights & Biases as well"),
     "--wandb-entity": Option("E", "text", "logger.wandb_entity", "W&B user or team"),
     "--init": Option("DIR", "text", "init", "start from the weights in this model directory"),
-    "--resume": Option(
-        "PATH", "text?", "resume", "go on from a checkpoint (default: the last one in the output directory)"
-    ),
+    "--resume": Option("PATH", "text?", "resume", "go on from a checkpoint (default: the output directory's last one)"),
     "--demo": Option("", "flag", "", "train a tiny model on bundled human DNA; needs no data"),
     "--help": Option("", "flag", "", "show this and exit"),
 }
@@ -90,8 +78,13 @@ SIGTERM and Ctrl-C finish the optimiser step, save and exit with status 0; a sec
 that cannot go on (NaN loss, collapsed chunk ratio) and every error of the user exit with status 2."""
 
 _LONGEST_WINDOW = 131_072  # bases
-_COUNT = re.compile(r"[1-9][0-9]*")
-_NUMBER = re.compile(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
+# Of each kind of value: what it looks like, in words, and its type.
+_KINDS = {
+    "text": (r".+", "a value that is not empty", str),
+    "count": (r"[1-9][0-9]*", "a whole number of at least 1", int),
+    "number": (r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", "a positive number", float),
+    "precision": (r"16|bf16|32", "16, bf16 or 32", str),
+}
 # Exit status of this file as a program once it has shown the help: the script then ends with status 0.
 _HELP_SHOWN = 10
 
@@ -151,21 +144,13 @@ def explain(error: OptionError) -> str:
 
 
 def _convert(name: str, kind: str, text: str) -> str | int | float:
-    if kind == "count":
-        if not _COUNT.fullmatch(text):
-            raise OptionError(f"{name} takes a whole number of at least 1, not {text!r}")
-        if name == "--seq-length" and int(text) > _LONGEST_WINDOW:
-            raise OptionError(f"{name} takes at most {_LONGEST_WINDOW} bases, not {text!r}")
-        return int(text)
-    if kind == "number":
-        if not _NUMBER.fullmatch(text) or not 0 < float(text) < float("inf"):
-            raise OptionError(f"{name} takes a positive number, not {text!r}")
-        return float(text)
-    if kind == "precision" and text not in ("16", "bf16", "32"):
-        raise OptionError(f"{name} takes 16, bf16 or 32, not {text!r}")
-    if not text:
-        raise OptionError(f"{name} needs a value that is not empty")
-    return text
+    pattern, words, convert = _KINDS[kind]
+    is_right = re.fullmatch(pattern, text, re.DOTALL) and (kind != "number" or 0 < float(text) < float("inf"))
+    if not is_right:
+        raise OptionError(f"{name} {'takes' if text else 'needs'} {words}, not {text!r}")
+    if name == "--seq-length" and int(text) > _LONGEST_WINDOW:
+        raise OptionError(f"{name} takes at most {_LONGEST_WINDOW} bases, not {text!r}")
+    return convert(text)
 
 
 def _names_data(values: dict[str, str | int | float], overrides: list[str]) -> bool:

@@ -2,25 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
+
+from ..backbone import NTv2Block
 from ..errors import WeightsError
 
-# Below ``esm.encoder.layer.{i}.`` in the source and below ``blocks.{j}.`` in our trunk.
-BLOCK_KEYS = (
-    "attention.LayerNorm.weight",
-    "attention.LayerNorm.bias",
-    "attention.self.query.weight",
-    "attention.self.query.bias",
-    "attention.self.key.weight",
-    "attention.self.key.bias",
-    "attention.self.value.weight",
-    "attention.self.value.bias",
-    "attention.output.dense.weight",
-    "attention.output.dense.bias",
-    "LayerNorm.weight",
-    "LayerNorm.bias",
-    "intermediate.dense.weight",
-    "output.dense.weight",
-)
+# Below ``esm.encoder.layer.{i}.`` in the source and below ``blocks.{j}.`` in our trunk: our block has NTv2's own names.
+with torch.device("meta"):
+    BLOCK_KEYS = tuple(NTv2Block(dim=2, num_heads=1, intermediate_size=1, layer_norm_eps=1e-12).state_dict())
 
 # Outside the blocks; {trunk} is the path of our trunk, which depends on the number of stages.
 SINGLE_KEYS = {

@@ -1,7 +1,6 @@
 """The ledger of a start: the target of every source tensor, the origin of every model tensor, and their checksums.
 
-A *start* is the model that training begins from. Nothing here imports torch: ``verify`` reads the saved files in a
-process that never held the model.
+A *start* is the model that training begins from. ``verify`` reads the saved files alone.
 """
 
 import dataclasses
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import WeightsError
+from ..model_files import read_json
 from .stored import StoredTensor, read_headers
 
 LEDGER_FILE = "ntv2_graft.json"
@@ -235,10 +235,7 @@ def _wrong_tensors(ledger: Ledger, saved: dict[str, StoredTensor]) -> list[str]:
 
 
 def _wrong_settings(ledger: Ledger, folder: Path) -> list[str]:
-    try:
-        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [f"config.json cannot be read ({error})"]
+    saved = read_json(folder / "config.json")
     return [
         f"config.json says {name}={saved.get(name)!r} instead of {value!r}"
         for name, value in ledger.config.items()

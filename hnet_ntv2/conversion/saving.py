@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -14,23 +12,11 @@ from ..storage import appearing_folder
 from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer
 from . import UNTRAINED
 from .graft import Start
-from .ledger import KINDS, LEDGER_FILE, TABLE_FILE, Ledger
+from .ledger import KINDS, LEDGER_FILE, TABLE_FILE, Ledger, verify
 
 logger = logging.getLogger(__name__)
 
 LICENSE_TITLE = "Creative Commons Attribution-NonCommercial-ShareAlike 4.0 (CC BY-NC-SA 4.0)"
-
-# Under the name ``hnet-ntv2`` the package does not import torch and transformers at once; verifying needs neither.
-_VERIFY = """
-import sys
-sys.argv[0] = "hnet-ntv2"
-from hnet_ntv2.conversion.ledger import verify
-from hnet_ntv2.errors import HNetNTV2Error
-try:
-    verify(sys.argv[1])
-except HNetNTV2Error as error:
-    sys.exit(str(error))
-"""
 
 
 def require_empty(folder: Path) -> None:
@@ -44,7 +30,7 @@ def require_empty(folder: Path) -> None:
 
 
 def save_start(start: Start, folder: str | os.PathLike[str]) -> None:
-    """Save a start; the folder takes its name only after another process has verified the files in it.
+    """Save a start; the folder takes its name only after the files in it were read again and verified.
 
     Args:
         start: What to save.
@@ -62,29 +48,11 @@ def save_start(start: Start, folder: str | os.PathLike[str]) -> None:
         (partial / LEDGER_FILE).write_text(start.ledger.to_json(), encoding="utf-8")
         (partial / TABLE_FILE).write_text(render_table(start.ledger), encoding="utf-8")
         (partial / "README.md").write_text(render_card(start.ledger), encoding="utf-8")
-        verify_in_fresh_process(partial)
+        try:
+            verify(partial)  # reads the bytes that were written, not the tensors in memory
+        except WeightsError as error:
+            raise WeightsError(f"the saved model could not be verified: {error}") from error
     logger.info("every tensor verified from the saved files")
-
-
-def verify_in_fresh_process(folder: Path) -> None:
-    """Run ``ledger.verify`` on a folder in a process of its own.
-
-    Raises:
-        WeightsError: With what it found.
-    """
-    # The package may be run from its sources, without being installed.
-    package_home = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(filter(None, (package_home, os.environ.get("PYTHONPATH"))))
-    result = subprocess.run(
-        # -P: the current folder may hold a file that is named like a module.
-        [sys.executable, "-P", "-c", _VERIFY, str(folder)],
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise WeightsError(f"the saved model could not be verified: {result.stderr.strip()}")
 
 
 def render_summary(ledger: Ledger) -> str:

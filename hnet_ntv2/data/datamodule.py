@@ -13,17 +13,8 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from ..errors import ConfigError, DataError
-from ..genome import (
-    Genome,
-    SpanIndex,
-    SplitInterval,
-    check_disjoint,
-    default_split,
-    file_digest,
-    open_genome,
-    read_repeats,
-    read_split_intervals,
-)
+from ..genome import Genome, SpanIndex, SplitInterval, file_digest, open_genome, read_repeats
+from ..genome.bed import check_disjoint, default_split, read_split_intervals
 from ..genome.files import check_rereadable
 from ..shapes import Tensor, UInt8
 from ..vocabulary import BASE_BITS, SOFT_MASK
@@ -144,7 +135,11 @@ class HG38DataModule(LightningDataModule):
             if path is not None:
                 check_rereadable(path, "training data (by each process, and when a run is resumed)")
         genome = open_genome(self.fasta, self.cache_dir)
-        intervals = self._read_intervals(genome)
+        if self.intervals is None:
+            logger.info("no interval file: splitting %s by chromosome", genome.source)
+            intervals = default_split(genome.contigs)
+        else:
+            intervals = read_split_intervals(self.intervals, genome.contigs)
         check_disjoint(intervals)
         if self.repeats is not None:
             self._repeats = read_repeats(self.repeats, genome)
@@ -180,12 +175,6 @@ class HG38DataModule(LightningDataModule):
             "the task loss, which is that much smaller beside the ratio loss; set data.repeat_weight=1 %s",
             *(100 * share, where, self.repeat_weight, self.repeat_weight, cure),
         )
-
-    def _read_intervals(self, genome: Genome) -> list[SplitInterval]:
-        if self.intervals is None:
-            logger.info("no interval file: splitting %s by chromosome", genome.source)
-            return default_split(genome.contigs)
-        return read_split_intervals(self.intervals, genome.contigs)
 
     @property
     def genome(self) -> Genome:
@@ -285,10 +274,9 @@ class HG38DataModule(LightningDataModule):
             }
             for split, index in self._indices.items()
         }
+        paths = {"fasta": self.fasta, "intervals": self.intervals, "repeats": self.repeats}
         return {
-            "fasta": str(self.fasta),
-            "intervals": None if self.intervals is None else str(self.intervals),
-            "repeats": None if self.repeats is None else str(self.repeats),
+            **{name: None if path is None else str(path) for name, path in paths.items()},
             "seq_length": self.seq_length,
             "seed": self.seed,
             "fingerprint": self.fingerprint(),

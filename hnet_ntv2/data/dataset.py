@@ -1,6 +1,8 @@
 """Map sample counters to raw windows, a micro-batch at a time; samplers that yield the counters of a rank."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -91,6 +93,7 @@ class FixedWindows(WindowDataset):
         return self.index.fixed(self._tiles[np.where(counter < 0, -1 - counter, counter)])
 
 
+@dataclass(eq=False)
 class TrainingSampler(Sampler[list[int]]):
     """Micro-batches of sample counters for one rank, from any position on.
 
@@ -109,37 +112,35 @@ class TrainingSampler(Sampler[list[int]]):
         ConfigError: if a number is out of range, or ``stop - start`` does not divide.
     """
 
-    def __init__(
-        self, micro_batch_size: int, *, start: int = 0, stop: int | None = None, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if micro_batch_size < 1 or not 0 <= rank < world_size or start < 0:
+    micro_batch_size: int
+    start: int = 0
+    stop: int | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        size, start, stop, ranks = self.micro_batch_size, self.start, self.stop, self.world_size
+        if size < 1 or not 0 <= self.rank < ranks or start < 0:
+            raise ConfigError(f"micro_batch_size {size}, start {start}, rank {self.rank} of {ranks}: no such position")
+        if stop is not None and (stop < start or (stop - start) % (size * ranks)):
             raise ConfigError(
-                f"micro_batch_size {micro_batch_size}, start {start}, rank {rank} of {world_size}: no such position"
-            )
-        self._micro_batch_size = micro_batch_size
-        self._stride = micro_batch_size * world_size
-        self._first = start + rank * micro_batch_size
-        self._num_batches = None if stop is None else (stop - start) // self._stride
-        if stop is not None and (stop < start or (stop - start) % self._stride):
-            raise ConfigError(
-                f"samples {start} to {stop} cannot be dealt out as micro-batches of {micro_batch_size} to {world_size} "
-                "ranks without a rest"
+                f"samples {start} to {stop} cannot be dealt out as micro-batches of {size} to {ranks} ranks without a "
+                "rest"
             )
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self._first
-        batch = 0
-        while self._num_batches is None or batch < self._num_batches:
-            yield list(range(first, first + self._micro_batch_size))
-            first += self._stride
-            batch += 1
+        size, stride = self.micro_batch_size, self.micro_batch_size * self.world_size
+        begin = self.start + self.rank * size
+        firsts = itertools.count(begin, stride) if self.stop is None else range(begin, self.stop, stride)
+        return (list(range(first, first + size)) for first in firsts)
 
     def __len__(self) -> int:
-        if self._num_batches is None:
+        if self.stop is None:
             raise TypeError("an endless sampler has no length")
-        return self._num_batches
+        return (self.stop - self.start) // (self.micro_batch_size * self.world_size)
 
 
+@dataclass(eq=False)
 class EvaluationSampler(Sampler[list[int]]):
     """Every window once over all ranks, in micro-batches that are full and equally many on each rank.
 
@@ -153,17 +154,16 @@ class EvaluationSampler(Sampler[list[int]]):
         world_size: How many there are.
     """
 
-    def __init__(self, num_windows: int, micro_batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
-        self._num_windows = num_windows
-        self._micro_batch_size = micro_batch_size
-        self._rank = rank
-        self._world_size = world_size
+    num_windows: int
+    micro_batch_size: int
+    rank: int = 0
+    world_size: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in range(len(self)):
-            first = (batch * self._world_size + self._rank) * self._micro_batch_size
-            numbers = range(first, first + self._micro_batch_size)
-            yield [number if number < self._num_windows else -1 - number % self._num_windows for number in numbers]
+            first = (batch * self.world_size + self.rank) * self.micro_batch_size
+            numbers = range(first, first + self.micro_batch_size)
+            yield [number if number < self.num_windows else -1 - number % self.num_windows for number in numbers]
 
     def __len__(self) -> int:
-        return -(-self._num_windows // (self._micro_batch_size * self._world_size))
+        return -(-self.num_windows // (self.micro_batch_size * self.world_size))

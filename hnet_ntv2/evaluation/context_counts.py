@@ -60,7 +60,10 @@ class ContextCounts:
         """
         if not 1 <= k <= 6 or span < 1 or 2 * k + span > 31:  # 31 bases of two bits fit a signed int64
             raise ConfigError(f"context counts with k={k} and span={span}: k must be 1..6 and 2k + span at most 31")
-        kept, held_out = _split(arrays)
+        # The end of each stretch is held out to choose the concentrations.
+        cuts = [round(array.size * (1 - _HELD_OUT_SHARE)) for array in arrays]
+        kept = [array[:cut] for array, cut in zip(arrays, cuts, strict=True)]
+        held_out = [array[cut:] for array, cut in zip(arrays, cuts, strict=True)]
         concentrations = (1.0,) * (k + 1)  # of a training set too short to hold anything out
         if (examples := _windows(held_out, k, span)).size:
             trial = cls._count(kept, k, span, concentrations)
@@ -186,13 +189,6 @@ def composition_bits(arrays: Sequence[NDArray[np.uint8]], labels: NDArray) -> ND
     return -np.log2((both_strands + 1)[targets] / (both_strands + 1).sum())
 
 
-def _split(arrays: Sequence[NDArray[np.uint8]]) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
-    """Training bases, and the end of each stretch, which is held out to choose the concentrations."""
-    cuts = [round(array.size * (1 - _HELD_OUT_SHARE)) for array in arrays]
-    kept = [array[:cut] for array, cut in zip(arrays, cuts, strict=True)]
-    return kept, [array[cut:] for array, cut in zip(arrays, cuts, strict=True)]
-
-
 def _windows(arrays: Sequence[NDArray[np.uint8]], k: int, span: int) -> NDArray[np.int64]:
     """Each run of 2k + span clean bases of both strands as (left flank, right flank, span), two bits per base."""
     found = []
@@ -231,20 +227,17 @@ def _unpack(windows: NDArray[np.int64], k: int, span: int):
 
 def _dense_tables(keys, counts, k: int, span: int) -> dict[tuple[int, int], NDArray[np.int32]]:
     """Counts by (left, right, offset, letter) for each pair of flank lengths up to k-1: sums of the longest pair."""
-    most, size = k - 1, 4 ** (k - 1)
+    size = 4 ** (k - 1)
     left, right, letters = _unpack(keys, k, span)
     context = (left >> 2) * size + (right >> 2)  # k-1 bases on each side: k would take 16 times the memory
     full = np.empty((size, size, span, 4), np.int32)
     for j in range(span):
         hits = np.bincount(context * 4 + letters[:, j], counts, minlength=size * size * 4)
         full[:, :, j] = hits.reshape(size, size, 4)
-    tables = {(most, most): full}
-    for num_left in range(most, -1, -1):
-        if num_left < most:
-            longer = tables[num_left + 1, most]
-            tables[num_left, most] = longer.reshape(4**num_left, 4, size, span, 4).sum(axis=1, dtype=np.int32)
-        for num_right in range(most - 1, -1, -1):
-            longer = tables[num_left, num_right + 1]
-            parts = longer.reshape(4**num_left, 4**num_right, 4, span, 4)
+    tables = {}
+    for num_left in range(k):  # codes with the same first digits lie side by side
+        by_left = full.reshape(4**num_left, -1, size, span, 4).sum(axis=1, dtype=np.int32)
+        for num_right in range(k):
+            parts = by_left.reshape(4**num_left, 4**num_right, -1, span, 4)
             tables[num_left, num_right] = parts.sum(axis=2, dtype=np.int32)
     return tables

@@ -1,44 +1,28 @@
 """Draw a run's bits per base and chunk ratios over its optimiser steps, from the CSV logs."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import DataError
+from ..measuring import read_history
 
 Curves = dict[str, tuple[list[int], list[float]]]
 
 
-def read_history(path: Path) -> Curves:
-    """Read a CSV log as one curve of (steps, values) per column other than ``step``.
-
-    Cells that are empty or not finite numbers are left out.
+def read_curves(path: Path) -> Curves:
+    """Read a CSV log as one curve of (steps, values) per column other than ``step``; only finite values.
 
     Raises:
-        DataError: if the file has no column ``step``.
+        DataError: It is no log of a run.
     """
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        if rows.fieldnames is None or "step" not in rows.fieldnames:
-            raise DataError(f"{path} has no column 'step'; is it the log of a run?")
-        curves: Curves = {}
-        for row in rows:
-            for name, cell in row.items():
-                value = _number(cell)
-                if name != "step" and value is not None:
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(int(row["step"]))
-                    values.append(value)
+    curves: Curves = {}
+    for row in read_history(path):
+        for name, value in row.items():
+            if name != "step" and math.isfinite(value):
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(int(row["step"]))
+                values.append(value)
     return curves
-
-
-def _number(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "")  # None: a run that was killed left its last line unfinished
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def draw_curves(
@@ -52,7 +36,7 @@ def draw_curves(
     """Save a PNG with two panels: bits per base above, chunk ratios below.
 
     Args:
-        curves: From ``read_history``.
+        curves: From ``read_curves``.
         path: PNG to write.
         bits: Column -> name in the legend, of the upper panel; columns that the log lacks are left out.
         ratios: The same for the lower panel.

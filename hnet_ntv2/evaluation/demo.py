@@ -14,23 +14,13 @@ from numpy.typing import NDArray
 from ..data.datamodule import HG38DataModule
 from ..errors import DataError
 from ..genome import Interval
-from ..measuring import (
-    add_sums,
-    chunk_sums,
-    length_metrics,
-    length_sums,
-    reduce_sums,
-    stage_metrics,
-    target_metrics,
-    target_sums,
-    unmasked,
-)
+from ..measuring import ValidationRun
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..storage import appearing_file, open_text
 from ..vocabulary import BASE_BITS
 from .chunk_text import chunk_text
 from .context_counts import ContextCounts, composition_bits
-from .curves import draw_curves, read_history
+from .curves import draw_curves, read_curves
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -200,33 +190,22 @@ def _measure(
     model: HNetNTV2ForMaskedLM, batches: Sequence[Batch]
 ) -> tuple[float, tuple[ChunkRatio, ...], dict[str, float]]:
     """Bits per target, ratios and chunk lengths: one pass with masks, and one without for the chunks alone."""
-    masked, mask_free = None, None
+    run = ValidationRun(model.config)
     for batch in batches:
-        output = _run(model, batch["input_ids"])
-        # All targets: the data module shows each one as [MASK], and the count tables refuse any other.
-        labels = batch["labels"].to(model.device)
-        targets = target_sums(output.logits, labels, labels != -100, "masked")
-        masked = add_sums(masked, {**targets, **chunk_sums(output.stages)})
-        # One strand: the chunks of the reverse strand are not shown.
-        stages = _run(model, unmasked(batch), strands="forward").stages
-        mask_free = add_sums(mask_free, {**chunk_sums(stages), **length_sums(stages)})
-    assert masked is not None
-    assert mask_free is not None
-    totals, free_totals = reduce_sums(masked), reduce_sums(mask_free)
-    num_stages = model.config.num_stages
-    achieved, achieved_free = stage_metrics(totals, num_stages), stage_metrics(free_totals, num_stages)
+        on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        run.add(on_device, lambda shown, **options: _run(model, shown["input_ids"], **options))
+    report = run.report()
     ratios = tuple(
-        ChunkRatio(target, achieved[f"stage{number}/ratio"], achieved_free[f"stage{number}/ratio"])
+        ChunkRatio(target, report[f"stage{number}/ratio"], report[f"mask_free/stage{number}/ratio"])
         for number, target in enumerate(model.config.target_ratios, start=1)
     )
-    percentiles = length_metrics(free_totals["chunk_lengths"])
     lengths = {
-        "mean": achieved_free[f"stage{num_stages}/chunk_length"],
-        "median": percentiles["chunk_length_p50"],
-        "95 %": percentiles["chunk_length_p95"],
-        "longest": percentiles["chunk_length_max"],
+        "mean": report[f"mask_free/stage{model.config.num_stages}/chunk_length"],
+        "median": report["mask_free/chunk_length_p50"],
+        "95 %": report["mask_free/chunk_length_p95"],
+        "longest": report["mask_free/chunk_length_max"],
     }
-    return target_metrics(totals, "masked")["bits"], ratios, lengths
+    return report["bits"], ratios, lengths
 
 
 def _run(model: HNetNTV2ForMaskedLM, ids: torch.Tensor, **options: Any) -> Any:
@@ -263,7 +242,7 @@ def _without_filling(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def _draw(history: Mapping[str, Path], path: Path, model: HNetNTV2ForMaskedLM, bits: Mapping[str, float]) -> None:
-    curves = {f"{part}/{name}": curve for part, file in history.items() for name, curve in read_history(file).items()}
+    curves = {f"{part}/{name}": curve for part, file in history.items() for name, curve in read_curves(file).items()}
     ratios = {}
     for stage in range(1, model.config.num_stages + 1):
         ratios[f"train/stage{stage}/ratio"] = f"stage {stage}, training"

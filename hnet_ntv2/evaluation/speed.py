@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -107,27 +110,6 @@ class SpeedReport:
     measurements: list[Measurement] = field(default_factory=list)
 
 
-class _SingleNucleotideTransformer(nn.Module):
-    """Windowed layers at one token per base: the alternative without chunks."""
-
-    def __init__(self, num_layers: int, config: HNetNTV2Config):
-        super().__init__()
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.layers = LocalLayers(
-            num_layers,
-            config.d_model,
-            config.n_head,
-            config.intermediate_size,
-            config.window,
-            config.layer_norm_eps,
-        )
-        self.head = nn.Linear(config.d_model, config.vocab_size)
-
-    def forward(self, input_ids: Int[Tensor, "batch length"]) -> Tensor:
-        hidden = self.embedding(input_ids)
-        return self.head(self.layers(hidden, torch.ones_like(input_ids, dtype=torch.bool)))
-
-
 def our_model(name: str, config: HNetNTV2Config) -> Contestant:
     """An HNet-NTv2 with random weights and calibrated routers."""
 
@@ -159,13 +141,18 @@ def source_model(name: str, config: NTv2Config, kmer_size: int) -> Contestant:
 
 
 def single_nucleotides(config: HNetNTV2Config, num_layers: int) -> Contestant:
-    """Windowed layers at one token per base, of the width of an HNet-NTv2."""
-    return Contestant(
-        f"{num_layers} windowed layers, single bases",
-        num_layers,
-        lambda depth: _SingleNucleotideTransformer(depth, config),
-        lambda model, bases: model(bases),
-    )
+    """Windowed layers at one token per base, of the width of an HNet-NTv2: the alternative without chunks."""
+    sizes = (config.d_model, config.n_head, config.intermediate_size, config.window, config.layer_norm_eps)
+
+    def build(depth: int) -> nn.Module:
+        embedding = nn.Embedding(config.vocab_size, config.d_model)
+        return nn.ModuleList([embedding, LocalLayers(depth, *sizes), nn.Linear(config.d_model, config.vocab_size)])
+
+    def logits(model: Any, bases: Tensor) -> Tensor:
+        embedding, layers, head = model
+        return head(layers(embedding(bases), torch.ones_like(bases, dtype=torch.bool)))
+
+    return Contestant(f"{num_layers} windowed layers, single bases", num_layers, build, logits)
 
 
 def random_bases(length: int, seed: int = 0) -> Int[Tensor, "1 length"]:
@@ -249,16 +236,21 @@ def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) ->
     Raises:
         ConfigError: A contestant does not fit with two layers.
     """
-    probes = [_probe(entry, bases, precision) for entry in entries]
-    left = room - sum(weights(entry.depth) for entry, (weights, _) in zip(entries, probes, strict=True))
+    probes = [[_count_bytes(entry, depth, bases, precision) for depth in (1, 2)] for entry in entries]
+
+    def needed(probe: list[NDArray[np.int64]], depth: int) -> NDArray[np.int64]:
+        """Bytes of the weights and bytes saved, of any number of layers: they are alike."""
+        return probe[0] + (probe[1] - probe[0]) * (depth - 1)
+
+    left = room - sum(needed(probe, entry.depth)[0] for entry, probe in zip(entries, probes, strict=True))
     found = []
-    for entry, (weights, kept) in zip(entries, probes, strict=True):
+    for entry, probe in zip(entries, probes, strict=True):
         depth = entry.depth
-        while depth > 2 and weights(depth) + kept(depth) > left:
+        while depth > 2 and needed(probe, depth).sum() > left:
             depth -= 1
-        if (needed := weights(depth) + kept(depth)) > left:
+        if (most := needed(probe, depth).sum()) > left:
             raise ConfigError(
-                f"{entry.name} needs {needed / 1e9:.1f} GB for a backward pass of {depth} layers over "
+                f"{entry.name} needs {most / 1e9:.1f} GB for a backward pass of {depth} layers over "
                 f"{bases.shape[1]:,} bases, beside the weights of all models {left / 1e9:.1f} GB are left; take fewer "
                 "--bases"
             )
@@ -266,30 +258,22 @@ def plan(entries: list[Contestant], bases: Tensor, precision: str, room: int) ->
     return found
 
 
-def _linear(of_one: int, of_two: int) -> Callable[[int], int]:
-    """A figure as a function of the layers, from those of one and of two layers: they are alike."""
-    return lambda depth: of_one + (of_two - of_one) * (depth - 1)
-
-
-def _probe(entry: Contestant, bases: Tensor, precision: str) -> tuple[Callable[[int], int], Callable[[int], int]]:
-    """Bytes of the weights and bytes saved for the backward pass, counted on the CPU, as functions of the layers."""
+def _count_bytes(entry: Contestant, depth: int, bases: Tensor, precision: str) -> NDArray[np.int64]:
+    """Bytes of the weights and bytes saved for the backward pass of so many layers, counted on the CPU."""
     # On the CPU: an attempt on a GPU could run out of memory. Other devices save as many bytes, or a few less.
-    bases, weights, kept = bases.cpu(), [], []
-    for depth in (1, 2):
-        model = entry.build(depth).eval()
-        own = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
-        storages: dict[int, int] = {}  # by address: several saved tensors can be views of one storage
+    bases, model = bases.cpu(), entry.build(depth).eval()
+    own = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
+    storages: dict[int, int] = {}  # by address: several saved tensors can be views of one storage
 
-        def pack(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast(bases, precision):
-            logits = entry.logits(model, bases)  # kept alive: a freed address could be given to another storage
-        weights.append(sum(own.values()))
-        kept.append(sum(size for place, size in storages.items() if place not in own))
-        del logits
-    return _linear(*weights), _linear(*kept)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast(bases, precision):
+        logits = entry.logits(model, bases)  # kept alive: a freed address could be given to another storage
+    kept = sum(size for place, size in storages.items() if place not in own)
+    del logits
+    return np.array([sum(own.values()), kept])
 
 
 def available_memory(device: torch.device) -> int:

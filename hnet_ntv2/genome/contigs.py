@@ -4,14 +4,6 @@ from collections.abc import Iterable
 
 from ..errors import ContigNotFound, shown
 
-HG38_LENGTHS: dict[str, int] = {
-    "1": 248956422, "2": 242193529, "3": 198295559, "4": 190214555, "5": 181538259, "6": 170805979, "7": 159345973,
-    "8": 145138636, "9": 138394717, "10": 133797422, "11": 135086622, "12": 133275309, "13": 114364328,
-    "14": 107043718, "15": 101991189, "16": 90338345, "17": 83257441, "18": 80373285, "19": 58617616, "20": 64444167,
-    "21": 46709983, "22": 50818468, "X": 156040895, "Y": 57227415, "MT": 16569,
-}  # fmt: skip
-"""Length in bases of each chromosome of GRCh38, by its Ensembl name."""
-
 # RefSeq accession versions of GRCh38 only: another version is another assembly, so it must not match.
 _REFSEQ_VERSIONS = dict(
     zip(range(1, 25), (11, 12, 12, 12, 10, 12, 14, 11, 12, 11, 10, 12, 11, 9, 10, 10, 11, 10, 10, 11, 9, 11, 11, 10),

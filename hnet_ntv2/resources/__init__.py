@@ -27,3 +27,8 @@ def bundled_model() -> Path:
 def bundled_genome() -> Path:
     """The piece of human chromosome 20 that ships with the package, one contig in a .2bit file."""
     return _FOLDER / "chr20_demo.2bit"
+
+
+def bundled_split() -> Path:
+    """Intervals of that piece for training, validation and test, as BED."""
+    return _FOLDER / "chr20_demo.bed"

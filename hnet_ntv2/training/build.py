@@ -14,36 +14,16 @@ from omegaconf import OmegaConf
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..conversion.calibrate import calibrate_routers
 from ..data.datamodule import HG38DataModule, default_num_workers
-from ..data.demo import demo_paths
 from ..errors import CheckpointError, ConfigError
 from ..inference.model import load_model
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import GRAFTED_GROUPS
+from ..resources import bundled_genome, bundled_split
 from ..storage import open_text
+from . import devices, identity
 from .checkpoint_format import read_structure
 from .checkpoints import CheckpointKeeper, MissedValidation
-from .devices import (
-    BatchPlan,
-    PlanAgreement,
-    Precision,
-    build_plugins,
-    build_strategy,
-    device_type,
-    local_rank,
-    measure_micro_batch,
-    plan_batch_up_to,
-    resolve_precision,
-)
 from .display import NEVER, MetricLog, ProgressDisplay
-from .identity import (
-    check_identity,
-    describe_environment,
-    graft_source,
-    is_graft,
-    plain,
-    run_identity,
-    write_environment,
-)
 from .module import PretrainingModule
 from .optimizer import describe_groups
 from .phases import PHASES, PhasePlan
@@ -71,8 +51,8 @@ class Run:
     settings: PretrainSettings
     module: PretrainingModule
     datamodule: HG38DataModule
-    plan: BatchPlan
-    precision: Precision
+    plan: devices.BatchPlan
+    precision: devices.Precision
     kind: str
     resume_from: Path | None
     resume_step: int | None
@@ -85,7 +65,7 @@ class Run:
         self.stop, self.watch = SignalStop(), LoaderWatch(self.keeper)
         self.trainer = self._build_trainer()
 
-    def take_plan(self, plan: BatchPlan) -> None:
+    def take_plan(self, plan: devices.BatchPlan) -> None:
         """Change to the plan that all ranks agreed on."""
         self.plan = plan
         self.datamodule.set_micro_batch_size(plan.micro_batch_size)
@@ -98,8 +78,10 @@ class Run:
         folder = self.settings.folder / "configs"
         with open_text(folder / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(self.settings))))
-        environment = describe_environment(self.datamodule.describe())
-        write_environment(folder, {**environment, "precision": self.precision.lightning, "batch": str(self.plan)})
+        environment = identity.describe_environment(self.datamodule.describe())
+        identity.write_environment(
+            folder, {**environment, "precision": self.precision.lightning, "batch": str(self.plan)}
+        )
 
     def _build_callbacks(self) -> list[L.Callback]:
         options, targets = self.settings.callbacks, self.module.model.config.target_ratios
@@ -111,7 +93,7 @@ class Run:
             CollapseGuard(targets, options.collapse_patience, keeper=self.keeper),
             self.keeper,
             MissedValidation(self.log),  # behind those that take the validation's outcome
-            PlanAgreement(self.plan, self.take_plan),
+            devices.PlanAgreement(self.plan, self.take_plan),
         ]
 
     def _build_trainer(self) -> L.Trainer:
@@ -120,8 +102,8 @@ class Run:
             accelerator=self.kind,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=build_strategy(trainer, self.kind),
-            plugins=build_plugins(),
+            strategy=devices.build_strategy(trainer, self.kind),
+            plugins=devices.build_plugins(),
             precision=self.precision.lightning,  # pyright: ignore[reportArgumentType]
             # A run that is resumed after its last step still validates, for which Lightning must enter its loop.
             max_steps=trainer.max_steps + (self.resume_step == trainer.max_steps),
@@ -151,8 +133,8 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
     Raises:
         ConfigError, DataError, WeightsError, CheckpointError: A setting that cannot be; the functions below name it.
     """
-    kind = device_type(settings.trainer)
-    precision = resolve_precision(settings.trainer.precision, kind)
+    kind = devices.device_type(settings.trainer)
+    precision = devices.resolve_precision(settings.trainer.precision, kind)
     model = build_model(settings)
     plan = _plan_batch(settings, model, precision, kind)
     phases = build_phases(settings)
@@ -160,40 +142,42 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
     datamodule = build_datamodule(settings, plan.micro_batch_size, phases, model.config.kmer_size)
     datamodule.prepare_data()
     datamodule.setup()
-    identity = run_identity(settings, model.config, datamodule.fingerprint(), plan, precision, kind)
+    own = identity.run_identity(settings, model.config, datamodule.fingerprint(), plan, precision, kind)
     resume_step = None
     if resume_from is not None:
-        resume_step = _check_resume(settings, resume_from, identity)
+        resume_step = _check_resume(settings, resume_from, own)
         datamodule.set_position(resume_step * plan.global_batch_size)
     elif settings.init is None and settings.calibration_windows:
         # A model from ``init`` keeps its offsets. Every rank sees the same windows and gets the same offsets.
         windows = datamodule.plain_windows("train", settings.calibration_windows).long()
         calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))
-    module = PretrainingModule(model, settings, phases, teacher, identity)
+    module = PretrainingModule(model, settings, phases, teacher, own)
     run = Run(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
     if rank_zero_only.rank == 0:
         _log_overview(run)
     return run
 
 
-def _plan_batch(settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: Precision, kind: str) -> BatchPlan:
+def _plan_batch(
+    settings: PretrainSettings, model: HNetNTV2ForMaskedLM, precision: devices.Precision, kind: str
+) -> devices.BatchPlan:
     batch, trainer = settings.batch, settings.trainer
     world = (trainer.devices, trainer.num_nodes)
     if batch.micro_batch_size is not None:
-        return BatchPlan(batch.global_size, batch.micro_batch_size, *world)
+        return devices.BatchPlan(batch.global_size, batch.micro_batch_size, *world)
     most = batch.cpu_micro_batch_size
     if kind != "cpu":
-        device = torch.device(kind, local_rank())
-        most = measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
-    return plan_batch_up_to(batch.global_size, most, *world)
+        device = torch.device(kind, devices.local_rank())
+        most = devices.measure_micro_batch(model, settings.data.seq_length, precision, device, batch.cuda_start)
+    return devices.plan_batch_up_to(batch.global_size, most, *world)
 
 
-def _check_resume(settings: PretrainSettings, path: Path, identity: dict[str, Any]) -> int:
+def _check_resume(settings: PretrainSettings, path: Path, own: dict[str, Any]) -> int:
     """Finished steps of a checkpoint, after comparing its run with this one."""
     structure = read_structure(path)
     if "run" not in structure or "global_step" not in structure:
         raise CheckpointError(f"checkpoint {path} is not of a pre-training run")
-    check_identity(structure["run"], identity, path, settings.allow_changed_max_steps)
+    identity.check_identity(structure["run"], own, path, settings.allow_changed_max_steps)
     step = int(structure["global_step"])
     if step > settings.trainer.max_steps:
         raise CheckpointError(f"checkpoint {path} has {step} steps, the run ends after {settings.trainer.max_steps}")
@@ -230,7 +214,7 @@ def build_model(settings: PretrainSettings) -> HNetNTV2ForMaskedLM:
         model = load_model(settings.init, "cpu")
         for name in settings.model:
             wanted, found = getattr(asked, name), getattr(model.config, name)
-            if plain(wanted) != plain(found):
+            if identity.plain(wanted) != identity.plain(found):
                 raise ConfigError(f"model.{name}={wanted!r}, but the model in --init {settings.init} has {found!r}")
     model.config.training_length = settings.data.seq_length
     if settings.trainer.gradient_checkpointing:
@@ -247,13 +231,13 @@ def build_phases(settings: PretrainSettings) -> PhasePlan:
         ConfigError: A phase that cannot be.
     """
     warm = settings.warm_start
-    wanted = warm.when == "always" or (warm.when == "graft" and is_graft(settings.init))
+    wanted = warm.when == "always" or (warm.when == "graft" and identity.is_graft(settings.init))
     if wanted:
         plan = PhasePlan.of(warm, settings.trainer.max_steps, settings.optimizer.multipliers)
     else:
         _refuse_idle_teacher(settings)
         plan = PhasePlan.single(settings.trainer.max_steps)
-    if graft_source(settings.init) is not None:
+    if identity.graft_source(settings.init) is not None:
         _warn_of_fast_graft(settings, plan)
     return plan
 
@@ -307,7 +291,7 @@ def build_datamodule(
 ) -> HG38DataModule:
     """The windows that the settings describe; ``phases`` says which of NTv2's cells are forced."""
     data = settings.data
-    fasta, intervals = demo_paths() if data.bundled else (data.fasta, data.intervals)
+    fasta, intervals = (bundled_genome(), bundled_split()) if data.bundled else (data.fasta, data.intervals)
     assert fasta is not None
     return HG38DataModule(
         fasta,

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-_NUMBERED = re.compile(r"step=(\d+)\.ckpt")
 _WAY_OUT = "Free disk space, then --resume"
 # Leftovers of killed writers of earlier versions of this package.
 _OLD_LEFTOVERS = (".step=*.tmp", ".last.ckpt.*.tmp", ".best.ckpt.*.tmp", ".hf.*.tmp", ".writable.*")
 
 
+@dataclass(eq=False)
 class CheckpointKeeper(StepCallback):
     """Saves every ``every`` steps, at the end, and after each validation that is the best so far.
 
@@ -42,14 +42,13 @@ class CheckpointKeeper(StepCallback):
         resumed_from: The checkpoint that the run goes on from.
     """
 
-    def __init__(
-        self, folder: Path, every: int, keep: int, samples_per_step: int, resumed_from: Path | None = None
-    ) -> None:
-        self.folder = folder
-        self.every = every
-        self.keep = keep
-        self.samples_per_step = samples_per_step
-        self.resumed_from = resumed_from
+    folder: Path
+    every: int
+    keep: int
+    samples_per_step: int
+    resumed_from: Path | None = None
+
+    def __post_init__(self) -> None:
         self.best_value = math.inf
         self.best_step: int | None = None
         # The last step that this process saved. A folder of the right name is not enough: a run that resumed from an
@@ -74,9 +73,8 @@ class CheckpointKeeper(StepCallback):
         if self._saves_between_steps:
             checkpoint["loops"]["fit_loop"] = self._counters
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Link and save what a resumed run needs before its first step."""
-        assert isinstance(pl_module, PretrainingModule)
         if self.resumed_from is None:
             return
         step = trainer.global_step
@@ -93,9 +91,8 @@ class CheckpointKeeper(StepCallback):
         if step % self.every == 0 or step == module.max_steps or trainer.should_stop:
             self.save(trainer)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Save and link the model if it is the best so far."""
-        assert isinstance(pl_module, PretrainingModule)
         value = pl_module.validation_report.get("bits", math.nan)
         if trainer.sanity_checking or trainer.state.fn != "fit" or not value < self.best_value:
             return  # "not <": NaN is never the best
@@ -184,14 +181,12 @@ class CheckpointKeeper(StepCallback):
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """The numbered checkpoints in a folder, oldest step first."""
-    return sorted((path for path in folder.glob("step=*.ckpt") if _NUMBERED.fullmatch(path.name)), key=step_of)
+    return sorted((path for path in folder.glob("step=*.ckpt") if path.stem[5:].isdecimal()), key=step_of)
 
 
 def step_of(path: Path) -> int:
     """Optimiser steps of a numbered checkpoint."""
-    match = _NUMBERED.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
+    return int(path.stem.removeprefix("step="))
 
 
 def find_checkpoint(resume: str, folder: Path) -> Path:
@@ -240,6 +235,7 @@ def clear_checkpoints(folder: Path) -> None:
         remove(path)
 
 
+@dataclass(eq=False)
 class MissedValidation(StepCallback):
     """Validates before the first step where the step of the resumed checkpoint asks for a validation.
 
@@ -247,15 +243,13 @@ class MissedValidation(StepCallback):
     the best checkpoint; validating again makes all three. A run that had finished its last step ends after that.
 
     Args:
-        log: Knows which steps are validated.
+        metric_log: Knows which steps are validated.
     """
 
-    def __init__(self, log: MetricLog):
-        self.metric_log = log
+    metric_log: MetricLog
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Validate as Lightning does between steps."""
-        assert isinstance(pl_module, PretrainingModule)
         step = trainer.global_step
         if step and self.metric_log.is_due(step, pl_module.max_steps):
             loop = trainer.fit_loop.epoch_loop.val_loop

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +70,8 @@ def local_rank() -> int:
 
 def is_first_process() -> bool:
     """Whether this is the process of global rank 0, before Lightning says so."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))
-    if rank is None:
-        rank = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return int(rank) == 0 and local_rank() == 0
+    names = ("RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0")) == 0 and local_rank() == 0
 
 
 class ShardedStrategy(FSDPStrategy):
@@ -91,9 +88,7 @@ class ShardedStrategy(FSDPStrategy):
         """
         return
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Rank 0 holds the full state by now and writes it."""
         path = Path(self.broadcast(filepath))
         if self.is_global_zero:
@@ -101,24 +96,19 @@ class ShardedStrategy(FSDPStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Every rank reads the full state and takes its shards of weights and optimizer state."""
-        from torch.distributed.fsdp import (
-            FullOptimStateDictConfig,
-            FullStateDictConfig,
-            OptimStateKeyType,
-            StateDictType,
-        )
+        from torch.distributed import fsdp
         from torch.distributed.fsdp import FullyShardedDataParallel as FSDP  # noqa: N817  (its usual name)
 
         assert self.model is not None
         assert self.lightning_module is not None
         path = Path(self.broadcast(checkpoint_path))
         checkpoint = self.checkpoint_io.load_checkpoint(path)
-        settings = (FullStateDictConfig(rank0_only=False), FullOptimStateDictConfig(rank0_only=False))
-        with FSDP.state_dict_type(self.model, StateDictType.FULL_STATE_DICT, *settings):
+        settings = (fsdp.FullStateDictConfig(rank0_only=False), fsdp.FullOptimStateDictConfig(rank0_only=False))
+        with FSDP.state_dict_type(self.model, fsdp.StateDictType.FULL_STATE_DICT, *settings):
             self.model.load_state_dict(checkpoint.pop("state_dict"), strict=self.lightning_module.strict_loading)
             if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
                 for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-                    named = FSDP.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
+                    named = FSDP.rekey_optim_state_dict(state, fsdp.OptimStateKeyType.PARAM_NAME, self.model)
                     shard = FSDP.optim_state_dict_to_load(model=self.model, optim=optimizer, optim_state_dict=named)
                     optimizer.load_state_dict(shard)
         return checkpoint
@@ -168,24 +158,14 @@ def resolve_precision(requested: str | int, device_type: str) -> Precision:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16, AMX, or the Arm extension)."""
-    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        supported = getattr(torch.cpu, probe, None)  # private names, which a torch version may lack
-        if supported is not None and supported():
-            return True
-    return not _cpu_flags().isdisjoint({"bf16", "avx512_bf16", "amx_bf16"})
-
-
-def _cpu_flags() -> frozenset[str]:
-    """Feature flags of the first CPU on Linux; empty elsewhere (Apple's CPUs run in float32)."""
+    """Whether the CPU multiplies bf16 in hardware (AVX-512 BF16, AMX, or the Arm extension), as Linux lists it."""
     path = Path("/proc/cpuinfo")
-    if platform.system() != "Linux" or not path.is_file():
-        return frozenset()
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, words = line.partition(":")
-        if name.strip().lower() in ("flags", "features"):
-            return frozenset(words.split())
-    return frozenset()
+    if not path.is_file():  # not Linux; Apple's CPUs run in float32
+        return False
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    # All cores of a machine list the same features.
+    flags = next((line for line in lines if line.partition(":")[0].strip().lower() in ("flags", "features")), "")
+    return not {"bf16", "avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
 
 
 OUT_OF_MEMORY_ADVICE = (
@@ -254,6 +234,7 @@ def plan_batch_up_to(global_batch_size: int, most: int, devices: int = 1, num_no
     return BatchPlan(global_batch_size, micro, devices, num_nodes)
 
 
+@dataclass(eq=False)
 class PlanAgreement(L.Callback):
     """Sets every rank's micro-batch to the least that any rank planned, before the first batch is drawn.
 
@@ -266,9 +247,8 @@ class PlanAgreement(L.Callback):
         change: Called with the common plan where it differs.
     """
 
-    def __init__(self, plan: BatchPlan, change: Callable[[BatchPlan], None]):
-        self.plan = plan
-        self.change = change
+    plan: BatchPlan
+    change: Callable[[BatchPlan], None]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the least micro-batch; adapt accumulation and data to it."""

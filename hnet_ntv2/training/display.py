@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import logging
 import math
 import os
@@ -11,6 +10,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
+from ..measuring import read_history
 from ..storage import open_text
 from .module import PretrainingModule, StepCallback, StepReport
 from .settings import LoggerSettings, PretrainSettings
@@ -29,6 +30,7 @@ from .settings import LoggerSettings, PretrainSettings
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class MetricLog(StepCallback):
     """Logs metrics, bases per second and MiB of memory of each step, and the report of each validation.
 
@@ -40,9 +42,10 @@ class MetricLog(StepCallback):
         validated_step: The step after which this process validated last; None if it has not.
     """
 
-    def __init__(self, every: int, validate_every: int | None):
-        self.every = every
-        self.validate_every = validate_every
+    every: int
+    validate_every: int | None
+
+    def __post_init__(self) -> None:
         self.bases_per_second = math.nan
         self.last_validation: dict[str, float] = {}
         self.last_step: dict[str, float] = {}
@@ -65,9 +68,7 @@ class MetricLog(StepCallback):
         """Start the clock."""
         self._clock = time.monotonic()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Lightning validates between micro-batches; off until the step is complete."""
         trainer.val_check_batch = NEVER
 
@@ -84,9 +85,8 @@ class MetricLog(StepCallback):
         if self.is_due(step, module.max_steps):  # Lightning validates after micro-batches whose number this divides
             trainer.val_check_batch = 1
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Log the report."""
-        assert isinstance(pl_module, PretrainingModule)
         self.last_validation = dict(pl_module.validation_report)
         self.validated_step = trainer.global_step
         self._log(trainer, "validation", self.last_validation)
@@ -102,58 +102,54 @@ class MetricLog(StepCallback):
 NEVER = 2**62
 
 
+@dataclass(eq=False)
 class ProgressDisplay(StepCallback):
     """A progress bar on a terminal, else a plain log line every so many steps.
 
     Args:
         max_steps: Optimiser steps of the run.
-        log: Where throughput and the last validation come from.
+        metric_log: Where throughput and the last validation come from.
         bar: Whether a bar is wanted at all.
         every: Steps between plain lines.
     """
 
-    def __init__(self, max_steps: int, log: MetricLog, bar: bool, every: int):
-        self.max_steps = max_steps
-        self.metric_log = log
-        self.every = every
-        self.console = Console(stderr=True)
-        self.wants_bar = bar and self.console.is_terminal
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+    max_steps: int
+    metric_log: MetricLog
+    bar: bool
+    every: int
+
+    def __post_init__(self) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, disable=not (self.bar and console.is_terminal))
+        self.task = self.progress.add_task("starting", total=self.max_steps)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the bar."""
-        if trainer.is_global_zero and self.wants_bar:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self.console)
-            self._progress.start()
-            self._task = self._progress.add_task("starting", total=self.max_steps, completed=trainer.global_step)
+        self.progress.update(self.task, completed=trainer.global_step)
+        if trainer.is_global_zero:
+            self.progress.start()
 
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
         """Advance the bar, or log a line."""
-        if not trainer.is_global_zero:
-            return
         step, line = trainer.global_step, progress_line(report, self.metric_log.bases_per_second)
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=step, description=line)
-        elif step % self.every == 0 or step in (1, self.max_steps):
+        self.progress.update(self.task, completed=step, description=line)
+        is_due = step % self.every == 0 or step in (1, self.max_steps)
+        if self.progress.disable and is_due and trainer.is_global_zero:
             logger.info("step %d of %d: %s", step, self.max_steps, line)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: PretrainingModule) -> None:
         """Log the most important numbers of the report."""
-        assert isinstance(pl_module, PretrainingModule)
         if trainer.is_global_zero and not trainer.sanity_checking:
             logger.info("step %d: %s", trainer.global_step, validation_line(pl_module.validation_report))
 
-    def on_train_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException | None = None
-    ) -> None:
+    def on_train_end(self, *_: Any) -> None:
         """Stop drawing, before an error is printed too; the bar stays on the screen."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self.progress.stop()
 
-    on_exception = on_train_end
+    def on_exception(self, *_: Any) -> None:
+        """Stop drawing."""
+        self.on_train_end()
 
 
 def progress_line(report: StepReport, bases_per_second: float) -> str:
@@ -205,6 +201,9 @@ class HistoryLogger(Logger):
         resume_step: Rows after this step are dropped (they will be written again); None starts new files.
     """
 
+    name: Any = "history"
+    version: Any = ""
+
     def __init__(self, folder: Path, resume_step: int | None = None):
         super().__init__()
         self.folder = folder
@@ -214,14 +213,6 @@ class HistoryLogger(Logger):
             if resume_step is not None:
                 self.rows[part] = [row for row in read_history(self.path(part)) if row["step"] <= resume_step]
             self._rewrite(part)
-
-    @property
-    def name(self) -> str:
-        return "history"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def path(self, part: str) -> Path:
         """File of one part, "train" or "validation"."""
@@ -267,23 +258,6 @@ class HistoryLogger(Logger):
                 writer.writerows(map(_written, self.rows[part]))
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Rows of a history file; empty cells are left out, a row cut off by a crash too.
-
-    Raises:
-        DataError: It is not such a file.
-    """
-    if not path.is_file():
-        return []
-    complete, end, _ = path.read_bytes().rpartition(b"\n")  # what follows was cut off, perhaps within a number
-    try:
-        text = io.StringIO((complete + end).decode("utf-8"), newline="")
-        rows = [{name: float(value) for name, value in row.items() if name and value} for row in csv.DictReader(text)]
-    except ValueError as error:
-        raise DataError(f"{path} is no log of a run: {error}; move it away to go on without it") from error
-    return [row for row in rows if "step" in row]
-
-
 class CarefulLogger(Logger):
     """Wraps a logger that a run can do without. Its first failure is logged and switches it off; the run goes on.
 
@@ -291,6 +265,8 @@ class CarefulLogger(Logger):
         build: Makes the wrapped logger; a failure to make it counts too.
         title: Its name in the warning.
     """
+
+    version: Any = ""
 
     def __init__(self, build: Callable[[], Logger | None], title: str):
         super().__init__()
@@ -301,10 +277,6 @@ class CarefulLogger(Logger):
     @property
     def name(self) -> str:
         return self.title
-
-    @property
-    def version(self) -> str:
-        return ""
 
     @property
     def is_alive(self) -> bool:

@@ -12,44 +12,21 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..configuration_hnet_ntv2 import HNetNTV2Config
+from .. import measuring
 from ..errors import ConfigError
-from ..measuring import (
-    Reduce,
-    Sums,
-    add_sums,
-    chunk_sums,
-    length_metrics,
-    length_sums,
-    reduce_sums,
-    stage_metrics,
-    target_metrics,
-    target_sums,
-    unmasked,
-)
+from ..measuring import Sums, ValidationRun
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..parameter_names import parameter_group
+from . import optimizer as optimization
 from .devices import OUT_OF_MEMORY_ADVICE
-from .optimizer import (
-    gradient_norm_of_loss,
-    gradient_norms,
-    parameter_groups,
-    scale_gradients,
-    squared_gradient_norms,
-    undecayed_names,
-    warmup_cosine,
-)
 from .phases import PhasePlan
-from .settings import PretrainSettings, ValidationSettings
+from .settings import PretrainSettings
 from .teachers import HiddenStateTeacher
 
 logger = logging.getLogger(__name__)
 
 
 Batch = Mapping[str, torch.Tensor]
-
-MASK_FREE = "mask_free"
-ON_GRID = "on_grid"
 
 
 @dataclass(frozen=True)
@@ -120,7 +97,9 @@ class PretrainingModule(L.LightningModule):
         self.report: StepReport | None = None
         self.validation_report: dict[str, float] = {}
         self.stop_signal = 0
-        self._without_decay = undecayed_names(model)  # now: FSDP flattens parameters, which decay is chosen by
+        self._without_decay = optimization.undecayed_names(
+            model
+        )  # now: FSDP flattens parameters, which decay is chosen by
         self._step = _Step()
         self._phase: str | None = None
         self._validation: ValidationRun | None = None
@@ -133,7 +112,7 @@ class PretrainingModule(L.LightningModule):
         """AdamW with its groups, and the schedule stepped once per optimiser step."""
         settings, schedule = self.settings.optimizer, self.settings.scheduler
         optimizer = AdamW(self.optimizer_groups(), betas=cast(Any, settings.betas), eps=settings.eps)
-        common = warmup_cosine(self.max_steps, schedule.warmup_fraction, schedule.final_divisor)
+        common = optimization.warmup_cosine(self.max_steps, schedule.warmup_fraction, schedule.final_divisor)
 
         def factor_of(group: str) -> Callable[[int], float]:
             return lambda step: common(step) * self.phases.rate_factor(step, group, settings.multipliers)
@@ -145,7 +124,7 @@ class PretrainingModule(L.LightningModule):
         """The optimizer's parameter groups."""
         settings = self.settings.optimizer
         rates = (settings.learning_rate, settings.weight_decay, settings.multipliers)
-        return parameter_groups(self.model, parameter_group, *rates, self._without_decay)
+        return optimization.parameter_groups(self.model, parameter_group, *rates, self._without_decay)
 
     # ---- one micro-batch
 
@@ -176,7 +155,7 @@ class PretrainingModule(L.LightningModule):
         # First micro-batch only: it costs a backward pass per loss and stage.
         if self._step.sums is None and self._measures_routers():
             self._step.router_norms = self._router_gradient_norms(output)
-        self._step.sums = add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
+        self._step.sums = measuring.add_sums(self._step.sums, {**self._training_sums(output, batch), **parts})
         return output.loss
 
     def _log_phase(self) -> None:
@@ -221,9 +200,9 @@ class PretrainingModule(L.LightningModule):
             "loss": output.loss.detach().double(),
             "task_loss": output.task_loss.detach().double(),
             **{f"ratio_loss{i}": loss.detach().double() for i, loss in enumerate(output.ratio_losses, start=1)},
-            **target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
-            **target_sums(output.logits, labels, is_shown_masked, "masked"),
-            **chunk_sums(output.stages),
+            **measuring.target_sums(output.logits, labels, torch.ones_like(is_shown_masked), "targets"),
+            **measuring.target_sums(output.logits, labels, is_shown_masked, "masked"),
+            **measuring.chunk_sums(output.stages),
             **dict(zip(sum(self._count_names(), ()), output.boundary_counts.double().sum(0).flatten(), strict=True)),
         }
 
@@ -231,15 +210,10 @@ class PretrainingModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the gradients (unscaled, before clipping) per learning-rate group."""
-        squares = squared_gradient_norms(self._groups_of(optimizer))
-        self._step.gradient_norms = gradient_norms(squares, self._sum_over_shards)
+        squares = optimization.squared_gradient_norms(self._groups_of(optimizer))
+        self._step.gradient_norms = optimization.gradient_norms(squares, self._sum_over_shards)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip the norm of the whole gradient, whether it is replicated or sharded.
 
         A gradient that is not finite is dropped, so that the weights stay those of the last good step (fp16 loss
@@ -250,21 +224,15 @@ class PretrainingModule(L.LightningModule):
             self._step.problem = f"the gradient's norm became {total}"
             optimizer.zero_grad(set_to_none=True)
         elif self.gradient_clip is not None and total > self.gradient_clip:
-            scale_gradients(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
+            optimization.scale_gradients(self._groups_of(optimizer), self.gradient_clip / (total + 1e-6))
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Update the weights, sum the step's measurements over all ranks, and move the routers' offsets by them."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self._step.sums is not None
         # Made on the device: copying a number there makes the GPU wait.
         stop_signal = torch.full((), float(self.stop_signal), dtype=torch.float64, device=self.device)
-        sums = reduce_sums({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
+        sums = measuring.reduce_sums({**self._step.sums, "stop_signal": stop_signal}, self._reduce)
         self.model.move_offsets(torch.tensor([[sums[name] for name in row] for row in self._count_names()]))
         self.report = self._make_report(sums, optimizer)
         self._step = _Step()
@@ -280,9 +248,9 @@ class PretrainingModule(L.LightningModule):
             "loss": sums["loss"] / count,
             "task_loss": sums["task_loss"] / count,
             **{f"stage{i}/ratio_loss": sums[f"ratio_loss{i}"] / count for i in stages},
-            **target_metrics(sums, "masked"),
-            **target_metrics(sums, "targets", "_all_targets"),
-            **stage_metrics(sums, self.num_stages),
+            **measuring.target_metrics(sums, "masked"),
+            **measuring.target_metrics(sums, "targets", "_all_targets"),
+            **measuring.stage_metrics(sums, self.num_stages),
             **{f"gradient_norm/{name}": norm for name, norm in self._step.gradient_norms.items()},
             **{name: float(norm) for name, norm in self._step.router_norms.items()},
             **{f"learning_rate/{group['group']}": group["lr"] for group in optimizer.param_groups},
@@ -309,7 +277,8 @@ class PretrainingModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a pass over the validation windows."""
-        self._validation = ValidationRun(self.settings.validation, self.model.config)
+        settings = self.settings.validation
+        self._validation = ValidationRun(self.model.config, settings.anchors, settings.strands)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch of validation windows."""
@@ -353,7 +322,7 @@ class PretrainingModule(L.LightningModule):
         weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
         losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
         return {
-            f"stage{stage}/router_gradient_{name}": gradient_norm_of_loss(loss, list(router.parameters()))
+            f"stage{stage}/router_gradient_{name}": optimization.gradient_norm_of_loss(loss, list(router.parameters()))
             for stage, router in enumerate(self.model.model.routers, start=1)
             for name, loss in losses.items()
         }
@@ -372,78 +341,11 @@ def widened(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: value.long() if name.endswith(("input_ids", "labels")) else value for name, value in batch.items()}
 
 
-class ValidationRun:
-    """Adds up batches under every setting that is reported, then makes the report.
-
-    ``bits``, ``accuracy`` and the ratios without a suffix belong to the model's own anchor setting: inference uses it,
-    and the best checkpoint is chosen by it. Bits count only targets shown as [MASK].
-    """
-
-    def __init__(self, settings: ValidationSettings, config: HNetNTV2Config):
-        self.settings = settings
-        self.config = config
-        self.anchor_settings = sorted({config.use_anchors, *settings.anchors})
-        self._sums: dict[str, Sums] = {}
-
-    def add(self, batch: Batch, forward: Callable[..., Any]) -> None:
-        """Add one batch; ``forward(batch, **options)`` runs the model in evaluation mode."""
-        # Negative numbers: windows that only fill up a batch. They have no targets, but their chunks would be counted.
-        rows = batch["window_index"] >= 0 if "window_index" in batch else None
-        options: dict[str, Any] = {} if self.settings.strands is None else {"strands": self.settings.strands}
-        for anchors in self.anchor_settings:
-            output = forward(batch, anchors=anchors, **options)
-            self._add(_name(anchors), {**self._target_sums(output, batch), **chunk_sums(output.stages, rows)})
-        if "grid_input_ids" in batch:
-            view = {**batch, "input_ids": batch["grid_input_ids"], "labels": batch["grid_labels"]}
-            # Anchors off: this view is compared with the source, which has the grid's boundaries only.
-            output = forward(view, on_grid=True, anchors=False, **options)
-            self._add(ON_GRID, self._target_sums(output, view))
-        # One strand: the reverse strand's chunks are not measured.
-        stages = forward({**batch, "input_ids": unmasked(batch)}, anchors=False, strands="forward").stages
-        self._add(MASK_FREE, {**chunk_sums(stages, rows), **length_sums(stages, rows)})
-
-    def report(self, reduce: Reduce) -> dict[str, float]:
-        """Metrics by name, after ``reduce`` has summed a tensor over all ranks."""
-        sums = {setting: reduce_sums(values, reduce) for setting, values in self._sums.items()}
-        report: dict[str, float] = {}
-        for anchors in self.anchor_settings:
-            values = sums[_name(anchors)]
-            is_own = anchors == self.config.use_anchors
-            for suffix in [f"_{_name(anchors)}", *([""] if is_own else [])]:
-                report.update(target_metrics(values, "masked", suffix))
-                report.update(target_metrics(values, "unique", f"_non_repeat{suffix}"))
-            if is_own:
-                report.update(stage_metrics(values, self.config.num_stages))
-                report["targets"] = values["masked_count"]
-        if ON_GRID in sums:
-            report.update(target_metrics(sums[ON_GRID], "masked", f"_{ON_GRID}"))
-        values = sums[MASK_FREE]
-        metrics = {**stage_metrics(values, self.config.num_stages), **length_metrics(values["chunk_lengths"])}
-        return report | {f"{MASK_FREE}/{name}": value for name, value in metrics.items()}
-
-    def _target_sums(self, output: Any, batch: Batch) -> Sums:
-        # A target shown as itself could be copied, one shown as another letter misleads: only [MASK] is counted.
-        is_shown_masked = batch["input_ids"] == self.config.mask_token_id
-        is_unique = is_shown_masked & ~batch["is_repeat"] if "is_repeat" in batch else is_shown_masked
-        sums = target_sums(output.logits, batch["labels"], is_shown_masked, "masked")
-        return {**sums, **target_sums(output.logits, batch["labels"], is_unique, "unique")}
-
-    def _add(self, setting: str, sums: Sums) -> None:
-        self._sums[setting] = add_sums(self._sums.get(setting), sums)
-
-
-def _name(anchors: bool) -> str:
-    return "anchors_on" if anchors else "anchors_off"
-
-
 class StepCallback(L.Callback):
     """Calls ``on_step_end`` once per optimiser step, with the step's report; Lightning itself counts micro-batches."""
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: PretrainingModule, *_: Any) -> None:
         """Call ``on_step_end`` after the last micro-batch of a step; the others have no report."""
-        assert isinstance(pl_module, PretrainingModule)
         if pl_module.report is not None:
             self.on_step_end(trainer, pl_module, pl_module.report)
 

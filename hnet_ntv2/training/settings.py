@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,6 +231,25 @@ class LoggerSettings:
     wandb_mode: str | None = None
 
 
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "trainer.accelerator": ("auto", "cpu", "cuda"),
+    "trainer.strategy": ("auto", "ddp", "fsdp"),
+    "warm_start.when": ("graft", "always", "never"),
+    "validation.strands": (None, "forward", "both"),
+    "logger.wandb_mode": (None, "online", "offline"),
+}
+_POSITIVE = (
+    "trainer.max_steps",
+    "data.seq_length",
+    "validation.every",
+    "validation.windows",
+    "callbacks.checkpoint_every",
+    "callbacks.log_every",
+    "callbacks.plain_log_every",
+    "optimizer.learning_rate",
+)
+
+
 @dataclass(frozen=True)
 class PretrainSettings:
     """One pre-training run.
@@ -275,25 +295,13 @@ class PretrainSettings:
     logger: LoggerSettings = field(default_factory=LoggerSettings)
 
     def __post_init__(self) -> None:
-        _require_choice("trainer.accelerator", self.trainer.accelerator, ("auto", "cpu", "cuda"))
-        _require_choice("trainer.strategy", self.trainer.strategy, ("auto", "ddp", "fsdp"))
-        _require_choice("warm_start.when", self.warm_start.when, ("graft", "always", "never"))
-        _require_choice("validation.strands", self.validation.strands, (None, "forward", "both"))
-        _require_choice("logger.wandb_mode", self.logger.wandb_mode, (None, "online", "offline"))
+        for name, choices in _CHOICES.items():
+            if (value := attrgetter(name)(self)) not in choices:
+                raise ConfigError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")
         if self.calibration_windows < 0:
             raise ConfigError(f"calibration_windows is {self.calibration_windows}; it must not be negative")
-        positive = {
-            "trainer.max_steps": self.trainer.max_steps,
-            "data.seq_length": self.data.seq_length,
-            "validation.every": 1 if self.validation.every is None else self.validation.every,
-            "validation.windows": self.validation.windows,
-            "callbacks.checkpoint_every": self.callbacks.checkpoint_every,
-            "callbacks.log_every": self.callbacks.log_every,
-            "callbacks.plain_log_every": self.callbacks.plain_log_every,
-            "optimizer.learning_rate": self.optimizer.learning_rate,
-        }
-        for name, value in positive.items():
-            if value <= 0:
+        for name in _POSITIVE:
+            if (value := attrgetter(name)(self)) is not None and value <= 0:
                 raise ConfigError(f"{name}={value} must be positive")
         if len(self.optimizer.betas) != 2:
             raise ConfigError(f"optimizer.betas={list(self.optimizer.betas)} must be two numbers")
@@ -334,30 +342,19 @@ def build_settings(cls: type[T], values: Mapping[str, Any], source: str, prefix:
     Raises:
         ConfigError: An unknown key or a value of the wrong type, named with its source.
     """
-    check_keys(cls, values, source, prefix)
     hints = typing.get_type_hints(cls)
-    built = {
-        name: _convert(value, hints[name], source, prefix + name)
-        for name, value in values.items()
-        if prefix + name not in REMOVED  # at its default, as check_keys saw
-    }
-    return cls(**built)
-
-
-def check_keys(cls: type, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    """Refuse keys that ``cls`` and the classes inside it do not have; of values, only those of removed settings."""
-    hints = typing.get_type_hints(cls)
+    built = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
         if path in REMOVED:
             default, reason = REMOVED[path]
             if type(value) is not type(default) or value != default:  # False equals 0
                 raise ConfigError(f"setting {path!r} in {source}: {reason}")
-            continue
-        if name not in hints:
+        elif name not in hints:
             raise ConfigError(f"unknown setting {path!r} in {source}; known here: {', '.join(sorted(hints))}")
-        if dataclasses.is_dataclass(hints[name]) and isinstance(value, Mapping):
-            check_keys(hints[name], value, source, f"{path}.")
+        else:
+            built[name] = _convert(value, hints[name], source, path)
+    return cls(**built)
 
 
 def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
@@ -387,8 +384,3 @@ def _convert(value: Any, annotation: Any, source: str, name: str) -> Any:
         return value
     expected = str(annotation) if origin else getattr(annotation, "__name__", str(annotation))
     raise ConfigError(f"setting {name}={value!r} in {source} must be {expected}, not {type(value).__name__}")
-
-
-def _require_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} is none of {', '.join(map(str, choices))}")

@@ -6,12 +6,12 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
-import torch
 
 from ..errors import HNetNTV2Error, TrainingStopped
 from .checkpoints import CheckpointKeeper
@@ -63,11 +63,8 @@ class SignalStop(StepCallback):
         """Take the signals over again: Lightning's handler, installed by now, would end the run inside a step."""
         self.install()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: PretrainingModule, *_: Any) -> None:
         """Give the signal to the module, whose reduction passes it to the other ranks."""
-        assert isinstance(pl_module, PretrainingModule)
         pl_module.stop_signal = self.received
 
     def on_step_end(self, trainer: L.Trainer, module: PretrainingModule, report: StepReport) -> None:
@@ -79,6 +76,7 @@ class SignalStop(StepCallback):
             trainer.limit_val_batches = 0  # no time for a validation
 
 
+@dataclass(eq=False)
 class LoaderWatch(StepCallback):
     """Saves and ends a run whose loader process was killed, most often since memory ran out.
 
@@ -91,8 +89,9 @@ class LoaderWatch(StepCallback):
         keeper: Saves the last state.
     """
 
-    def __init__(self, keeper: CheckpointKeeper):
-        self.keeper = keeper
+    keeper: CheckpointKeeper
+
+    def __post_init__(self) -> None:
         self.loss: str | None = None
         self.saved: Path | None = None
         self._before: Any = None
@@ -129,11 +128,8 @@ class LoaderWatch(StepCallback):
                 raise
             self.loss = str(error)
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: PretrainingModule, *_: Any) -> None:
         """Give the loss to the module, whose reduction passes it to the other ranks."""
-        assert isinstance(pl_module, PretrainingModule)
         if self.loss is not None:
             pl_module.stop_signal = _LOST_LOADER
 
@@ -164,6 +160,7 @@ class LoaderWatch(StepCallback):
         )
 
 
+@dataclass(eq=False)
 class CollapseGuard(StepCallback):
     """Ends a run whose loss is not finite or whose chunk ratio has collapsed, after a checkpoint.
 
@@ -176,10 +173,11 @@ class CollapseGuard(StepCallback):
         keeper: Saves the last state.
     """
 
-    def __init__(self, targets: Sequence[float], patience: int, keeper: CheckpointKeeper):
-        self.targets = tuple(targets)
-        self.patience = patience
-        self.keeper = keeper
+    targets: Sequence[float]
+    patience: int
+    keeper: CheckpointKeeper
+
+    def __post_init__(self) -> None:
         self.steps_off = [0] * len(self.targets)
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from hnet_ntv2.inference.model import load_model
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForSequenceClassification
 from hnet_ntv2.segmentation import segment_sequences
 from hnet_ntv2.segmentation.segment import SegmentSettings
-from hnet_ntv2.training import build
+from hnet_ntv2.training import devices
 from hnet_ntv2.training.devices import Precision, measure_micro_batch
 from hnet_ntv2.training.display import read_history
 from hnet_ntv2.training.run import pretrain
@@ -176,8 +176,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def runs_on_second_device(monkeypatch):
-    monkeypatch.setattr(build, "device_type", lambda settings: second_device.NAME)
-    monkeypatch.setattr(build, "build_strategy", lambda settings, kind: SingleDeviceStrategy(DEVICE))
+    monkeypatch.setattr(devices, "device_type", lambda settings: second_device.NAME)
+    monkeypatch.setattr(devices, "build_strategy", lambda settings, kind: SingleDeviceStrategy(DEVICE))
 
 
 SHORT = {"validation__every": None, "validation__windows": 2, "callbacks__checkpoint_every": 2}

@@ -118,8 +118,9 @@ def test_scaling_is_exact_for_equal_layers_and_is_told():
         our_model("ours", HNetNTV2Config(**TINY)),
         source_model("theirs", NTv2Config.from_json_file(SOURCE / "config.json"), 4),
     ]
-    weights, kept = zip(*(speed._probe(entry, random_bases(200), "fp32") for entry in entries), strict=True)
-    fits = sum(each(4) for each in weights) + weights[0](4) + kept[0](4)
+    one, two = ([speed._count_bytes(entry, n, random_bases(200), "fp32") for entry in entries] for n in (1, 2))
+    ours, theirs = (one[i] + 3 * (two[i] - one[i]) for i in (0, 1))  # weights and saved bytes of 4 layers
+    fits = int(ours[0] + theirs[0] + ours.sum())
     options = {"num_bases": 200, "rounds": 1, "device": CPU, "precision": "fp32", "report_progress": lambda line: None}
     whole, sliced = (measure_speed(entries, **options, memory=memory) for memory in (fits, fits * 97 // 100))
     assert [each.timed_depths for each in whole.measurements] == [(4,), (4,)]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from hnet_ntv2.data.datamodule import HG38DataModule, default_num_workers
-from hnet_ntv2.data.demo import demo_paths
 from hnet_ntv2.errors import ConfigError, ContigNotFound, DataError, GenomeError, IntervalError
 from hnet_ntv2.genome import Interval, SplitInterval, check_disjoint, open_genome, read_split_intervals
 from hnet_ntv2.genome.files import text_rows
+from hnet_ntv2.resources import bundled_genome, bundled_split
 from tests.builders import piped
 
 from ..unit.data.genomes import make_fasta, random_bases
@@ -200,9 +200,9 @@ def test_settings_out_of_range_are_refused_by_name(files, setting, value):
 
 
 def test_the_demo_is_real_sequence_with_disjoint_splits(tmp_path):
-    paths = demo_paths()
-    assert sum(path.stat().st_size for path in paths) < 2_000_000
-    module = make({"fasta": paths.fasta, "intervals": paths.intervals, "cache_dir": tmp_path}, seq_length=1024)
+    paths = {"fasta": bundled_genome(), "intervals": bundled_split()}
+    assert sum(path.stat().st_size for path in paths.values()) < 2_000_000
+    module = make(paths | {"cache_dir": tmp_path}, seq_length=1024)
     assert module.genome.contigs == {"GRCh38_chr20_2097152-8388608": 6_291_456}
     assert len(module.genome.n_runs) == 0
     windows = {split: len(module.window_index(split)) for split in module.describe()["splits"]}
@@ -213,7 +213,7 @@ def test_the_demo_is_real_sequence_with_disjoint_splits(tmp_path):
 
 def test_the_demo_is_the_reference_sequence(real_data, tmp_path):
     reference = open_genome(real_data / "hg38" / "hg38_part.fa.gz", tmp_path)
-    demo = open_genome(demo_paths().fasta, tmp_path)
+    demo = open_genome(bundled_genome(), tmp_path)
     (contig,) = demo.contigs
     expected = reference.read(Interval("chr20", 2_097_152, 8_388_608))
     assert np.array_equal(demo.read(Interval(contig, 0, 6_291_456)), expected)

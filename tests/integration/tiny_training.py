@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hnet_ntv2.backbone import LocalBlock, NTv2Block
-from hnet_ntv2.training import build
+from hnet_ntv2.training import devices
 from hnet_ntv2.training.devices import ShardedStrategy
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
@@ -86,4 +86,4 @@ def shard_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FullyShardedDataParallel, "__init__", start_on_cpu)
     monkeypatch.setattr(FSDPPrecision, "forward_context", autocast)
     wrapped = {NTv2Block, LocalBlock}
-    monkeypatch.setattr(build, "build_strategy", lambda *_: ShardedStrategy(auto_wrap_policy=wrapped))
+    monkeypatch.setattr(devices, "build_strategy", lambda *_: ShardedStrategy(auto_wrap_policy=wrapped))

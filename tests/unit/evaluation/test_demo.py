@@ -11,7 +11,7 @@ import torch
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.errors import ConfigError, DataError
 from hnet_ntv2.evaluation.chunk_text import chunk_text
-from hnet_ntv2.evaluation.curves import draw_curves, read_history
+from hnet_ntv2.evaluation.curves import draw_curves, read_curves
 from hnet_ntv2.evaluation.demo import baseline_bits, summarise, training_bases
 from hnet_ntv2.levels import Chunking
 from tests.builders import tiny_model
@@ -108,7 +108,7 @@ def test_render_shows_every_part(datamodule, model, tmp_path):
 def test_curves_come_from_the_csv_logs(datamodule, model, tmp_path):
     (tmp_path / "train.csv").write_text("step,bits,stage1/ratio\n1,2.01,0.4\n2,1.99,0.35\n3,,0.3\n")
     (tmp_path / "validation.csv").write_text("step,bits,mask_free/stage1/ratio\n3,1.98,nan\n")
-    assert read_history(tmp_path / "train.csv") == {
+    assert read_curves(tmp_path / "train.csv") == {
         "bits": ([1, 2], [2.01, 1.99]),
         "stage1/ratio": ([1, 2, 3], [0.4, 0.35, 0.3]),
     }
@@ -139,7 +139,7 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_none_that_looks_complete(
 def test_curves_refuse_another_file(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match=r"other\.csv has no column 'step'"):
-        read_history(tmp_path / "other.csv")
+        read_curves(tmp_path / "other.csv")
 
 
 def test_curves_leave_out_what_the_log_lacks(tmp_path):

@@ -13,9 +13,9 @@ from hnet_ntv2.genome import (
     read_bed,
     read_split_intervals,
 )
-from hnet_ntv2.genome.contigs import HG38_LENGTHS
 from hnet_ntv2.genome.files import MAX_LINE
 from tests.builders import piped
+from tests.unit.genome.hg38 import HG38_LENGTHS
 
 CONTIGS = {"chr1": 1000, "chr2": 500}
 

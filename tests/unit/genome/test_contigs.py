@@ -5,7 +5,8 @@ import time
 import pytest
 
 from hnet_ntv2.errors import ContigNotFound
-from hnet_ntv2.genome.contigs import HG38_LENGTHS, ContigResolver, canonical
+from hnet_ntv2.genome.contigs import ContigResolver, canonical
+from tests.unit.genome.hg38 import HG38_LENGTHS
 
 UCSC = ["chr1", "chr2", "chr22", "chrX", "chrM", "chr1_KI270706v1_random"]
 ENSEMBL = ["1", "2", "22", "X", "MT", "KI270706.1"]

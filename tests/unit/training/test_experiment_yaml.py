@@ -12,7 +12,7 @@ from hnet_ntv2.cli.experiment import config_folder, load_settings
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config, own_field_names
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.training.phases import PHASES
-from hnet_ntv2.training.settings import PretrainSettings, build_settings, check_keys
+from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
 CONFIGS = config_folder()
 GROUPS = {"data", "optimizer", "scheduler", "trainer", "callbacks", "logger", "warm_start"}
@@ -33,7 +33,7 @@ def test_no_yaml_is_left_untested():
 def test_every_experiment_composes_and_its_model_exists(experiment):
     settings = load_settings(experiment)
     assert HNetNTV2Config(**settings.model).num_stages == 2
-    check_keys(
+    build_settings(
         PretrainSettings, {k: v for k, v in read(f"experiment/{experiment}").items() if k != "defaults"}, experiment
     )
 
