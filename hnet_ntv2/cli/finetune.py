@@ -75,7 +75,7 @@ def finetune(
     name_column: NameColumnOption = "name",
     pooling: Annotated[
         PoolingChoice, typer.Option(help="How vectors of bases become one of the sequence.")
-    ] = PoolingChoice.mean,
+    ] = PoolingChoice.convolution,
     strands: Annotated[
         StrandChoice, typer.Option(help="One strand, for tasks with an orientation, or the mean of both strands.")
     ] = StrandChoice.forward,
@@ -87,7 +87,7 @@ def finetune(
     patience: Annotated[int, typer.Option(metavar="N", help="Stop after N epochs without a better --dev.")] = 3,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Rows of an optimiser step.")] = 32,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="F", help="Peak, of the outer layers [default: 5e-4; 2e-3 with --lora].")
+        float | None, typer.Option(metavar="F", help="Peak, of the outer layers [default: 1e-3; 2e-3 with --lora].")
     ] = None,
     head_rate: Annotated[float, typer.Option(metavar="F", help="Multiple of it for the head.")] = 1.0,
     trunk_rate: Annotated[float, typer.Option(metavar="F", help="Multiple of it for what comes from NTv2.")] = 1.0,

@@ -11,7 +11,7 @@ Mode = Literal["full", "lora"]
 Routers = Literal["frozen", "ratio"]
 Report = Literal["none", "csv", "tensorboard", "wandb"]
 
-_PEAK_RATES = {"full": 5e-4, "lora": 2e-3}
+_PEAK_RATES = {"full": 1e-3, "lora": 2e-3}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FinetuneSettings:
         pooling: ``config.classification_pooling``: mean, max, first, bins, attention or convolution.
         epochs: Most passes over train.
         batch_size: Rows of an optimiser step.
-        learning_rate: Peak of the outer layers (embeddings, encoders, routers, decoders); None for 5e-4, and 2e-3 for
+        learning_rate: Peak of the outer layers (embeddings, encoders, routers, decoders); None for 1e-3, and 2e-3 for
             adapters, which start at zero.
         head_rate: Multiple of it for the head.
         trunk_rate: Multiple of it for what comes from NTv2.
@@ -41,7 +41,7 @@ class FinetuneSettings:
     """
 
     mode: Mode = "full"
-    pooling: ClassifierPooling = "mean"
+    pooling: ClassifierPooling = "convolution"
     epochs: int = 10
     batch_size: int = 32
     learning_rate: float | None = None
