@@ -19,6 +19,7 @@ _CHECKED = (
         "forced_boundaries",
         "hierarchy",
         "kmers",
+        "pooling",
         "upsampling",
     ),
     *("base_embeddings", "heads", "outputs", "strands", "modeling_hnet_ntv2", "modeling_ntv2"),
