@@ -42,7 +42,7 @@ these pieces again.
 Rules 1 to 4 need no vectors: the input ids decide, and for rule 3 which tokens training still holds on the grid. So
 ``forced_boundaries.py`` writes their decisions, one for each base and stage, into the level of the bases before the
 network runs. A chunk takes those of its first position along to the next level. The router and the two bounds are in
-``chunking.py``.
+``chunking.py``. The setting ``chunker`` can put another chunker in its place (``chunkers.py``).
 """
 
 import torch
