@@ -49,25 +49,15 @@ class SegmentSettings:
     flank: int | None = None
     batch_bases: int = DEFAULT_BATCH_BASES
 
-    def resolved(self, model: HNetNTV2ForMaskedLM) -> "ResolvedSettings":
-        """The settings with their defaults for a model filled in.
+    def resolved(self, model: HNetNTV2ForMaskedLM) -> "SegmentSettings":
+        """The settings with a model's defaults filled in; a job compares these, so that a default may be spelled out.
 
         Raises:
             ConfigError: Window and flank leave nothing to keep.
         """
         window = default_window(model.config) if self.window is None else self.window
         flank = checked_flank(window, self.flank, self.batch_bases)
-        return ResolvedSettings(self.strands, window, flank, self.batch_bases)
-
-
-@dataclass(frozen=True)
-class ResolvedSettings:
-    """``SegmentSettings`` with all sizes known; a job compares these, so that a default may be spelled out."""
-
-    strands: Strands
-    window: int
-    flank: int
-    batch_bases: int
+        return SegmentSettings(self.strands, window, flank, self.batch_bases)
 
 
 Read = Callable[[int, int, int], NDArray[np.uint8]]
@@ -134,7 +124,7 @@ def segment_sequences(
 
 
 def _segment_whole(
-    model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: ResolvedSettings, progress: Progress | None
+    model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: SegmentSettings, progress: Progress | None
 ) -> Iterator[tuple[_Sequence, Segmentation]]:
     waiting: dict[int, _Sequence] = {}  # read, and not segmented to its end
 
@@ -160,7 +150,7 @@ def segment_blocks(
     model: HNetNTV2ForMaskedLM,
     lengths: Iterable[int],
     read: Read,
-    settings: ResolvedSettings,
+    settings: SegmentSettings,
     progress: Progress | None = None,
     num_done: int = 0,
     pending: list[dict[str, Any]] | None = None,
@@ -171,11 +161,13 @@ def segment_blocks(
         model: In eval mode.
         lengths: Bases of each sequence; asked for one after the other.
         read: Reads the sequences window by window, each from left to right.
-        settings: Sizes and strands.
+        settings: What ``SegmentSettings.resolved`` returned.
         progress: Called after each forward pass.
         num_done: Blocks to skip, which an earlier call has yielded.
         pending: ``Block.pending`` of the last one of them.
     """
+    assert settings.window is not None
+    assert settings.flank is not None
     known: list[int] = []  # the lengths that were asked for
 
     def asked() -> Iterator[int]:
@@ -221,7 +213,7 @@ def _num_kept(piece: Piece) -> int:
     return piece.window.keep_end - piece.window.keep_start
 
 
-def _stitchers(model: HNetNTV2ForMaskedLM, settings: ResolvedSettings, length: int) -> list[Stitcher]:
+def _stitchers(model: HNetNTV2ForMaskedLM, settings: SegmentSettings, length: int) -> list[Stitcher]:
     config = model.config
     return [
         Stitcher(strand, length, config.num_stages, config.max_chunk_length) for strand in STRANDS[settings.strands]
