@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 
 from ..errors import DataError
 from ..genome import Genome, Interval, open_genome, read_split_intervals
-from ..resources import bundled_genome, bundled_split
 from ..shapes import Int, Tensor
 from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
 
@@ -53,8 +53,9 @@ def read_sequence(
         GenomeError: The file cannot be read.
     """
     if path is None:
-        genome = open_genome(bundled_genome(), cache_dir)
-        intervals = read_split_intervals(bundled_split(), genome.contigs)
+        folder = Path(str(resources.files("hnet_ntv2.resources")))
+        genome = open_genome(folder / "chr20_demo.2bit", cache_dir)
+        intervals = read_split_intervals(folder / "chr20_demo.bed", genome.contigs)
         by_split = [[each for each in intervals if each.split == split] for split in ("train", "valid")]
         parts = [_spread(genome, chosen, length, count) for chosen in by_split]
         return RealSequence("the bundled piece of human chromosome 20", *parts)

@@ -198,7 +198,9 @@ def measure_speed(
     bases = random_bases(num_bases).to(device)
     report_progress("checking what fits the memory")
     room = int(_MEMORY_SHARE * available_memory(device)) if memory is None else memory
-    report = SpeedReport(_device_name(device), precision, num_bases, rounds)
+    cpu = f"CPU, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    report = SpeedReport(name, precision, num_bases, rounds)
     report.measurements = plan(entries, bases, precision, room)
     pairs = list(zip(entries, report.measurements, strict=True))
     models = {
@@ -331,9 +333,3 @@ def _time_once(entry: Contestant, model: nn.Module, bases: Tensor, kind: str, pr
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
