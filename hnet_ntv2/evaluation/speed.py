@@ -107,7 +107,7 @@ class SpeedReport:
     precision: str
     num_bases: int
     rounds: int
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: list[Measurement]
 
 
 def our_model(name: str, config: HNetNTV2Config) -> Contestant:
@@ -200,8 +200,7 @@ def measure_speed(
     room = int(_MEMORY_SHARE * available_memory(device)) if memory is None else memory
     cpu = f"CPU, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    report = SpeedReport(name, precision, num_bases, rounds)
-    report.measurements = plan(entries, bases, precision, room)
+    report = SpeedReport(name, precision, num_bases, rounds, plan(entries, bases, precision, room))
     pairs = list(zip(entries, report.measurements, strict=True))
     models = {
         (entry.name, depth): entry.build(depth).eval().to(device)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..storage import appearing_file, as_config_errors, growing_file, is_stream, partial_path
+from ..storage import appearing_file, growing_file, is_stream, partial_path
+from ..storage.output import as_config_errors
 from .settings_file import read_settings, require_same_settings, settings_path
 
 # Work that an interruption can lose.

@@ -13,9 +13,9 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from safetensors import SafetensorError
 
@@ -42,8 +42,11 @@ def appearing_file(path: AnyPath) -> Iterator[Path]:
         ConfigError: The file cannot be written, or another process is writing it.
     """
     if is_stream(path):
-        with _file_for_stream(path) as temporary:
+        with as_config_errors(path), tempfile.TemporaryDirectory() as folder, as_config_errors(path, Path(folder)):
+            temporary = Path(folder) / f"output{Path(path).suffix}"
             yield temporary
+            with temporary.open("rb") as source, _open_stream(path) as sink:
+                shutil.copyfileobj(source, sink)
         return
     target = _replaceable_file(path)
     # In a folder of its own, since safetensors first writes a temporary file beside its own.
@@ -300,15 +303,6 @@ def _concerns(filename: object, places: Iterable[Path]) -> bool:
 
 
 @contextmanager
-def _file_for_stream(path: AnyPath) -> Iterator[Path]:
-    with as_config_errors(path), tempfile.TemporaryDirectory() as folder, as_config_errors(path, Path(folder)):
-        temporary = Path(folder) / f"output{Path(path).suffix}"
-        yield temporary
-        with temporary.open("rb") as source, _open_stream(path) as sink:
-            shutil.copyfileobj(source, sink)
-
-
-@contextmanager
 def _open_stream(path: AnyPath) -> Iterator[BinaryIO]:
     descriptor = descriptor_of(path)
     if descriptor == 1:
@@ -324,14 +318,9 @@ def _open_stream(path: AnyPath) -> Iterator[BinaryIO]:
             yield file
 
 
-@contextmanager
-def _compressed(file: BinaryIO, path: AnyPath) -> Iterator[BinaryIO]:
+def _compressed(file: BinaryIO, path: AnyPath) -> AbstractContextManager[Any]:
     """The file, or a writer that compresses into it if the output's name ends in ``.gz``."""
-    if Path(path).suffix != _GZIP:
-        yield file
-        return
-    with bgzip_writer(file) as writer:
-        yield cast(BinaryIO, writer)
+    return bgzip_writer(file) if Path(path).suffix == _GZIP else nullcontext(file)
 
 
 def _replaced(target: Path) -> Path:
