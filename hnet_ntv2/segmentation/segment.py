@@ -23,7 +23,7 @@ from ..inference.windows import (
 from ..kmers import flip_rows, reverse_complement
 from ..levels import Chunking
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from ..shapes import Float, Int, Tensor
+from ..shapes import Float, Tensor
 from ..strands import Strands
 from .stitch import Segmentation, Stitcher, Strand
 
@@ -223,18 +223,8 @@ def _stitchers(model: HNetNTV2ForMaskedLM, settings: SegmentSettings, length: in
 def _kept_views(
     model: HNetNTV2ForMaskedLM, read: Read, batch: list[Piece], strands: Strands
 ) -> Iterator[NDArray[np.float32]]:
-    """Of each window of a batch: p and decisions at its kept bases, [strands, 2, stages, kept bases]."""
-    rows = [read(index, window.start, window.end) for index, window in batch]
-    views = _strand_views(model, pad_rows(rows, model.device), strands)
-    for (_, window), view in zip(batch, views, strict=True):
-        # A copy: a slice would keep the whole batch in memory until the block is done.
-        yield view[..., window.keep_start - window.start : window.keep_end - window.start].copy()
-
-
-def _strand_views(
-    model: HNetNTV2ForMaskedLM, input_ids: Int[Tensor, "batch length"], strands: Strands
-) -> NDArray[np.float32]:
-    """p and decisions of each strand at each base in the forward frame, [batch, strands, 2, stages, length]."""
+    """Of each window of a batch: p and decisions at its kept bases, forward frame, [strands, 2, stages, kept bases]."""
+    input_ids = pad_rows([read(index, window.start, window.end) for index, window in batch], model.device)
     with torch.inference_mode():
         stages = model.model.chunk(input_ids)  # without trunk and decoders, which no boundary depends on
         views = [_view(stages)]
@@ -243,7 +233,10 @@ def _strand_views(
             reverse_stages = model.model.chunk(reverse_complement(input_ids, is_valid), is_valid)
             views.append(flip_rows(_view(reverse_stages), is_valid))
         # From [strands, batch, length, 2, stages] to the order that the stitchers take.
-        return torch.stack(views).permute(1, 0, 3, 4, 2).cpu().numpy()
+        by_window = torch.stack(views).permute(1, 0, 3, 4, 2).cpu().numpy()
+    for (_, window), view in zip(batch, by_window, strict=True):
+        # A copy: a slice would keep the whole batch in memory until the block is done.
+        yield view[..., window.keep_start - window.start : window.keep_end - window.start].copy()
 
 
 def _view(stages: tuple[Chunking, ...]) -> Float[Tensor, "batch length 2 stages"]:
