@@ -193,12 +193,8 @@ class NTv2Tokenizer(_SequenceTokenizer):
             raise InputError(
                 f"{wrong.group()!r} at {place} is not A, C, G, T or N; use sequence.upper(), and N for IUPAC"
             )
-        tokens = []
-        for part in re.split("(N)", piece):
-            num_whole = len(part) // self.k
-            tokens.extend(part[index * self.k : (index + 1) * self.k] for index in range(num_whole))
-            tokens.extend(part[num_whole * self.k :])
-        return tokens
+        # At each place a whole k-mer where there is one, else a single letter.
+        return re.findall(f"[ACGT]{{{self.k}}}|[ACGTN]", piece)
 
 
 def kmer_vocabulary(k: int) -> tuple[str, ...]:
@@ -209,10 +205,8 @@ def kmer_vocabulary(k: int) -> tuple[str, ...]:
 
 def _kmer_size_of_file(path: Path, k: int | None) -> int:
     """k of a vocabulary file, which must be exactly the vocabulary of that k."""
-    tokens = tuple(path.read_text(encoding="utf-8").split("\n"))
-    tokens = tokens[:-1] if tokens[-1] == "" else tokens
-    first_kmer = tokens[NUM_SOURCE_SPECIALS] if len(tokens) > NUM_SOURCE_SPECIALS else ""
-    size = len(first_kmer)
+    tokens = tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    size = len(tokens[NUM_SOURCE_SPECIALS]) if len(tokens) > NUM_SOURCE_SPECIALS else 0
     if not 1 < size <= 8 or tokens != kmer_vocabulary(size):
         raise InputError(f"{path} is not a vocabulary of NTv2: six special tokens, all k-mers in ATCG order, A T C G N")
     if k is not None and k != size:

@@ -22,10 +22,9 @@ def read_yaml(option: str, path: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: It is not such a file, with the reason.
     """
-    if path.is_dir():
-        raise ConfigError(f"{option} {path} cannot be read: it is a folder; it takes a YAML file of settings")
     if not path.is_file():
-        raise ConfigError(f"{option} {path} cannot be read: there is no such file; it takes a YAML file of settings")
+        why = "it is a folder" if path.is_dir() else "there is no such file"
+        raise ConfigError(f"{option} {path} cannot be read: {why}; it takes a YAML file of settings")
     try:
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise ConfigError(f"{option} {path} has {size:,} bytes, more than any settings need; is it the right file?")

@@ -106,19 +106,14 @@ def graft(
     states = source_states(source, sequence.calibration, device)
     choice = choose_layers(wanted, config.n_main_layer, states)
     del states  # gigabytes, which the model needs next
-    logger.info("copying blocks %s", ", ".join(map(str, choice.layers)))
+    logger.info("copying blocks %s", ", ".join(map(str, choice.kept)))
     model = build_model(config, seed)
     about = {
         "source": _describe_source(source),
-        "layers": {
-            "method": choice.method,
-            "kept": list(choice.layers),
-            "similarities": [dataclasses.asdict(entry) for entry in choice.similarities],
-            "run_distances": list(choice.run_distances),
-        },
-        "source_tensors": copy_source(model, source, choice.layers),
+        "layers": dataclasses.asdict(choice),
+        "source_tensors": copy_source(model, source, choice.kept),
     }
-    copies = copied_targets(choice.layers, config.num_stages)
+    copies = copied_targets(choice.kept, config.num_stages)
     return _calibrate_and_list(model, sequence, device, seed, copies, set(source.stored), **about)
 
 
@@ -189,8 +184,7 @@ def copy_source(model: HNetNTV2ForMaskedLM, source: NTv2Source, layers: tuple[in
                 raise WeightsError(f"{name} {tuple(tensor.shape)} does not fit {target}: {found}")
             place.copy_(tensor)
         stored = source.stored[name]
-        digest = sha256_of(tensor)
-        entries.append(SourceEntry(name, stored.dtype, stored.shape, digest, target, reason))
+        entries.append(SourceEntry(name, stored.dtype, stored.shape, sha256_of(tensor), target, reason))
     for name in ZEROED_KEYS:
         places[name].zero_()
     return tuple(entries)
@@ -207,18 +201,15 @@ def _calibrate_and_list(
 ) -> Start:
     ledger = Ledger(
         calibration=_calibrate(model, sequence, device, seed),
-        # As config.json will hold it, which ``verify`` compares: JSON has no tuples.
-        config={
-            name: list(value) if isinstance(value := getattr(model.config, name), tuple) else value
-            for name in own_field_names()
-        },
+        config={name: getattr(model.config, name) for name in own_field_names()},
         seed=seed,
         version=__version__,
         model_tensors=model_entries(model, copies),
         **about,
     )
     ledger.require_complete(copies, source_names)
-    return Start(model, ledger)
+    # As its file will hold it, and as config.json does, which ``verify`` compares: JSON has no tuples.
+    return Start(model, Ledger.from_json(ledger.to_json()))
 
 
 def _calibrate(
@@ -232,7 +223,7 @@ def _calibrate(
     model.to(device)  # pyright: ignore[reportArgumentType]  (transformers narrows the signature)
     offsets = calibrate_routers(model.model, list(sequence.calibration.split(_BATCH)))
     rates = {
-        name: boundary_rates(model.model, list(windows.split(_BATCH)))
+        name: boundary_rates(model.model, list(windows.split(_BATCH)))._asdict()
         for name, windows in {"held_out": sequence.held_out, "held_out_masked": masked}.items()
     }
     # Checksums are taken of the bytes in memory, which numpy reads on the CPU only.
@@ -241,9 +232,9 @@ def _calibrate(
         "sequence": sequence.origin,
         "windows": len(sequence.calibration),
         "length": sequence.calibration.shape[1],
-        "targets": list(config.target_ratios),
-        "offsets": list(offsets),
-        **{name: {key: list(values) for key, values in rate._asdict().items()} for name, rate in rates.items()},
+        "targets": config.target_ratios,
+        "offsets": offsets,
+        **rates,
     }
 
 
@@ -257,23 +248,20 @@ def _describe_source(source: NTv2Source) -> dict[str, Any]:
 def model_entries(model: HNetNTV2ForMaskedLM, copies: Mapping[str, str]) -> tuple[ModelEntry, ...]:
     """One entry per tensor of a finished model; the kind of what is not in ``copies`` is read from its values."""
     parameters = dict(model.named_parameters())
-    entries = []
-    for name, tensor in model.state_dict().items():
-        is_parameter = name in parameters
-        entries.append(
-            ModelEntry(
-                name=name,
-                part=parameter_part(name) if is_parameter else "buffers",
-                kind="copied" if name in copies else _kind(name, tensor),
-                source=copies.get(name),
-                is_parameter=is_parameter,
-                dtype=_SAFETENSORS_TYPES[tensor.dtype],
-                shape=tuple(tensor.shape),
-                num_values=tensor.numel(),
-                sha256=sha256_of(tensor),
-            )
+    return tuple(
+        ModelEntry(
+            name=name,
+            part=parameter_part(name) if name in parameters else "buffers",
+            kind="copied" if name in copies else _kind(name, tensor),
+            source=copies.get(name),
+            is_parameter=name in parameters,
+            dtype=_SAFETENSORS_TYPES[tensor.dtype],
+            shape=tuple(tensor.shape),
+            num_values=tensor.numel(),
+            sha256=sha256_of(tensor),
         )
-    return tuple(entries)
+        for name, tensor in model.state_dict().items()
+    )
 
 
 def _kind(name: str, tensor: Tensor) -> str:

@@ -38,11 +38,6 @@ BLOCK_PREFIX = "esm.encoder.layer."
 ZEROED_KEYS = ("head.residual.output.weight", "head.residual.output.bias")
 
 
-def trunk_path(num_stages: int) -> str:
-    """Path of the trunk's layers in ``HNetNTV2ForMaskedLM``."""
-    return "model.hierarchy" + ".main" * num_stages + ".layers"
-
-
 def destination(name: str, layers: Sequence[int], num_stages: int) -> tuple[str | None, str]:
     """The place of one source tensor in our model.
 
@@ -72,7 +67,7 @@ def destination(name: str, layers: Sequence[int], num_stages: int) -> tuple[str 
 
 def copied_targets(layers: Sequence[int], num_stages: int) -> dict[str, str]:
     """Every tensor of our model that must come from the source, with the source's key."""
-    trunk = trunk_path(num_stages)
+    trunk = "model.hierarchy" + ".main" * num_stages + ".layers"
     targets = {target.format(trunk=trunk): name for name, target in SINGLE_KEYS.items()}
     for place, layer in enumerate(layers):
         targets |= {f"{trunk}.blocks.{place}.{key}": f"{BLOCK_PREFIX}{layer}.{key}" for key in BLOCK_KEYS}

@@ -42,14 +42,14 @@ class LayerChoice:
 
     Attributes:
         method: "auto", "first", "last", "spread" or "list".
-        layers: Source blocks in order; block ``layers[j]`` becomes block j of the trunk.
+        kept: Source blocks in order; block ``kept[j]`` becomes block j of the trunk.
         similarities: One per source block.
         run_distances: For each possible start s of a run of as many blocks as are dropped: mean angular distance
             between the input of block s and the output of the run's last block. Empty if nothing is dropped.
     """
 
     method: str
-    layers: tuple[int, ...]
+    kept: tuple[int, ...]
     similarities: tuple[BlockSimilarity, ...] = ()
     run_distances: tuple[float, ...] = ()
 

@@ -209,7 +209,13 @@ def verify(folder: str | os.PathLike[str]) -> Ledger:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise WeightsError(f"{folder} holds no .safetensors file")
-    problems = [*_wrong_tensors(ledger, read_headers(files)), *_wrong_settings(ledger, folder)]
+    problems = _wrong_tensors(ledger, read_headers(files))
+    saved = read_json(folder / "config.json")
+    problems += [
+        f"config.json says {name}={saved.get(name)!r} instead of {value!r}"
+        for name, value in ledger.config.items()
+        if saved.get(name) != value
+    ]
     problems += [f"{name} differs from its source" for name in _changed(ledger)]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -232,12 +238,3 @@ def _wrong_tensors(ledger: Ledger, saved: dict[str, StoredTensor]) -> list[str]:
         elif entry.kind == "zero" and values.any():
             problems.append(f"{entry.name} is not zero")
     return problems
-
-
-def _wrong_settings(ledger: Ledger, folder: Path) -> list[str]:
-    saved = read_json(folder / "config.json")
-    return [
-        f"config.json says {name}={saved.get(name)!r} instead of {value!r}"
-        for name, value in ledger.config.items()
-        if saved.get(name) != value
-    ]

@@ -31,10 +31,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Errors of the disk among those of the download: a cached copy would not help.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_PASS_A_FOLDER = (
-    "without a network, download config.json, vocab.txt and the safetensors files elsewhere and give their folder: "
-    "--ntv2-model DIR (for a teacher warm_start.teacher=DIR)"
-)
 
 
 @dataclass(frozen=True)
@@ -235,7 +231,8 @@ def _cached(name: str, revision: str | None, error: Exception) -> tuple[Path, st
     except (LocalEntryNotFoundError, OSError, WeightsError) as missing:
         raise WeightsError(
             f"{name} cannot be downloaded, there is no network or the Hub does not answer ({_first_line(error)}), and "
-            f"the cache does not hold it; {_PASS_A_FOLDER}"
+            "the cache does not hold it; without a network, download config.json, vocab.txt and the safetensors files "
+            "elsewhere and give their folder: --ntv2-model DIR (for a teacher warm_start.teacher=DIR)"
         ) from missing
     logger.warning("the Hub does not answer; using the cached snapshot %s of %s", folder.name, name)
     return folder, folder.name

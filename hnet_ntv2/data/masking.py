@@ -125,24 +125,14 @@ def mask_windows(
 
     labels = np.full(input_ids.shape, NO_TARGET, dtype=np.int16)
     labels[rows, columns] = original
-    shown = input_ids.copy()
-    shown[rows, columns] = _shown(original, kind, keys.letter[rows], columns, config)
-    return MaskedWindows(shown, labels)
-
-
-def _shown(
-    original: NDArray[np.uint8],
-    kind: NDArray[np.float64],
-    letter_keys: NDArray[np.uint64],
-    columns: NDArray[np.int64],
-    config: MaskConfig,
-) -> NDArray[np.uint8]:
-    """What the input holds at each target: [MASK], a random letter, or the base itself."""
-    shown = np.where(kind < config.mask_share, np.uint8(MASK_ID), original)
+    # At each target the input holds [MASK], a random letter, or the base itself.
+    at_targets = np.where(kind < config.mask_share, np.uint8(MASK_ID), original)
     is_random = (kind >= config.mask_share) & (kind < config.mask_share + config.random_share)
-    letters = below(draw_bits(letter_keys[is_random], columns[is_random]), 4)
-    shown[is_random] = (FIRST_BASE + letters).astype(np.uint8)
-    return shown
+    letters = below(draw_bits(keys.letter[rows[is_random]], columns[is_random]), 4)
+    at_targets[is_random] = (FIRST_BASE + letters).astype(np.uint8)
+    shown = input_ids.copy()
+    shown[rows, columns] = at_targets
+    return MaskedWindows(shown, labels)
 
 
 def _free_spans(shape: tuple[int, ...], keys: MaskKeys, config: MaskConfig) -> _Spans:

@@ -107,7 +107,7 @@ class SpeedReport:
     precision: str
     num_bases: int
     rounds: int
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: list[Measurement]
 
 
 def our_model(name: str, config: HNetNTV2Config) -> Contestant:
@@ -198,8 +198,9 @@ def measure_speed(
     bases = random_bases(num_bases).to(device)
     report_progress("checking what fits the memory")
     room = int(_MEMORY_SHARE * available_memory(device)) if memory is None else memory
-    report = SpeedReport(_device_name(device), precision, num_bases, rounds)
-    report.measurements = plan(entries, bases, precision, room)
+    cpu = f"CPU, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    report = SpeedReport(name, precision, num_bases, rounds, plan(entries, bases, precision, room))
     pairs = list(zip(entries, report.measurements, strict=True))
     models = {
         (entry.name, depth): entry.build(depth).eval().to(device)
@@ -331,9 +332,3 @@ def _time_once(entry: Contestant, model: nn.Module, bases: Tensor, kind: str, pr
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

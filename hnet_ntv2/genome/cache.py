@@ -115,10 +115,13 @@ def _build_again(source: Path, target: Path) -> None:
 
 def _build(source: Path, target: Path, is_alone: bool, progress: Progress | None) -> Genome:
     """Build into a temporary directory, then rename it. ``is_alone`` says that no other process is building."""
-    if is_alone:
-        _remove_leftovers(target)
+    # With the host's name, because the lock may not reach across the hosts of a cluster.
+    prefix = f"{target.name}.partial-{platform.node()}-"
+    for leftover in target.parent.glob(f"{prefix}*") if is_alone else ():  # of killed builds
+        logger.info("removing the leftover of an interrupted build: %s", leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
     logger.info("caching %s in %s", source, target)
-    folder = target.with_name(f"{_partial_prefix(target)}{os.getpid()}-{secrets.token_hex(4)}")
+    folder = target.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
     folder.mkdir()  # with the modes that the umask grants to others, so that a cache can be shared
     try:
         _write_cache(source, _digest_of(target), folder, progress)
@@ -204,18 +207,6 @@ def _write_array(path: Path, array: NDArray[Any]) -> str:
     np.save(data, array, allow_pickle=False)
     path.write_bytes(data.getvalue())
     return checksum(data.getvalue())
-
-
-def _partial_prefix(target: Path) -> str:
-    # With the host's name, because the lock may not reach across the hosts of a cluster.
-    return f"{target.name}.partial-{platform.node()}-"
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove the folders of killed builds. Only under the lock, when no other process is building."""
-    for leftover in target.parent.glob(f"{_partial_prefix(target)}*"):
-        logger.info("removing the leftover of an interrupted build: %s", leftover)
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager

@@ -5,13 +5,10 @@ from collections.abc import Iterable
 from ..errors import ContigNotFound, shown
 
 # RefSeq accession versions of GRCh38 only: another version is another assembly, so it must not match.
-_REFSEQ_VERSIONS = dict(
-    zip(range(1, 25), (11, 12, 12, 12, 10, 12, 14, 11, 12, 11, 10, 12, 11, 9, 10, 10, 11, 10, 10, 11, 9, 11, 11, 10),
-        strict=True)
-)  # fmt: skip
+_REFSEQ_VERSIONS = (11, 12, 12, 12, 10, 12, 14, 11, 12, 11, 10, 12, 11, 9, 10, 10, 11, 10, 10, 11, 9, 11, 11, 10)
 _FROM_REFSEQ = {
     f"NC_{number:06d}.{version}": {23: "X", 24: "Y"}.get(number, str(number))
-    for number, version in _REFSEQ_VERSIONS.items()
+    for number, version in enumerate(_REFSEQ_VERSIONS, start=1)
 } | {"NC_012920.1": "MT"}
 
 

@@ -153,71 +153,62 @@ class _FastaParser:
     def __init__(self, path: Path, whole_headers: bool) -> None:
         self._path = path
         self._whole_headers = whole_headers
-        self._line = 1
+        self._line = 0
         self._contig = ""
-        self._header: bytes | None = None
-        self._at_line_start = True
+        # Left for the next chunk: a line end, which ">" may follow, or one and a header that is not complete.
+        self._held = b"\n"
 
     def feed(self, chunk: bytes) -> Iterator[SequenceBlock]:
         """Parse the next chunk of the file."""
-        position = 0
-        if not self._contig and self._header is None:
-            chunk = self._skip_to_first_header(chunk)
-        while position < len(chunk):
-            if self._header is None and self._at_line_start and chunk.startswith(b">", position):
-                self._header = b""
-            if self._header is None:
-                header_at = chunk.find(b"\n>", position)
-                end = len(chunk) if header_at < 0 else header_at + 1
-                block = self._sequence(chunk[position:end])
-                if len(block.bases):
-                    yield block
-            else:
-                line_end = chunk.find(b"\n", position)
-                end = len(chunk) if line_end < 0 else line_end + 1
-                self._header += chunk[position:end]
-                if len(self._header) > MAX_HEADER:
-                    place = f"{self._path}, line {self._line}"
-                    raise GenomeError(f"{place}: a header longer than {MAX_HEADER:,} bytes; is this a FASTA?")
-                if line_end >= 0:
-                    yield self._open_contig()
-            position = end
+        text = self._held + chunk
+        if not self._contig:
+            text = self._skip_to_first_header(text)
+        before, line_end, last = text.rpartition(b"\n")
+        is_held = line_end and (not last or last.startswith(b">"))
+        text, self._held = (before, line_end + last) if is_held else (text, b"")
+        for number, part in enumerate(text.split(b"\n>")):
+            if number:
+                header = part.partition(b"\n")[0]
+                yield self._open_contig(header)
+                part = part[len(header) :]
+            # translate drops line ends and blanks in the same pass.
+            encoded = part.translate(_ENCODE_BYTES, _BLANKS)
+            if b"\0" in encoded:
+                self._refuse_letter(part)
+            self._line += part.count(b"\n")
+            if encoded:
+                yield SequenceBlock(self._contig, np.frombuffer(encoded, dtype=np.uint8))
+        if len(self._held) - len(b"\n>") > MAX_HEADER:
+            self._open_contig(self._held)  # raises: such a header would fill the memory
 
     def finish(self) -> Iterator[SequenceBlock]:
         """Close the file: a header on the last line still opens its contig."""
-        if self._header is not None:
-            yield self._open_contig()
+        if self._held.startswith(b"\n>"):
+            yield self._open_contig(self._held.removeprefix(b"\n>"))
         elif not self._contig:
             raise GenomeError(f"{self._path} is empty: it holds no line with text")
 
     def _skip_to_first_header(self, chunk: bytes) -> bytes:
+        """The text from its first letter on, behind the line end that a header is recognised by."""
         text = chunk.lstrip()
-        self._line += chunk[: len(chunk) - len(text)].count(b"\n")
+        self._line += chunk[: len(chunk) - len(text)].count(b"\n") - 1
         if text and not text.startswith(b">"):
             kind = next((name for magic, name in _OTHER_FORMATS.items() if text.startswith(magic)), None)
             start = shown(text[:20].decode("utf-8", errors="replace"))
             hint = f"it looks like {kind}" if kind else f"its first line starts with {start}"
             raise GenomeError(f"{self._path} is not a FASTA file: {hint}; a FASTA starts with '>'")
-        return text
+        return b"\n" + text
 
-    def _open_contig(self) -> SequenceBlock:
-        assert self._header is not None
-        header = self._header[1:].decode("utf-8", errors="replace").strip()
-        if not header:
-            raise GenomeError(f"{self._path}, line {self._line}: a header without a contig name")
-        self._contig, self._header = header if self._whole_headers else header.split()[0], None
+    def _open_contig(self, line: bytes) -> SequenceBlock:
         self._line += 1
-        self._at_line_start = True
+        place = f"{self._path}, line {self._line}"
+        if len(line) > MAX_HEADER:
+            raise GenomeError(f"{place}: a header longer than {MAX_HEADER:,} bytes; is this a FASTA?")
+        header = line.decode("utf-8", errors="replace").strip()
+        if not header:
+            raise GenomeError(f"{place}: a header without a contig name")
+        self._contig = header if self._whole_headers else header.split()[0]
         return SequenceBlock(self._contig, np.empty(0, dtype=np.uint8))
-
-    def _sequence(self, body: bytes) -> SequenceBlock:
-        # translate drops line ends and blanks in the same pass.
-        encoded = body.translate(_ENCODE_BYTES, _BLANKS)
-        if b"\0" in encoded:
-            self._refuse_letter(body)
-        self._line += body.count(b"\n")
-        self._at_line_start = body.endswith(b"\n")
-        return SequenceBlock(self._contig, np.frombuffer(encoded, dtype=np.uint8))
 
     def _refuse_letter(self, body: bytes) -> None:
         letters = np.frombuffer(body, dtype=np.uint8)

@@ -52,7 +52,14 @@ class SpanIndex:
     """
 
     def __init__(self, starts: Positions, ends: Positions) -> None:
-        self.starts, self.ends = _merge(np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64))
+        starts, ends = np.asarray(starts, dtype=np.int64), np.asarray(ends, dtype=np.int64)
+        order = np.argsort(starts, kind="stable")
+        # The running maximum: a short span inside an earlier long one must not end the merged span.
+        starts, ends = starts[order], np.maximum.accumulate(ends[order])
+        # Of spans that overlap or touch, only the first opens a merged span, and only the last closes it.
+        opens = np.ones(len(starts), dtype=bool)
+        opens[1:] = starts[1:] > ends[:-1]
+        self.starts, self.ends = starts[opens], ends[np.append(opens[1:], True)[: len(ends)]]
         self._covered_before = np.concatenate(([0], np.cumsum(self.ends - self.starts)))
 
     def __len__(self) -> int:
@@ -78,18 +85,6 @@ class SpanIndex:
         span = np.searchsorted(self.starts, position, side="right") - 1
         inside = np.clip(position - self.starts[span], 0, (self.ends - self.starts)[span])
         return np.where(span >= 0, self._covered_before[span] + inside, 0)
-
-
-def _merge(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sort spans and merge those that overlap or touch."""
-    order = np.argsort(starts, kind="stable")
-    # The running maximum: a short span inside an earlier long one must not end the merged span.
-    starts, ends = starts[order], np.maximum.accumulate(ends[order])
-    opens = np.ones(len(starts), dtype=bool)
-    opens[1:] = starts[1:] > ends[:-1]
-    closes = np.ones(len(starts), dtype=bool)
-    closes[:-1] = opens[1:]
-    return starts[opens], ends[closes]
 
 
 def find_runs(flags: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

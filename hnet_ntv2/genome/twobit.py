@@ -87,16 +87,13 @@ class TwoBitFile:
             if name in records:
                 raise GenomeError(f"{self._path} holds the contig {shown(name)} twice; contig names must be unique")
             position += 1 + name_length
-            records[name] = self._read_record(int(self._take(position, offset_type.itemsize).view(offset_type)[0]))
+            offset = int(self._take(position, offset_type.itemsize).view(offset_type)[0])
             position += offset_type.itemsize
+            masked_runs_at = self._after_runs(offset + 4)
+            packed_at = self._after_runs(masked_runs_at) + 4
+            records[name] = _Record(self._integer(offset), offset + 4, masked_runs_at, packed_at)
+            self._take(packed_at, (records[name].num_bases + 3) // 4)
         return records
-
-    def _read_record(self, offset: int) -> _Record:
-        masked_runs_at = self._after_runs(offset + 4)
-        packed_at = self._after_runs(masked_runs_at) + 4
-        record = _Record(self._integer(offset), offset + 4, masked_runs_at, packed_at)
-        self._take(record.packed_at, (record.num_bases + 3) // 4)
-        return record
 
     def _after_runs(self, offset: int) -> int:
         """Where the runs that begin at ``offset`` end."""

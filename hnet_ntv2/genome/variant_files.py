@@ -61,8 +61,7 @@ def _num_header_lines(path: Path) -> int | None:
 
 
 def _read_vcf(path: Path, header_lines: int) -> Iterator[Variant]:
-    with ExitStack() as stack:
-        file = stack.enter_context(_open_vcf(path))
+    with _open_vcf(path) as file:
         number = header_lines
         while records := _next_records(path, file, number, is_text=header_lines > 0):
             for contig, position, name, ref, alts in records:

@@ -54,10 +54,9 @@ def check_model_folder(folder: str | os.PathLike[str] | None = None) -> Path:
     if folder is None:
         return bundled_model()
     path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise WeightsError(f"{path} is not a folder; name a model folder, such as checkpoints/hf of a run")
     if not (path / "config.json").exists():
-        raise WeightsError(f"{path} holds no config.json; name a model folder, such as checkpoints/hf of a run")
+        problem = "holds no config.json" if path.is_dir() else "is not a folder"
+        raise WeightsError(f"{path} {problem}; name a model folder, such as checkpoints/hf of a run")
     # Whether transformers applies the adapter depends on whether peft is installed.
     if (path / "adapter_config.json").exists():
         raise WeightsError(f"{path} holds an adapter beside a model; merge it (merge_and_unload) and save the result")

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..storage import appearing_file, growing_file, is_stream, partial_path
+from ..storage.output import as_config_errors
 from .settings_file import read_settings, require_same_settings, settings_path
 
 # Work that an interruption can lose.
@@ -105,26 +106,17 @@ class _Output:
         self._num_bytes = 0
 
     def write(self, data: bytes) -> None:
-        with self._as_config_errors():
+        with as_config_errors(self._path):
             self._file.write(data)
         self._digest.update(data)
         self._num_bytes += len(data)
 
     def sync(self) -> dict[str, Any]:
         """Wait until the disk has all that was written; its size and digest."""
-        with self._as_config_errors():
+        with as_config_errors(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
         return {"bytes": self._num_bytes, "digest": self._digest.hexdigest()}
-
-    @contextmanager
-    def _as_config_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            raise  # the reader has enough, as ``head`` has: no error of the place
-        except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written: {error.strerror or error}") from error
 
     def continue_from(self, saved: dict[str, Any]) -> None:
         """Check that the file begins with what the journal describes, and cut the rest.

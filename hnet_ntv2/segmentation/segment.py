@@ -23,7 +23,7 @@ from ..inference.windows import (
 from ..kmers import flip_rows, reverse_complement
 from ..levels import Chunking
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from ..shapes import Float, Int, Tensor
+from ..shapes import Float, Tensor
 from ..strands import Strands
 from .stitch import Segmentation, Stitcher, Strand
 
@@ -49,25 +49,15 @@ class SegmentSettings:
     flank: int | None = None
     batch_bases: int = DEFAULT_BATCH_BASES
 
-    def resolved(self, model: HNetNTV2ForMaskedLM) -> "ResolvedSettings":
-        """The settings with their defaults for a model filled in.
+    def resolved(self, model: HNetNTV2ForMaskedLM) -> "SegmentSettings":
+        """The settings with a model's defaults filled in; a job compares these, so that a default may be spelled out.
 
         Raises:
             ConfigError: Window and flank leave nothing to keep.
         """
         window = default_window(model.config) if self.window is None else self.window
         flank = checked_flank(window, self.flank, self.batch_bases)
-        return ResolvedSettings(self.strands, window, flank, self.batch_bases)
-
-
-@dataclass(frozen=True)
-class ResolvedSettings:
-    """``SegmentSettings`` with all sizes known; a job compares these, so that a default may be spelled out."""
-
-    strands: Strands
-    window: int
-    flank: int
-    batch_bases: int
+        return SegmentSettings(self.strands, window, flank, self.batch_bases)
 
 
 Read = Callable[[int, int, int], NDArray[np.uint8]]
@@ -134,7 +124,7 @@ def segment_sequences(
 
 
 def _segment_whole(
-    model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: ResolvedSettings, progress: Progress | None
+    model: HNetNTV2ForMaskedLM, sequences: Iterable[_Sequence], settings: SegmentSettings, progress: Progress | None
 ) -> Iterator[tuple[_Sequence, Segmentation]]:
     waiting: dict[int, _Sequence] = {}  # read, and not segmented to its end
 
@@ -160,7 +150,7 @@ def segment_blocks(
     model: HNetNTV2ForMaskedLM,
     lengths: Iterable[int],
     read: Read,
-    settings: ResolvedSettings,
+    settings: SegmentSettings,
     progress: Progress | None = None,
     num_done: int = 0,
     pending: list[dict[str, Any]] | None = None,
@@ -171,11 +161,13 @@ def segment_blocks(
         model: In eval mode.
         lengths: Bases of each sequence; asked for one after the other.
         read: Reads the sequences window by window, each from left to right.
-        settings: Sizes and strands.
+        settings: What ``SegmentSettings.resolved`` returned.
         progress: Called after each forward pass.
         num_done: Blocks to skip, which an earlier call has yielded.
         pending: ``Block.pending`` of the last one of them.
     """
+    assert settings.window is not None
+    assert settings.flank is not None
     known: list[int] = []  # the lengths that were asked for
 
     def asked() -> Iterator[int]:
@@ -221,7 +213,7 @@ def _num_kept(piece: Piece) -> int:
     return piece.window.keep_end - piece.window.keep_start
 
 
-def _stitchers(model: HNetNTV2ForMaskedLM, settings: ResolvedSettings, length: int) -> list[Stitcher]:
+def _stitchers(model: HNetNTV2ForMaskedLM, settings: SegmentSettings, length: int) -> list[Stitcher]:
     config = model.config
     return [
         Stitcher(strand, length, config.num_stages, config.max_chunk_length) for strand in STRANDS[settings.strands]
@@ -231,18 +223,8 @@ def _stitchers(model: HNetNTV2ForMaskedLM, settings: ResolvedSettings, length: i
 def _kept_views(
     model: HNetNTV2ForMaskedLM, read: Read, batch: list[Piece], strands: Strands
 ) -> Iterator[NDArray[np.float32]]:
-    """Of each window of a batch: p and decisions at its kept bases, [strands, 2, stages, kept bases]."""
-    rows = [read(index, window.start, window.end) for index, window in batch]
-    views = _strand_views(model, pad_rows(rows, model.device), strands)
-    for (_, window), view in zip(batch, views, strict=True):
-        # A copy: a slice would keep the whole batch in memory until the block is done.
-        yield view[..., window.keep_start - window.start : window.keep_end - window.start].copy()
-
-
-def _strand_views(
-    model: HNetNTV2ForMaskedLM, input_ids: Int[Tensor, "batch length"], strands: Strands
-) -> NDArray[np.float32]:
-    """p and decisions of each strand at each base in the forward frame, [batch, strands, 2, stages, length]."""
+    """Of each window of a batch: p and decisions at its kept bases, forward frame, [strands, 2, stages, kept bases]."""
+    input_ids = pad_rows([read(index, window.start, window.end) for index, window in batch], model.device)
     with torch.inference_mode():
         stages = model.model.chunk(input_ids)  # without trunk and decoders, which no boundary depends on
         views = [_view(stages)]
@@ -251,7 +233,10 @@ def _strand_views(
             reverse_stages = model.model.chunk(reverse_complement(input_ids, is_valid), is_valid)
             views.append(flip_rows(_view(reverse_stages), is_valid))
         # From [strands, batch, length, 2, stages] to the order that the stitchers take.
-        return torch.stack(views).permute(1, 0, 3, 4, 2).cpu().numpy()
+        by_window = torch.stack(views).permute(1, 0, 3, 4, 2).cpu().numpy()
+    for (_, window), view in zip(batch, by_window, strict=True):
+        # A copy: a slice would keep the whole batch in memory until the block is done.
+        yield view[..., window.keep_start - window.start : window.keep_end - window.start].copy()
 
 
 def _view(stages: tuple[Chunking, ...]) -> Float[Tensor, "batch length 2 stages"]:

@@ -7,7 +7,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -48,11 +48,9 @@ def take_lock(descriptor: int, path: Path) -> None:
 def release(descriptor: int) -> None:
     """Unlock and close."""
     _held.discard(descriptor)
-    try:
+    with suppress(OSError):  # where it was never locked, as ``take_lock`` has warned
         # Explicitly: closing does not unlock while a child process still has the descriptor.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
-    except OSError:  # it was never locked, as ``take_lock`` has warned
-        logger.debug("nothing to unlock")
     os.close(descriptor)
 
 

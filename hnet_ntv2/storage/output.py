@@ -5,6 +5,7 @@ killed writer leaves it behind, and the next writer of that output takes it over
 output) cannot be renamed: they are written to directly.
 """
 
+import codecs
 import os
 import re
 import shutil
@@ -12,9 +13,9 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from safetensors import SafetensorError
 
@@ -25,6 +26,8 @@ from .places import PARTIAL, AnyPath, descriptor_of, is_stream, partial_path, re
 
 _GZIP = ".gz"
 _COMPRESSING = ".compressing"
+# Not io.TextIOWrapper, which would close standard output.
+_UTF8 = codecs.getwriter("utf-8")
 # safetensors raises errors of the system as text only.
 _SAFETENSORS_REASON = re.compile(r"serializing: I/O error: (.*?) \(os error")
 
@@ -39,8 +42,11 @@ def appearing_file(path: AnyPath) -> Iterator[Path]:
         ConfigError: The file cannot be written, or another process is writing it.
     """
     if is_stream(path):
-        with _file_for_stream(path) as temporary:
+        with as_config_errors(path), tempfile.TemporaryDirectory() as folder, as_config_errors(path, Path(folder)):
+            temporary = Path(folder) / f"output{Path(path).suffix}"
             yield temporary
+            with temporary.open("rb") as source, _open_stream(path) as sink:
+                shutil.copyfileobj(source, sink)
         return
     target = _replaceable_file(path)
     # In a folder of its own, since safetensors first writes a temporary file beside its own.
@@ -61,11 +67,11 @@ def open_text(path: AnyPath) -> Iterator[TextIO]:
         ConfigError: The file cannot be written, or another process is writing it.
     """
     if is_stream(path):
-        with _as_config_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
-            yield cast(TextIO, _Lines(binary))
+        with as_config_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
+            yield cast(TextIO, _UTF8(binary))
         return
     with appearing_file(path) as partial, partial.open("wb") as file, _compressed(file, path) as binary:
-        yield cast(TextIO, _Lines(binary))
+        yield cast(TextIO, _UTF8(binary))
 
 
 @contextmanager
@@ -82,12 +88,12 @@ def growing_file(path: AnyPath, resume: bool) -> Iterator[BinaryIO]:
     if is_stream(path):
         if resume:
             raise ConfigError(f"{path} is a pipe or device: what went there cannot be resumed; name a file")
-        with _as_config_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
+        with as_config_errors(path), _open_stream(path) as file, _compressed(file, path) as binary:
             yield binary
         return
     target = _replaceable_file(path)
     partial = partial_path(target)
-    with _as_config_errors(target, partial):
+    with as_config_errors(target, partial):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock_partial(target, is_folder=False)
         try:
@@ -111,7 +117,7 @@ def appearing_folder(path: AnyPath) -> Iterator[Path]:
         ConfigError: The folder cannot be written, or another process is writing it.
     """
     target = resolve(path)
-    with _as_config_errors(path, target):
+    with as_config_errors(path, target):
         if target.exists() and not target.is_dir():
             raise ConfigError(f"{path} exists and is not a folder; name another one")
     with _partial_folder(target) as folder:
@@ -133,7 +139,7 @@ def _replaceable_file(path: AnyPath) -> Path:
         ConfigError: It is a folder, or write-protected.
     """
     target = resolve(path)
-    with _as_config_errors(path, target):
+    with as_config_errors(path, target):
         if target.is_dir():
             raise ConfigError(f"{path} is a folder; name a file")
         # Renaming would replace a protected file, since it needs the folder's permission only.
@@ -163,7 +169,7 @@ def sweep(folder: Path) -> None:
     Raises:
         ConfigError: Something cannot be removed.
     """
-    with _as_config_errors(folder, folder):
+    with as_config_errors(folder, folder):
         for partial in folder.glob(f"*{PARTIAL}"):
             restore(partial.with_name(partial.name.removesuffix(PARTIAL)))
             remove(partial)
@@ -184,7 +190,7 @@ def remove(path: Path) -> None:
 def _partial_folder(target: Path) -> Iterator[Path]:
     """An empty locked folder beside ``target``, which is removed at the end."""
     partial = partial_path(target)
-    with _as_config_errors(target, partial):
+    with as_config_errors(target, partial):
         made = [parent for parent in target.parents if not parent.exists()]
         descriptor = _lock_partial(target, is_folder=True)
         try:
@@ -270,7 +276,7 @@ def _sync(file: Path, folder: Path | None = None) -> None:
 
 
 @contextmanager
-def _as_config_errors(path: AnyPath, *places: Path) -> Iterator[None]:
+def as_config_errors(path: AnyPath, *places: Path) -> Iterator[None]:
     """Turn errors of writing into ConfigErrors of an output; ``places`` are files and folders that it goes through."""
     try:
         yield
@@ -297,15 +303,6 @@ def _concerns(filename: object, places: Iterable[Path]) -> bool:
 
 
 @contextmanager
-def _file_for_stream(path: AnyPath) -> Iterator[Path]:
-    with _as_config_errors(path), tempfile.TemporaryDirectory() as folder, _as_config_errors(path, Path(folder)):
-        temporary = Path(folder) / f"output{Path(path).suffix}"
-        yield temporary
-        with temporary.open("rb") as source, _open_stream(path) as sink:
-            shutil.copyfileobj(source, sink)
-
-
-@contextmanager
 def _open_stream(path: AnyPath) -> Iterator[BinaryIO]:
     descriptor = descriptor_of(path)
     if descriptor == 1:
@@ -321,30 +318,9 @@ def _open_stream(path: AnyPath) -> Iterator[BinaryIO]:
             yield file
 
 
-@contextmanager
-def _compressed(file: BinaryIO, path: AnyPath) -> Iterator[BinaryIO]:
+def _compressed(file: BinaryIO, path: AnyPath) -> AbstractContextManager[Any]:
     """The file, or a writer that compresses into it if the output's name ends in ``.gz``."""
-    if Path(path).suffix != _GZIP:
-        yield file
-        return
-    with bgzip_writer(file) as writer:
-        yield cast(BinaryIO, writer)
-
-
-class _Lines:
-    """Writes text to a binary file. Not io.TextIOWrapper, which would close standard output."""
-
-    def __init__(self, binary: BinaryIO) -> None:
-        self._binary = binary
-
-    def write(self, text: str) -> int:
-        """Write text as UTF-8."""
-        return self._binary.write(text.encode("utf-8"))
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        """Write each of them."""
-        for line in lines:
-            self.write(line)
+    return bgzip_writer(file) if Path(path).suffix == _GZIP else nullcontext(file)
 
 
 def _replaced(target: Path) -> Path:

@@ -27,12 +27,12 @@ import sys, time
 sys.argv[0] = "hnet-ntv2"
 from hnet_ntv2.cli.main import main
 from hnet_ntv2.storage import output
-write = output._Lines.write
+write = output._UTF8.write
 def write_slowly(lines, text):
     print("writing", flush=True)
     time.sleep(0.05)
     return write(lines, text)
-output._Lines.write = write_slowly
+output._UTF8.write = write_slowly
 main(sys.argv[1:])
 """
 

@@ -37,24 +37,24 @@ def test_auto_drops_the_run_that_changes_least(tmp_path, silent):
     source = open_source(str(write_random_source(tmp_path / "source", 6, silent)))
     states = source_states(source, random_dna(64, torch.Generator().manual_seed(1), 2))
     choice = choose_layers("auto", 4, states)
-    assert set(range(6)) - set(choice.layers) == set(silent)
+    assert set(range(6)) - set(choice.kept) == set(silent)
     assert len(choice.run_distances) == 5
     assert [entry.block for entry in choice.similarities] == list(range(6))
     distances = [entry.angular_distance for entry in choice.similarities]
-    assert max(distances[block] for block in silent) < 0.01 < min(distances[b] for b in choice.layers)
+    assert max(distances[block] for block in silent) < 0.01 < min(distances[b] for b in choice.kept)
 
 
 def test_patterns_and_lists():
     states = states_of(29)
-    assert choose_layers("first", 20, states).layers == tuple(range(20))
-    assert choose_layers("last", 20, states).layers == tuple(range(9, 29))
-    spread = choose_layers("spread", 20, states).layers
+    assert choose_layers("first", 20, states).kept == tuple(range(20))
+    assert choose_layers("last", 20, states).kept == tuple(range(9, 29))
+    spread = choose_layers("spread", 20, states).kept
     assert (len(set(spread)), spread[0], spread[-1]) == (20, 0, 28)
     assert max(b - a for a, b in itertools.pairwise(spread)) == 2
-    assert choose_layers((1, 5, 28), 3, states).layers == (1, 5, 28)
-    assert choose_layers("spread", 1, states).layers == (0,)
+    assert choose_layers((1, 5, 28), 3, states).kept == (1, 5, 28)
+    assert choose_layers("spread", 1, states).kept == (0,)
     for method in ("auto", "first", "last", "spread"):
-        assert choose_layers(method, 29, states).layers == tuple(range(29))
+        assert choose_layers(method, 29, states).kept == tuple(range(29))
 
 
 def test_layers_are_read_from_text():
