@@ -173,7 +173,7 @@ def test_lora_leaves_the_start_but_for_adapters_and_is_merged(data, start, tmp_p
                                result.unit.scores, atol=1e-6)  # fmt: skip
 
 
-@pytest.mark.parametrize("routers", ["frozen", "ratio"])
+@pytest.mark.parametrize("routers", ["frozen", pytest.param("ratio", marks=pytest.mark.slow)])
 def test_routers_are_frozen_or_move_with_their_offsets(routers, data, start, tmp_path):
     finetune(data, replace(SMALL, routers=routers, epochs=1), tmp_path / "out", folder=start)
     before = lively_model(n_main_layer=1).state_dict()
@@ -202,6 +202,7 @@ def test_other_kinds_of_labels(kind, start, tmp_path):
                         {"name", "labels", "probability_a", "probability_b"})  # fmt: skip
 
 
+@pytest.mark.slow
 def test_random_weights_are_those_of_the_seed(data, start):
     settings = replace(SMALL, epochs=1)
     first, again, other = (finetune(data, settings, folder=f"random:{start}", seed=seed) for seed in (0, 0, 1))

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_everything_that_touches_a_device_runs_on_a_strict_second_one():
     file = Path(__file__).with_name("on_second_device.py")
     # Without conftest.py: shapes are checked in every other test, and checking them here costs more than the tests.
