@@ -234,12 +234,11 @@ def predict(
         genome: Of a BED file.
         device: See ``embed``.
     """
-    from .downstream.classifier import load_classifier, predict_scores
+    from .downstream.classifier import predict_scores
+    from .downstream.predict import load_predictor
     from .tasks.labels import scheme_from_config
 
-    table, classifier = _read(sequences, genome), load_classifier(model, device)
-    if classifier.device.type == "cpu":
-        classifier = classifier.double()  # as the command: the same numbers for any batch
+    table, classifier = _read(sequences, genome), load_predictor(model, device)
     return Predictions(table.names, scheme_from_config(classifier.config), predict_scores(classifier, table.bases))
 
 

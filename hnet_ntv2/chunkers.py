@@ -59,7 +59,7 @@ def greatest_neighbour(
     return torch.stack(others).amax(0)
 
 
-class _Fixed(nn.Module):
+class FixedChunker(nn.Module):
     """A chunker without weights: subclasses say where they want boundaries."""
 
     def __init__(self, limits: ChunkLimits, target: float):
@@ -76,7 +76,7 @@ class _Fixed(nn.Module):
         raise NotImplementedError
 
 
-class Ruler(_Fixed):
+class Ruler(FixedChunker):
     """Boundaries at even distances: position i where floor(i x target) is one more than at i - 1."""
 
     def wanted(self, level: Level) -> Tensor:
@@ -85,7 +85,7 @@ class Ruler(_Fixed):
         return (mark[1:] > mark[:-1]).expand(level.is_valid.shape)
 
 
-class Minimizer(_Fixed):
+class Minimizer(FixedChunker):
     """A chunk begins where the hash of the next 4 bases is the greatest among 1 / target positions: content-defined."""
 
     def wanted(self, level: Level) -> Tensor:
@@ -93,7 +93,7 @@ class Minimizer(_Fixed):
         return level.hash > greatest_neighbour(level.hash, level, max(round(1 / self.target), 2))
 
 
-class NoChunker(_Fixed):
+class NoChunker(FixedChunker):
     """No boundary but those that are forced: cap and guard alone make the chunks."""
 
     def wanted(self, level: Level) -> Tensor:

@@ -6,6 +6,7 @@ The encoded form of a base is one byte: its character id, plus the top bit where
 case). ``byte & BASE_BITS`` is what the model reads, ``byte & SOFT_MASK`` says repeat.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ KMER_DIGITS = tuple(map(KMER_LETTERS.index, "ACGT"))
 def source_vocab_size(k: int) -> int:
     """Number of NTv2's tokens with k-mers of k bases."""
     return NUM_SOURCE_SPECIALS + 4**k + len("ATCGN")
+
+
+def source_kmer_size(vocab_size: int) -> int:
+    """k of NTv2's k-mers with so many tokens, the inverse of ``source_vocab_size``; the nearest k for other numbers."""
+    num_kmers = vocab_size - NUM_SOURCE_SPECIALS - len("ATCGN")
+    return round(math.log(max(num_kmers, 4), 4))  # max(): a tiny vocabulary has no logarithm
 
 
 def _tables() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:

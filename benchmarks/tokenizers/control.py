@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hnet_ntv2.chunkers import _Fixed
+from hnet_ntv2.chunkers import FixedChunker
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.conversion.calibrate import calibrate_routers
 from hnet_ntv2.levels import BoundaryReason, Level, final_boundaries
@@ -24,7 +24,7 @@ _TEST_BATCHES = 16
 _TEST_SEED = 1 << 30
 
 
-class Oracle(_Fixed):
+class Oracle(FixedChunker):
     """Cuts where the language says; stage 1 adds the middle of each ideal chunk."""
 
     truth: torch.Tensor

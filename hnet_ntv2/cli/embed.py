@@ -23,6 +23,7 @@ from .inference import (
     open_genome_file,
     read_regions_file,
 )
+from .tables import LabelColumnOption, SequenceColumnOption
 
 if TYPE_CHECKING:
     from ..embedding import NamedSequence
@@ -42,8 +43,8 @@ def embed(
             "coordinates are kept.",
         ),
     ] = None,
-    sequence_column: Annotated[str, typer.Option(metavar="NAME", help="Column of sequences of --input.")] = "sequence",
-    label_column: Annotated[str, typer.Option(metavar="NAME", help="Column of labels, if there is one.")] = "label",
+    sequence_column: SequenceColumnOption = "sequence",
+    label_column: LabelColumnOption = "label",
     need_labels: Annotated[
         bool,
         typer.Option("--need-labels", help="Every row must have a label: in FASTA behind the last |, in BED column 4."),

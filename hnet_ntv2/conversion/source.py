@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ..model_files import INDEX, WEIGHTS, require_finite, shard_names, weight_fi
 from ..modeling_ntv2 import published_key_shapes, require_layout
 from ..shapes import Tensor
 from ..tokenization_hnet_ntv2 import NTv2Tokenizer
-from ..vocabulary import source_vocab_size
+from ..vocabulary import source_kmer_size, source_vocab_size
 from . import DEFAULT_SOURCE
 from .stored import StoredTensor, read_headers
 
@@ -126,8 +125,7 @@ def read_folder(folder: Path, name: str, revision: str | None, *, is_local: bool
 
 def _kmer_size(folder: Path, config: NTv2Config) -> int:
     """k from the vocabulary's size; ``vocab.txt``, if there is one, must hold k-mers of that k in NTv2's order."""
-    # 4^k k-mers, the 5 single letters and 6 special tokens; max(): a tiny vocabulary has no logarithm.
-    size = round(math.log(max(config.vocab_size - 11, 4), 4))
+    size = source_kmer_size(config.vocab_size)
     if source_vocab_size(size) != config.vocab_size:
         raise ConfigError(f"{folder / 'config.json'}: vocab_size={config.vocab_size} is not 4^k + 11 for any k")
     vocabulary = folder / "vocab.txt"

@@ -1,6 +1,5 @@
 """Sequence classifiers of either kind of model: build one for a task, load one, feed it bases, score sequences."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,19 +15,19 @@ from transformers.utils import logging as transformers_logging
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..conversion.calibrate import calibrate_routers
-from ..errors import ConfigError, HNetNTV2Error, WeightsError
-from ..inference.model import check_model_folder, choose_device
+from ..errors import ConfigError, WeightsError
+from ..inference.model import check_model_folder, choose_device, load_weights
 from ..inference.windows import DEFAULT_BATCH_BASES, batches_by_length, pad_rows
-from ..model_files import on_one_line, read_json
+from ..model_files import read_json
 from ..modeling_hnet_ntv2 import HNetNTV2ForSequenceClassification
 from ..resources import bundled_model
 from ..shapes import Tensor
 from ..tasks.labels import PROBLEM_TYPES, scheme_from_config
 from ..tasks.table import LabelKind, LabelScheme
 from ..training.teachers import cut_tokens
-from ..vocabulary import BASE_BITS, PAD_ID, SOURCE_CLS, is_clean_base
+from ..vocabulary import BASE_BITS, PAD_ID, SOURCE_CLS, is_clean_base, source_kmer_size
+from .results import RANDOM
 
-RANDOM = "random:"
 _CALIBRATION_ROWS = 256
 
 
@@ -115,13 +114,8 @@ def load_classifier(folder: str | os.PathLike[str], device: str = "auto") -> Pre
 
 
 def _load(model_class: Any, path: Path, new_head: bool = False, **options: Any) -> PreTrainedModel:
-    try:
-        with quiet_transformers():
-            model = model_class.from_pretrained(path, dtype=torch.float32, **options)
-    except HNetNTV2Error:
-        raise
-    except Exception as error:  # transformers and safetensors raise many kinds at a damaged file
-        raise WeightsError(f"the model in {path} cannot be loaded: {on_one_line(error)}") from error
+    with quiet_transformers():
+        model = load_weights(model_class, path, **options)
     if new_head:
         for module in head_modules(model):
             module.apply(model._init_weights)
@@ -148,18 +142,13 @@ def head_modules(model: nn.Module) -> list[nn.Module]:
     return [module for name, module in model.named_children() if name != prefix]
 
 
-def kmer_size(config: Any) -> int:
-    """k of an NTv2 model, whose vocabulary has 4^k + 11 tokens."""
-    return round(math.log(max(config.vocab_size - 11, 4), 4))
-
-
 def model_inputs(config: Any, rows: Sequence[NDArray[np.uint8]], device: torch.device) -> dict[str, Tensor]:
     """``input_ids`` and ``attention_mask`` of encoded rows as a model of this config reads them, right-padded."""
     bases = pad_rows(rows, device)
     is_valid = bases != PAD_ID
     if isinstance(config, HNetNTV2Config):
         return {"input_ids": bases, "attention_mask": is_valid.long()}
-    tokens = cut_tokens(bases, is_valid, kmer_size(config))
+    tokens = cut_tokens(bases, is_valid, source_kmer_size(config.vocab_size))
     front = torch.full_like(bases[:, :1], SOURCE_CLS)
     mask = torch.cat([torch.ones_like(front), tokens.is_valid.long()], 1)
     return {"input_ids": torch.cat([front, tokens.ids], 1), "attention_mask": mask}

@@ -12,11 +12,11 @@ from ..genome import file_digest
 from ..model_files import loaded_files, read_json
 from ..resources import bundled_model
 from ..tasks.table import TaskData
-from .results import UnitResult
+from .results import HUB, RANDOM, UnitResult
 
 BASELINE = "baseline"
 MODES = ("probe", "finetune", "lora")
-BUNDLED, RANDOM, HUB = "bundled", "random:", "hf:"
+BUNDLED = "bundled"
 # Settings of fine-tuning that change no result.
 _SHOWN_ONLY = ("progress", "report_to")
 

@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import DataError
 from ..storage.git import git_state
 from .contenders import RUNNERS
-from .metrics import compute_metric, metric_interval
+from .metrics import metric_interval
 from .plan import EvaluateSettings, Plan, make_plan, task_data
 from .published import BUILTIN, read_published
 from .units import AUDIT, Unit, do_unit, shard
@@ -156,7 +156,7 @@ def _score(unit: Unit, plan: Plan) -> tuple[dict[str, Any], dict[str, NDArray]]:
     interval = metric_interval(data.metric, targets, scores)
     content = {
         "metric": data.metric,
-        "test": compute_metric(data.metric, targets, scores),
+        "test": interval.value,
         "test_interval_95": [interval.low, interval.high],
         "dev": result.dev_metric,
         "chosen": result.chosen,

@@ -30,11 +30,11 @@ from ..shapes import Bool, Tensor
 from ..storage import appearing_file
 from ..strands import Strands
 from ..tokenization_hnet_ntv2 import NTv2Tokenizer
-from ..vocabulary import BASE_BITS, FIRST_BASE, LAST_BASE, reverse_complement
+from ..vocabulary import BASE_BITS, FIRST_BASE, LAST_BASE, reverse_complement, source_kmer_size
+from .results import HUB, RANDOM
 
 POOLS = ("mean", "max", "first", "bins")
 NUM_BINS = 8
-HUB, RANDOM = "hf:", "random:"
 _CALIBRATION_BASES = 4096
 # Part of each cache file's name: raise it when features of the same model and rows change.
 _CACHE_VERSION = 1
@@ -175,8 +175,8 @@ def open_encoder(source: str | Path | None = None, *, seed: int = 0, device: str
         if kind == "ntv2" or (kind in (None, "esm") and _is_ntv2(folder)):
             config = NTv2Config.from_json_file(folder / "config.json")
             model: Any = NTv2ForMaskedLM(config) if is_random else NTv2ForMaskedLM.from_pretrained(folder)
-            k = (config.vocab_size.bit_length() - 1) // 2
-            return TokenEncoder(model.to(place), NTv2Tokenizer(k=k), digest)
+            tokenizer = NTv2Tokenizer(k=source_kmer_size(config.vocab_size))
+            return TokenEncoder(model.to(place), tokenizer, digest)
         return _open_auto(str(folder), place, digest, is_random=is_random)
 
 

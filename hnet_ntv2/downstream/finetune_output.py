@@ -15,7 +15,8 @@ from ..configuration_hnet_ntv2 import HNetNTV2Config
 from ..storage import appearing_folder
 from ..tasks.table import TaskData
 from ..tokenization_hnet_ntv2 import HNetNTV2Tokenizer, NTv2Tokenizer
-from .classifier import kmer_size, quiet_transformers
+from ..vocabulary import source_kmer_size
+from .classifier import quiet_transformers
 from .metrics import OF_CLASSES, OF_NUMBERS, compute_metric, metric_interval
 
 ADAPTER, TENSORBOARD = "adapter", "tensorboard"
@@ -86,7 +87,8 @@ def write_result(
     is_ours = isinstance(model.config, HNetNTV2Config)
     with appearing_folder(target) as partial, quiet_transformers():
         model.save_pretrained(partial)
-        (HNetNTV2Tokenizer() if is_ours else NTv2Tokenizer(k=kmer_size(model.config))).save_pretrained(partial)
+        tokenizer = HNetNTV2Tokenizer() if is_ours else NTv2Tokenizer(k=source_kmer_size(model.config.vocab_size))
+        tokenizer.save_pretrained(partial)
         for name in (ADAPTER, TENSORBOARD):
             if (place / name).is_dir():
                 shutil.copytree(place / name, partial / name)

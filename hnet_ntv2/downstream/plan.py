@@ -9,12 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ConfigError, DataError
 from ..genome import file_digest, open_genome
 from ..tasks import suites
-from ..tasks.table import Split, TaskData
+from ..tasks.table import TaskData
 from .contenders import BASELINE, MODES, Model, RunSettings, baseline_names, mode_settings, needs_seeds, read_model
 from .units import AUDIT, Unit, digest_data
 
@@ -156,9 +154,7 @@ def _load(suite: str, root: Path | None, genome: Path | None, name: str, fold: i
 def task_data(settings: EvaluateSettings, name: str, fold: int, seed: int) -> TaskData:
     """One fold of a task, cut to ``max_train_rows``."""
     data = _load(settings.suite, settings.data, settings.genome, name, fold, seed)
-    most = settings.max_train_rows
-    if most is None or most >= len(data.train.table):
+    if settings.max_train_rows is None:
         return data
     # Seed 0 for all: every model and seed trains on the same rows.
-    rows = np.sort(np.random.default_rng(0).permutation(len(data.train.table))[:most])
-    return dataclasses.replace(data, train=Split(data.train.table.take(rows), data.train.targets[rows]))
+    return dataclasses.replace(data, train=data.train.draw(settings.max_train_rows, seed=0))

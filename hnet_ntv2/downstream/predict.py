@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from ..errors import ConfigError
 from ..genome import Genome
@@ -53,7 +54,7 @@ def predict(
     """Predictions of records in their order; records of some 32 batches are held at a time.
 
     Args:
-        model: Of ``load_classifier``.
+        model: Of ``load_predictor``.
         records: Read as they are needed.
         batch_bases: Most bases of one forward pass, padding included, before strands.
         progress: Called with the number of records done.
@@ -65,6 +66,15 @@ def predict(
         done += len(group)
         if progress is not None:
             progress(done)
+
+
+def load_predictor(folder: str | os.PathLike[str], device: str = "auto") -> PreTrainedModel:
+    """The classifier of a folder as predictions need it; raises as ``load_classifier``.
+
+    On a CPU in float64: float32 differs in the sixth digit between batch sizes, and a prediction should not.
+    """
+    model = load_classifier(folder, device)
+    return model.double() if model.device.type == "cpu" else model
 
 
 def predict_file(
@@ -80,8 +90,6 @@ def predict_file(
     progress: Progress | None = None,
 ) -> PredictResult:
     """Predict the records of a file into a table, which appears when it is complete.
-
-    On a CPU in float64: float32 differs in the sixth digit between batch sizes, and a table should not.
 
     Args:
         folder: Of a fine-tuned classifier.
@@ -100,7 +108,7 @@ def predict_file(
         DataError: The input cannot be read, or its labels are not the model's.
     """
     check_output(output)
-    model = load_classifier(folder, device)
+    model = load_predictor(folder, device)
     scheme, table = scheme_from_config(model.config), None
     if has_labels:
         columns = columns or Columns()
@@ -109,8 +117,6 @@ def predict_file(
         records = _records_of(table)
     else:
         records = read_records(source, genome, columns)
-    if model.device.type == "cpu":
-        model = model.double()
     kept: list[NDArray] = []
 
     def scores() -> Iterator[Prediction]:

@@ -123,12 +123,10 @@ def _best_features(data: TaskData, found: Sequence[Features]) -> tuple[tuple[str
 
 
 def _draw_rows(split: Split, most: int, seed: int) -> Split:
-    """The split, or so many random rows of it, in their order."""
-    if len(split.table) <= most:
-        return split
-    rows = np.sort(np.random.default_rng(seed).choice(len(split.table), most, replace=False))
-    logger.warning("%s: %d of %d rows are used, drawn by the seed", split.table.source, most, len(split.table))
-    return Split(split.table.take(rows), split.targets[rows])
+    """``Split.draw``, and a warning where rows are left out."""
+    if len(split.table) > most:
+        logger.warning("%s: %d of %d rows are used, drawn by the seed", split.table.source, most, len(split.table))
+    return split.draw(most, seed)
 
 
 def _fill_empty(features: Sequence[NDArray[np.float32]]) -> tuple[list[NDArray[np.float32]], int]:

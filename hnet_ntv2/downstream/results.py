@@ -1,9 +1,12 @@
-"""What one model gives on one fold and seed of a task."""
+"""What the parts of an evaluation share: how a model is named, and what it gives on one fold and seed of a task."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
+
+# In front of a model's name: on the Hub; a folder's architecture with random weights.
+HUB, RANDOM = "hf:", "random:"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, HNetNTV2Error, WeightsError
 from ..genome import file_digest
 from ..model_files import loaded_files, on_one_line, read_config, weight_files
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
@@ -29,19 +29,33 @@ def load_model(folder: str | os.PathLike[str] | None = None, device: str = "auto
     """
     folder = check_model_folder(folder)
     place = choose_device(device)
+    return load_weights(HNetNTV2ForMaskedLM, folder).to(place).eval()
+
+
+def load_weights(model_class: Any, folder: Path, **options: Any) -> Any:
+    """A model of a class from the files of a folder, in float32 on the CPU.
+
+    Args:
+        model_class: With ``from_pretrained``.
+        folder: Its files.
+        options: Further ones of ``from_pretrained``.
+
+    Raises:
+        WeightsError: They cannot be loaded.
+        ConfigError: A setting in ``config.json`` is unknown.
+    """
     # transformers' bar over the tensors would stand between our own lines of progress.
     shows_progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model: Any = HNetNTV2ForMaskedLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-    except (WeightsError, ConfigError):
+        return model_class.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **options)
+    except HNetNTV2Error:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds at a damaged file
         raise WeightsError(f"the model in {folder} cannot be loaded: {on_one_line(error)}") from error
     finally:
         if shows_progress:
             transformers_logging.enable_progress_bar()
-    return model.to(place).eval()
 
 
 def check_model_folder(folder: str | os.PathLike[str] | None = None) -> Path:

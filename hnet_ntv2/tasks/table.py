@@ -72,6 +72,13 @@ class Split:
     table: Table
     targets: NDArray
 
+    def draw(self, most: int, seed: int) -> "Split":
+        """So many random rows in their order, the same for the same seed; the split itself if it has no more."""
+        if len(self.table) <= most:
+            return self
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self.table))[:most])
+        return Split(self.table.take(rows), self.targets[rows])
+
 
 @dataclass(frozen=True)
 class TaskData:

@@ -8,7 +8,19 @@ import pytest
 
 from hnet_ntv2.errors import GenomeError
 from hnet_ntv2.genome import decode, encode, reverse_complement
-from hnet_ntv2.vocabulary import BASE_BITS, BASE_VOCABULARY, COMPLEMENT, SOFT_MASK
+from hnet_ntv2.vocabulary import (
+    BASE_BITS,
+    BASE_VOCABULARY,
+    COMPLEMENT,
+    SOFT_MASK,
+    source_kmer_size,
+    source_vocab_size,
+)
+
+
+def test_the_size_of_a_source_vocabulary_tells_its_k():
+    assert [source_kmer_size(source_vocab_size(k)) for k in range(1, 9)] == list(range(1, 9))
+    assert source_vocab_size(6) == 4107
 
 
 @pytest.mark.parametrize(

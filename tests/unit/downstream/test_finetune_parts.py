@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hnet_ntv2 import HNetNTV2ForSequenceClassification
-from hnet_ntv2.downstream.classifier import kmer_size, model_inputs
+from hnet_ntv2.downstream.classifier import model_inputs
 from hnet_ntv2.downstream.finetune import _Scale
 from hnet_ntv2.downstream.finetune_output import epoch_rows, json_text
 from hnet_ntv2.downstream.finetune_settings import FinetuneSettings
@@ -14,7 +14,7 @@ from hnet_ntv2.downstream.trainer import Collator, group_of, micro_batch
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.modeling_ntv2 import NTv2Config
 from hnet_ntv2.tokenization_hnet_ntv2 import NTv2Tokenizer
-from hnet_ntv2.vocabulary import encode, reverse_complement
+from hnet_ntv2.vocabulary import encode, reverse_complement, source_kmer_size
 from tests.builders import tiny_config
 from tests.unit.conversion.sources import TINY
 
@@ -56,7 +56,7 @@ def test_only_training_flips_and_only_to_the_reverse_complement():
 def test_ntv2_reads_the_tokens_of_its_tokenizer():
     config = NTv2Config.from_json_file(TINY / "config.json")
     texts = ["ACGTACGTNNACGTACGTTAG", "ACGTACG", "GN"]
-    expected = NTv2Tokenizer(k=kmer_size(config))(texts, padding=True, return_tensors="pt")
+    expected = NTv2Tokenizer(k=source_kmer_size(config.vocab_size))(texts, padding=True, return_tensors="pt")
     found = model_inputs(config, [encode(text.lower().encode()) for text in texts], torch.device("cpu"))
     assert torch.equal(found["input_ids"], expected["input_ids"])
     assert torch.equal(found["attention_mask"], expected["attention_mask"])
