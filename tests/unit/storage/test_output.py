@@ -144,10 +144,8 @@ import os, pathlib, sys, time
 sys.argv[0] = "hnet-ntv2"
 from hnet_ntv2.storage import folder_lock
 with folder_lock(pathlib.Path({str(tmp_path)!r})):
-    child = os.fork()
-    if child == 0:
-        time.sleep(60)
-    print(child, flush=True)
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)  # by the child: on a busy machine the parent can be killed before it runs
     time.sleep(60)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
