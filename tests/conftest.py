@@ -50,6 +50,11 @@ def rng() -> torch.Generator:
     return torch.Generator().manual_seed(2222)
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes are named by their argument: a gzip header holds the second it was written, and xdist's workers must agree."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
