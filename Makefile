@@ -3,7 +3,7 @@ PYTHON := $(or $(HNET_NTV2_PYTHON),$(or $(HNET_NTV2_VENV),.venv)/bin/python)
 BIN := $(dir $(PYTHON))
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: install demo test test-fast check docs bench bench-use bench-learning
+.PHONY: install demo test test-fast check docs bench bench-use bench-tokenizers bench-learning
 
 install: ## make the environment with the package and its test tools
 	bash -c 'set -euo pipefail; . scripts/_environment.sh; hnet_prepare dev'
@@ -46,3 +46,10 @@ CORE = --core trunk trunk_embedding graft matching plain
 bench-learning: install ## does a start from a 6-mer model learn faster? goes on where it was interrupted
 	$(PYTHON) -m benchmarks.learning $(WORK) --size $(SIZE) $(DNA) $(if $(KEPT),--kept $(KEPT))
 	$(PYTHON) -m benchmarks.learning.report $(WORK) --output $(RESULTS) --reference anchors_kept --baseline $(BASELINE) $(CORE)
+
+# SIZE is minutes, hour, day or gpu; RUNS is the folder of the finished trials.
+RUNS ?= outputs/tokenizers/$(SIZE)
+
+bench-tokenizers: install ## do learned chunks find boundaries that exist? goes on where it was interrupted
+	$(PYTHON) -m benchmarks.tokenizers $(RUNS) --size $(SIZE)
+	$(PYTHON) -m benchmarks.tokenizers.report $(RUNS) --output $(RUNS)/tokenizers.md

@@ -1,11 +1,10 @@
 """Train one small model per chunker and language, and measure bits, boundaries against the truth, and ratios."""
 
-import argparse
 import json
 import math
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,15 +12,71 @@ from torch import nn
 from hnet_ntv2.chunkers import FixedChunker
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.conversion.calibrate import calibrate_routers
+from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.levels import BoundaryReason, Level, final_boundaries
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.storage import open_text
 
 from .languages import LANGUAGES, Rows, sample
 
-_ROWS = 24
-_TEST_BATCHES = 16
-_TEST_SEED = 1 << 30
+CHUNKERS = ("oracle", "ruler", "minimizer", "learned", "peak", "shuffled", "none")
+_TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of one size share.
+
+    Attributes:
+        width: Of the hidden states; heads have 16 coordinates.
+        blocks: Of the trunk.
+        rows: Of a batch.
+        steps: Optimiser steps.
+        rate: Peak of the learning rate.
+        test_batches: Batches of the final measurement.
+        device: "cpu" or "cuda".
+    """
+
+    width: int = 64
+    blocks: int = 4
+    rows: int = 24
+    steps: int = 1500
+    rate: float = 2e-3
+    test_batches: int = 16
+    device: str = "cpu"
+
+
+class Trial(NamedTuple):
+    """One run: a language, how it is chunked, the seed, and model settings that differ."""
+
+    language: str
+    chunker: str
+    pooling: str
+    seed: int
+    changes: dict[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> "Trial":
+        """Of LANGUAGE:CHUNKER:POOLING:SEED[:name=value...], values as JSON.
+
+        Raises:
+            ConfigError: if it is not of that form or names what there is not.
+        """
+        try:
+            language, chunker, pooling, seed, *changes = text.split(":")
+            values = {name: json.loads(value) for name, value in (change.split("=") for change in changes)}
+            trial = cls(language, chunker, pooling, int(seed), values)
+        except ValueError as error:
+            raise ConfigError(
+                f"{text!r} is not LANGUAGE:CHUNKER:POOLING:SEED[:name=value], as copy:peak:mean:1 is"
+            ) from error
+        for value, known in ((language, LANGUAGES), (chunker, CHUNKERS), (pooling, ("mean", "first"))):
+            if value not in known:
+                raise ConfigError(f"{text!r}: there is no {value!r}; there are {', '.join(known)}")
+        return trial
+
+    def __str__(self) -> str:
+        changes = [f"{name}={json.dumps(value)}" for name, value in self.changes.items()]
+        return ":".join([self.language, self.chunker, self.pooling, str(self.seed), *changes])
 
 
 class Oracle(FixedChunker):
@@ -43,116 +98,97 @@ class Oracle(FixedChunker):
         return truth.gather(1, level.first_base)
 
 
-def build(chunker: str, pooling: str, seed: int, changes: dict[str, Any]) -> HNetNTV2ForMaskedLM:
-    torch.manual_seed(seed)
+def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
+    """The model of a trial, with random weights."""
+    torch.manual_seed(trial.seed)
     settings = {
-        "d_model": 64, "n_head": 4, "intermediate_size": 128, "n_main_layer": 4, "window": 32, "kmer_size": 6,
-        "target_ratio_stage1": 0.3, "use_anchors": False, "chunk_pooling": pooling,
-        "chunker": "none" if chunker == "oracle" else chunker,
+        "d_model": setup.width, "n_head": setup.width // 16, "intermediate_size": 2 * setup.width,
+        "n_main_layer": setup.blocks, "window": 32, "kmer_size": 6, "target_ratio_stage1": 0.3,
+        # Anchors show whole k-mers beside a mask; these languages have nothing there that helps.
+        "use_anchors": False, "chunk_pooling": trial.pooling,
+        "chunker": "none" if trial.chunker == "oracle" else trial.chunker,
     }  # fmt: skip
-    model = HNetNTV2ForMaskedLM(HNetNTV2Config(**(settings | changes)))
-    if chunker == "oracle":
+    model = HNetNTV2ForMaskedLM(HNetNTV2Config(**(settings | trial.changes)))
+    if trial.chunker == "oracle":
         for number, stage in enumerate(model.model.stages):
             stage.router = Oracle(stage.router, number == 0)
+    if trial.chunker in ("learned", "shuffled"):
+        calibrate_routers(model.model, [_unmasked(sample(trial.language, 32, seed=5))])
+    model.to(setup.device)  # pyright: ignore[reportArgumentType]  (transformers' annotation of ``to``)
     return model
 
 
-def unmasked(rows: Rows) -> torch.Tensor:
-    """The bases of a batch without masks."""
-    return torch.where(rows.labels == -100, rows.input_ids, rows.labels)
-
-
-def show_truth(model: HNetNTV2ForMaskedLM, truth: torch.Tensor) -> None:
-    for stage in model.model.stages:
-        if isinstance(stage.router, Oracle):
-            stage.router.truth = truth
-
-
-def run(language: str, chunker: str, pooling: str, seed: int, steps: int, rate: float, changes: dict[str, Any]) -> dict:
-    model = build(chunker, pooling, seed, changes)
-    if chunker in ("learned", "shuffled"):
-        rows = sample(language, 32, seed=5)
-        calibrate_routers(model.model, [unmasked(rows)])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-    )
+def perform(trial: Trial, setup: Setup) -> dict[str, Any]:
+    """Train and measure; the content of the run's file."""
+    model = build(trial, setup)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=setup.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, setup.steps))
     curve, begin = [], time.process_time()
-    for step in range(steps):
+    for step in range(setup.steps):
         model.train()
-        rows = sample(language, _ROWS, seed=seed * 1_000_003 + step)
-        show_truth(model, rows.truth)
-        output = model(rows.input_ids, labels=rows.labels, only_targets=True)
+        rows = _batch(trial, setup, seed=trial.seed * 1_000_003 + step)
+        _show_truth(model, rows.truth)
         optimizer.zero_grad()
-        output.loss.backward()
+        model(rows.input_ids, labels=rows.labels, only_targets=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % max(steps // 6, 1) == 0:
-            curve.append({"step": step + 1} | test(model, language, batches=3))
+        if (step + 1) % max(setup.steps // 6, 1) == 0:
+            curve.append({"step": step + 1} | measure(model, trial, setup, batches=3))
     return {
-        "language": language, "chunker": chunker, "pooling": pooling, "seed": seed, "steps": steps, "rate": rate,
-        "changes": changes, "cpu_seconds": time.process_time() - begin, "curve": curve,
-        "final": test(model, language, _TEST_BATCHES),
+        **trial._asdict(), "steps": setup.steps, "rate": setup.rate, "cpu_seconds": time.process_time() - begin,
+        "curve": curve, "final": measure(model, trial, setup, setup.test_batches),
     }  # fmt: skip
 
 
+def _share_of_rate(step: int, steps: int) -> float:
+    """100 steps of warm-up, then a cosine down to a twentieth."""
+    return min(1, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
 @torch.no_grad()
-def test(model: HNetNTV2ForMaskedLM, language: str, batches: int) -> dict[str, Any]:
-    """Bits per masked base; chunks per base; precision and recall of final boundaries against the truth (no masks)."""
+def measure(model: HNetNTV2ForMaskedLM, trial: Trial, setup: Setup, batches: int) -> dict[str, Any]:
+    """Bits per masked base; ratios; final boundaries against the truth, on the rows without masks.
+
+    Precision and recall leave out the row start, which is right by definition.
+    """
     model.eval()
-    bits, ratios, hits, found, there, cap, bounds = [], [], 0, 0, 0, 0, 0
+    bits, ratios = [], []
+    hits = found = there = by_cap = at_last = bases = 0
     for number in range(batches):
-        rows = sample(language, _ROWS, seed=_TEST_SEED + number)
-        show_truth(model, rows.truth)
-        bits.append(
-            float(model(rows.input_ids, labels=rows.labels, only_targets=True, strands="forward").task_loss)
-            / math.log(2)
-        )
-        stages = model.model.chunk(unmasked(rows))
-        ratios.append([float(stage.achieved_ratio) for stage in stages])
-        cuts = final_boundaries(stages)
-        hits += int((cuts & rows.truth)[:, 1:].sum())
-        found += int(cuts[:, 1:].sum())
-        there += int(rows.truth[:, 1:].sum())
-        last = stages[-1]
-        cap += int((last.reason == BoundaryReason.CAP.value).sum())
-        bounds += int(last.is_boundary.sum())
+        rows = _batch(trial, setup, seed=_TEST_SEED + number)
+        _show_truth(model, rows.truth)
+        output = model(rows.input_ids, labels=rows.labels, only_targets=True, strands="forward")
+        bits.append(float(output.task_loss) / math.log(2))
+        chunkings = model.model.chunk(_unmasked(rows))
+        ratios.append([float(chunking.achieved_ratio) for chunking in chunkings])
+        cuts, truth = final_boundaries(chunkings)[:, 1:], rows.truth[:, 1:]
+        hits, found, there = hits + int((cuts & truth).sum()), found + int(cuts.sum()), there + int(truth.sum())
+        bases += truth.numel()
+        by_cap += int((chunkings[-1].reason == BoundaryReason.CAP.value).sum())
+        at_last += int(chunkings[-1].is_boundary.sum())
     return {
         "bits": sum(bits) / batches,
         "bits_of_batches": bits,
         "ratios": torch.tensor(ratios).mean(0).tolist(),
         "precision": hits / max(found, 1),
         "recall": hits / max(there, 1),
-        "chunks_per_base": found / (batches * _ROWS * 191),
-        "truth_per_base": there / (batches * _ROWS * 191),
-        "cap_share": cap / max(bounds, 1),
+        "chunks_per_base": found / bases,
+        "truth_per_base": there / bases,
+        "cap_share": by_cap / max(at_last, 1),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("output", type=Path, help="folder; one file per run; runs that are there are not done again")
-    parser.add_argument("--run", action="append", required=True, help="LANGUAGE:CHUNKER:POOLING:SEED[:name=value...]")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for text in arguments.run:
-        language, chunker, pooling, seed, *changes = text.split(":")
-        assert language in LANGUAGES
-        path = arguments.output / f"{text.replace(':', '-')}-{arguments.steps}.json"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        values = {name: json.loads(value) for name, value in (change.split("=") for change in changes)}
-        result = run(language, chunker, pooling, int(seed), arguments.steps, arguments.rate, values)
-        with open_text(path) as file:
-            file.write(json.dumps(result, indent=1))
-        final = result["final"]
-        shown = ("bits", "chunks_per_base", "truth_per_base", "precision", "recall", "cap_share")
-        print(text, *(f"{name} {final[name]:.3f}" for name in shown), f"{result['cpu_seconds']:.0f} s", flush=True)
+def _batch(trial: Trial, setup: Setup, seed: int) -> Rows:
+    return Rows(*(tensor.to(setup.device) for tensor in sample(trial.language, setup.rows, seed)))
 
 
-if __name__ == "__main__":
-    main()
+def _unmasked(rows: Rows) -> torch.Tensor:
+    """The bases of a batch without masks."""
+    return torch.where(rows.labels == -100, rows.input_ids, rows.labels)
+
+
+def _show_truth(model: HNetNTV2ForMaskedLM, truth: torch.Tensor) -> None:
+    for stage in model.model.stages:
+        if isinstance(stage.router, Oracle):
+            stage.router.truth = truth

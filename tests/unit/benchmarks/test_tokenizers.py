@@ -1,0 +1,158 @@
+"""The positive control of the chunkers: readable languages, trials that are kept, tables that tell the truth."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.tokenizers.__main__ import SIZES, main
+from benchmarks.tokenizers.control import Setup, Trial, build, perform
+from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, sample
+from benchmarks.tokenizers.report import Arm, headroom, less, read_runs, render
+from hnet_ntv2.errors import ConfigError
+from hnet_ntv2.levels import final_boundaries
+from hnet_ntv2.vocabulary import FIRST_BASE, MASK_ID
+
+TINY = Setup(width=32, blocks=1, rows=4, steps=2, test_batches=2)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_masked_spans_were_said_before_and_far_away(language):
+    """What a mask hides stands in the first part of the row, so that the trunk can find it, but no local layer."""
+    known = total = 0
+    for seed in range(20):
+        rows = sample(language, 8, seed)
+        masked = rows.labels != -100
+        assert torch.equal(masked, rows.input_ids == MASK_ID)
+        for labels, input_ids in zip(rows.labels.numpy(), rows.input_ids.numpy(), strict=True):
+            bases = np.where(labels == -100, input_ids, labels)
+            at = np.flatnonzero(labels != -100)
+            for span in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1):
+                hidden = bases[span].tobytes()
+                earlier = bases[: span[0] - 32].tobytes()
+                known += hidden in earlier
+                total += 1
+    # One base in a hundred is noise; both copies of six bases are clean in 88 % of all cases.
+    assert known / total > 0.75
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_same_seed_gives_the_same_rows(language):
+    first, again, other = sample(language, 4, 1), sample(language, 4, 1), sample(language, 4, 2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.input_ids, other.input_ids)
+    assert first.input_ids.shape == (4, LENGTH)
+    assert int(first.input_ids[first.labels == -100].min()) >= FIRST_BASE
+
+
+def test_boundaries_of_copies_agree_in_both_copies():
+    rows = sample("copy", 64, 3)
+    unmasked = torch.where(rows.labels == -100, rows.input_ids, rows.labels).numpy()
+    for truth, bases in zip(rows.truth.numpy(), unmasked, strict=True):
+        (gap,) = [gap for gap in range(1, 32) if np.mean(bases[:80] == bases[80 + gap : 160 + gap]) > 0.9]
+        # Places near an end look at what lies outside the copy.
+        assert np.array_equal(truth[10:70], truth[90 + gap : 150 + gap])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_oracle_cuts_where_the_language_says(language):
+    trial = Trial(language, "oracle", "mean", 1, {})
+    model = build(trial, TINY).eval()
+    rows = sample(language, 8, 4)
+    for stage in model.model.stages:
+        stage.router.truth = rows.truth
+    bases = torch.where(rows.labels == -100, rows.input_ids, rows.labels)
+    cuts = final_boundaries(model.model.chunk(bases))
+    assert (cuts & rows.truth).sum() >= 0.99 * rows.truth.sum()
+    assert cuts.sum() <= 1.15 * rows.truth.sum()  # the cap adds some in the longest words
+
+
+def test_a_trial_is_trained_measured_and_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "hour", SIZES["hour"]._replace(setup=TINY))
+    arguments = [str(tmp_path), "--run", "copy:ruler:mean:1", "--run", "copy:learned:first:2:window=8"]
+    main(arguments)
+    files = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert sorted(files) == ["copy-learned-first-2-window=8-2.json", "copy-ruler-mean-1-2.json"]
+    main(arguments)
+    assert files == {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    run = json.loads((tmp_path / "copy-ruler-mean-1-2.json").read_text())
+    assert 1.5 < run["final"]["bits"] < 3
+    assert run["final"]["chunks_per_base"] == pytest.approx(0.15, abs=0.02)
+    assert "copy, 2 steps" in render(tmp_path)
+
+
+def test_a_trial_repeats_itself():
+    trial = Trial.parse("words:peak:mean:3")
+    first, again = (perform(trial, TINY)["final"] for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize("text", ["copy", "copy:peak:mean:one", "copy:peak:mean:1:window", "copy:peak:mean:1:window=x"])
+def test_a_trial_that_cannot_be_read_is_refused(text):
+    with pytest.raises(ConfigError, match="is not LANGUAGE:CHUNKER:POOLING:SEED"):
+        Trial.parse(text)
+
+
+@pytest.mark.parametrize("text", ["prose:peak:mean:1", "copy:pike:mean:1", "copy:peak:median:1"])
+def test_unknown_parts_of_a_trial_are_named(text, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "runs"), "--run", text])
+    assert "there is no " in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_arm_runs_once_before_any_second_seed():
+    trials = SIZES["day"].trials()
+    seeds = [trial.seed for trial in trials]
+    assert seeds == sorted(seeds)
+    assert len(set(map(str, trials))) == len(trials)
+    assert {trial.language for trial in trials} == set(LANGUAGES)
+    assert [str(trial) for trial in trials] == [str(Trial.parse(str(trial))) for trial in trials]
+
+
+def write_run(folder, chunker, seed, bits, pooling="mean"):
+    final = {
+        "bits": float(np.mean(bits)), "bits_of_batches": list(bits), "precision": 0.5, "recall": 0.25,
+        "chunks_per_base": 0.15, "truth_per_base": 0.14, "cap_share": 0.1,
+    }  # fmt: skip
+    run = {
+        "language": "copy", "chunker": chunker, "pooling": pooling, "seed": seed, "changes": {}, "steps": 10,
+        "cpu_seconds": 60.0, "final": final,
+    }  # fmt: skip
+    (folder / f"{chunker}-{pooling}-{seed}.json").write_text(json.dumps(run))
+
+
+def test_the_share_of_the_headroom_is_read_off_the_table(tmp_path):
+    noise = np.random.default_rng(1).normal(0, 0.01, (3, 8))
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "ruler", seed, 1.8 + noise[seed - 1])
+        write_run(tmp_path, "ruler", seed, 1.9 + noise[seed - 1], "first")
+        write_run(tmp_path, "oracle", seed, 1.6 + noise[seed - 1])
+        write_run(tmp_path, "peak", seed, 1.65 + noise[seed - 1])
+    arms = read_runs(tmp_path)["copy", 10]
+    room = headroom(arms)
+    assert room is not None
+    # Of the ruler's two poolings the better one counts.
+    assert room.estimate == pytest.approx(0.2)
+    peak = less(arms[Arm("peak", "mean", "{}")], arms[Arm("ruler", "mean", "{}")])
+    assert peak is not None
+    assert peak.estimate == pytest.approx(-0.15)
+    text = render(tmp_path)
+    (row,) = [line for line in text.splitlines() if line.startswith("| peak")]
+    assert "| 75 % |" in row
+    assert "shows nothing" not in text
+
+
+def test_a_language_without_headroom_says_so(tmp_path):
+    for seed in (1, 2):
+        for chunker in ("ruler", "oracle"):
+            write_run(tmp_path, chunker, seed, np.full(4, 1.9) + 0.01 * seed)
+    text = render(tmp_path)
+    assert "shows nothing" in text
+    assert "%" not in text.partition("| chunker")[2]
+
+
+def test_a_folder_without_runs_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        read_runs(tmp_path)
