@@ -51,7 +51,7 @@ def rng() -> torch.Generator:
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Bytes are named by their argument: a gzip header holds the second it was written, and xdist's workers must agree."""
+    """Bytes are named by their argument: gzip writes the time into them, and the workers of xdist must agree on names."""
     return argname if isinstance(val, bytes) else None
 
 
