@@ -51,7 +51,7 @@ def rng() -> torch.Generator:
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Bytes are named by their argument: gzip writes the time into them, and the workers of xdist must agree on names."""
+    """Bytes are named by their argument: gzip stamps them, and xdist needs the same names in each worker."""
     return argname if isinstance(val, bytes) else None
 
 

@@ -18,7 +18,7 @@ from hnet_ntv2.errors import ConfigError, HNetNTV2Error
 from hnet_ntv2.storage import open_text
 from hnet_ntv2.training.identity import git_state
 
-from .arms import ARMS, CORE, ONE_AT_A_TIME
+from .arms import ARMS, CHUNKERS, CORE, ONE_AT_A_TIME
 from .dna import join_dna
 from .evaluate import context_baselines
 from .results import copy_kept, require_same_setup
@@ -33,7 +33,7 @@ def queue(setup: Setup) -> list[tuple[str, int]]:
     """
     runs = [(arm.name, seed) for seed in setup.seeds for arm in CORE]
     first = setup.seeds[0]
-    return [*runs, *((name, first) for name in OTHERS), *((arm.name, first) for arm in ONE_AT_A_TIME)]
+    return [*runs, *((name, first) for name in OTHERS), *((arm.name, first) for arm in (*ONE_AT_A_TIME, *CHUNKERS))]
 
 
 def parse_run(text: str) -> tuple[str, int]:

@@ -52,6 +52,7 @@ class Arm:
 
 REFERENCE = "anchors_kept"
 _FADING = {"release.anchor_share": [1.0, 0.0], "joint.anchor_share": [0.0]}
+_MEAN = {"chunk_pooling": "mean"}
 _ONLY_ANCHORS = {"align.steps": 0, "release.grid_share": [0.0], "release.ratio_weight": [1.0]}
 
 CORE = (
@@ -98,7 +99,34 @@ ONE_AT_A_TIME = (
     Arm("layers_last", "3/4 of the source's layers, the last", layers=("last", 0.75)),
     Arm("layers_spread", "3/4 of the source's layers, spread", layers=("spread", 0.75)),
 )
-ARMS = {arm.name: arm for arm in (*CORE, *ONE_AT_A_TIME)}
+# What the learned router is worth: another chunker in its place, from random weights and from the graft, and what a
+# chunk's vector is made of. "grid" cuts as NTv2's 6-mers do, also where masks are not on them.
+_OTHER_CHUNKERS = {
+    "peak": "boundaries at peaks of the learned score",
+    "ruler": "boundaries at even distances",
+    "minimizer": "boundaries at the greatest hash of 4 bases",
+    "shuffled": "the learned boundaries, shuffled",
+    "none": "no boundaries but the cap's and the guard's",
+    "grid": "the tokens of the 6-mer source",
+}
+CHUNKERS = (
+    *(
+        Arm(f"{name}_random", f"all weights random, {description}", (), releases=False, model={"chunker": name})
+        for name, description in _OTHER_CHUNKERS.items()
+    ),
+    *(Arm(f"{name}_kept", description, model={"chunker": name}) for name, description in _OTHER_CHUNKERS.items()),
+    Arm("mean_random", "all weights random, chunks carry their mean", (), releases=False, model=_MEAN),
+    Arm("mean_kept", "chunks carry their mean too", model=_MEAN),
+    *(
+        Arm(
+            f"{name}_mean_kept",
+            f"{_OTHER_CHUNKERS[name]}; chunks carry their mean too",
+            model={"chunker": name} | _MEAN,
+        )
+        for name in ("peak", "ruler", "minimizer")
+    ),
+)
+ARMS = {arm.name: arm for arm in (*CORE, *ONE_AT_A_TIME, *CHUNKERS)}
 
 
 def make_start(arm: Arm, setup: Setup, source: Path, data: HG38DataModule, seed: int, folder: Path) -> None:

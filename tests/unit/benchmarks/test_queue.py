@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import learning
 from benchmarks.learning.__main__ import main, parse_run, queue
-from benchmarks.learning.arms import CORE, ONE_AT_A_TIME
+from benchmarks.learning.arms import CHUNKERS, CORE, ONE_AT_A_TIME
 from benchmarks.learning.dna import Dna
 from benchmarks.learning.run import OTHERS, Workplace
 from benchmarks.learning.setup import SIZES
@@ -41,7 +41,7 @@ def test_core_arms_run_with_every_seed_and_before_the_others():
     runs = queue(setup)
     core = {arm.name for arm in CORE}
     assert runs[: len(core) * len(setup.seeds)] == [(arm.name, seed) for seed in setup.seeds for arm in CORE]
-    assert {name for name, _ in runs} == core | set(OTHERS) | {arm.name for arm in ONE_AT_A_TIME}
+    assert {name for name, _ in runs} == core | set(OTHERS) | {arm.name for arm in (*ONE_AT_A_TIME, *CHUNKERS)}
     assert len(runs) == len(set(runs))
 
 
