@@ -43,23 +43,25 @@ def copy(random: np.random.Generator) -> _Text:
     """80 random bases, a gap of random length, the same 80 again: repeats at all phases of any grid.
 
     The ideal boundaries are content-defined: where the hash of the next bases is the least of seven neighbours, so that
-    both copies are cut alike.
+    both copies are cut alike. Masks are whole ideal chunks: a mask forces boundaries at its ends, and elsewhere they
+    would spoil the chunk in front of it (docs/experiments.md).
     """
     part, gap = random.integers(0, 4, 80), int(random.integers(1, 32))
     bases = np.concatenate([part, random.integers(0, 4, gap), part, random.integers(0, 4, LENGTH - 160 - gap)])
     code = np.convolve(bases, 4 ** np.arange(4))[3 : 3 + LENGTH] * 2654435761 % (1 << 32)
     padded = np.pad(code, 3, constant_values=1 << 33)
-    least = np.lib.stride_tricks.sliding_window_view(padded, 7).min(1)
-    start = 80 + gap
-    spans = [(at, at + _MASKED_SPAN) for at in range(start + 9, start + 80 - 12, 15)]
-    return _Text(bases, code == least, spans)
+    truth = code == np.lib.stride_tricks.sliding_window_view(padded, 7).min(1)
+    inside = [at for at in np.flatnonzero(truth) if 80 + gap + 9 <= at <= 80 + gap + 68]
+    # Every second one, so that clean chunks stand between masks.
+    spans = [(int(inside[number]), int(inside[number + 1])) for number in range(0, len(inside) - 1, 2)]
+    return _Text(bases, truth, spans)
 
 
 def words(random: np.random.Generator, spacers: int = 0) -> _Text:
     """Phrases of three words, then the same phrases in another order; the last word of some is masked.
 
     Words have 4 to 9 bases (mean 6.5) and are drawn for each row anew, so that no weight can hold them. ``spacers`` is
-    the most random bases between two words, other ones each time. Ideal chunks are words and spacers.
+    the most random bases between two words, other ones each time. Ideal chunks are words, with the spacer behind.
     """
     num_phrases = 4 if spacers else 5
     lexicon = [random.integers(0, 4, int(random.integers(4, 10))) for _ in range(3 * num_phrases)]
@@ -75,8 +77,6 @@ def words(random: np.random.Generator, spacers: int = 0) -> _Text:
             at += len(word)
             if spacers:
                 space = random.integers(0, 4, int(random.integers(0, spacers + 1)))
-                if len(space):
-                    starts.append(at)
                 pieces.append(space)
                 at += len(space)
     pieces.append(random.integers(0, 4, max(LENGTH - at, 0)))
@@ -94,7 +94,8 @@ def spaced_words(random: np.random.Generator) -> _Text:
 def uneven(random: np.random.Generator) -> _Text:
     """Dense random stretches between long runs of one repeated unit; then the dense stretches in another order.
 
-    A run of a unit of 1 to 3 bases (12 to 19 long) says little: ideal chunks are 12 bases there, 4 in the dense ones.
+    A run of a unit of 1 to 3 bases (12 to 19 long) says little: ideal chunks are 12 bases there, 6 in the dense ones, of
+    which the second is masked.
     """
     dense = [random.integers(0, 4, 18) for _ in range(3)]
     bases, starts, spans, at = [], [], [], 0
@@ -104,9 +105,9 @@ def uneven(random: np.random.Generator) -> _Text:
         bases += [np.resize(unit, run), dense[number]]
         starts += list(range(at, at + run, 12))
         at += run
-        starts += list(range(at, at + 18, 4))
+        starts += list(range(at, at + 18, _MASKED_SPAN))
         if half:
-            spans += [(at + 8, at + 14)]
+            spans += [(at + 6, at + 12)]
         at += 18
     rest = LENGTH - at
     bases.append(np.resize(random.integers(0, 4, 2), max(rest, 0)))
