@@ -39,6 +39,21 @@ class _Text(NamedTuple):
     maskable: list[tuple[int, int]]
 
 
+def _lexicon() -> list[NDArray[np.int64]]:
+    """200 words of 4 to 9 bases (mean 6.5), all different."""
+    random = np.random.default_rng(16)
+    words: dict[tuple[int, ...], NDArray[np.int64]] = {}
+    while len(words) < 200:
+        word = random.integers(0, 4, int(random.integers(4, 10)))
+        words[tuple(word)] = word
+    return list(words.values())
+
+
+_LEXICON = _lexicon()
+_USE = 1 / np.arange(1, len(_LEXICON) + 1)
+_USE /= _USE.sum()
+
+
 def copy(random: np.random.Generator) -> _Text:
     """80 random bases, a gap of random length, the same 80 again: repeats at all phases of any grid.
 
@@ -60,12 +75,13 @@ def copy(random: np.random.Generator) -> _Text:
 def words(random: np.random.Generator, spacers: int = 0) -> _Text:
     """Phrases of three words, then the same phrases in another order; the last word of some is masked.
 
-    Words have 4 to 9 bases (mean 6.5) and are drawn for each row anew, so that no weight can hold them. ``spacers`` is
-    the most random bases between two words, other ones each time. Ideal chunks are words, with the spacer behind.
+    Words are of one lexicon, used as in Zipf's law; phrases are drawn for each row anew, so that no weight can hold
+    them. ``spacers`` is the most random bases between two words, other ones each time. Ideal chunks are words, with the
+    spacer behind.
     """
     num_phrases = 4 if spacers else 5
-    lexicon = [random.integers(0, 4, int(random.integers(4, 10))) for _ in range(3 * num_phrases)]
-    phrases = [lexicon[3 * phrase : 3 * phrase + 3] for phrase in range(num_phrases)]
+    words_of_row = random.choice(len(_LEXICON), 3 * num_phrases, p=_USE)
+    phrases = [[_LEXICON[word] for word in words_of_row[3 * n : 3 * n + 3]] for n in range(num_phrases)]
     order = random.permutation(num_phrases)
     pieces, starts, spans, at = [], [], [], 0
     for half, number in [(0, n) for n in range(num_phrases)] + [(1, n) for n in order]:
