@@ -104,9 +104,10 @@ class ShuffledRouter(Router):
     """The learned router, its scores shuffled along each row: as many boundaries, at places that mean nothing."""
 
     def decide(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Chunking:
-        order = torch.rand(dissimilarity.shape, device=dissimilarity.device)
+        # A fixed order by hash, not a random one: a row's chunks depend on the row alone.
+        order = (torch.arange(dissimilarity.shape[1], device=dissimilarity.device) * _HASH_FACTOR) % (1 << 32)
         # Padding stays behind: a gap in front of an invalid position sorts last.
-        order = order.masked_fill(~level.is_valid[:, 1:], 2.0).argsort(1)
+        order = order.expand(dissimilarity.shape).masked_fill(~level.is_valid[:, 1:], 1 << 32).argsort(1)
         return super().decide(dissimilarity.gather(1, order), level)
 
 

@@ -87,6 +87,16 @@ def test_the_shuffled_router_keeps_the_number_of_boundaries():
     assert not torch.equal(learned.is_boundary, shuffled.is_boundary)
 
 
+def test_shuffled_chunks_depend_on_the_row_alone():
+    model = lively_model(chunker="shuffled")
+    rows = random_dna(60, torch.Generator().manual_seed(3), batch=3)
+    alone = [model.model.chunk(rows[:1, :40])[-1].is_boundary for _ in range(2)]
+    padded = torch.cat([rows[:, :40], torch.full((3, 20), model.config.pad_token_id)], dim=1)
+    together = model.model.chunk(padded, padded != model.config.pad_token_id)[-1].is_boundary
+    assert torch.equal(*alone)
+    assert torch.equal(alone[0][0].nonzero(), together[0].nonzero())
+
+
 def test_without_a_chunker_the_cap_makes_the_chunks():
     model = tiny_model(chunker="none", guard_stage1=(0.0, 1.0), guard_stage2=(0.0, 1.0), max_chunk_length=9)
     boundaries = final_boundaries(model.model.chunk(random_dna(100, torch.Generator().manual_seed(3))))
