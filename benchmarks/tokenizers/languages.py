@@ -110,8 +110,8 @@ def spaced_words(random: np.random.Generator) -> _Text:
 def uneven(random: np.random.Generator) -> _Text:
     """Dense random stretches between long runs of one repeated unit; then the dense stretches in another order.
 
-    A run of a unit of 1 to 3 bases (12 to 19 long) says little: ideal chunks are 12 bases there, 6 in the dense ones, of
-    which the second is masked.
+    A run of a unit of 1 to 3 bases (12 to 19 long) says little: ideal chunks have 12 bases there. They have 6 in the
+    dense stretches, of which the second is masked.
     """
     dense = [random.integers(0, 4, 18) for _ in range(3)]
     bases, starts, spans, at = [], [], [], 0
