@@ -123,19 +123,19 @@ def evaluate(
     run = _with(run, layers=tuple(layers or ()), pools=tuple(pools or ()))
     names = baseline_names() if baselines in (None, ["all"]) else () if baselines == ["none"] else tuple(baselines)
     settings = EvaluateSettings(
-        suite,
-        data,
-        genome,
-        tuple(tasks or ()),
-        () if models == ["none"] else tuple(models or ["bundled"]),
-        tuple(each.value for each in mode or [ModeChoice.probe]),
-        names,
-        tuple(seeds or [0]),
-        tuple(folds or ()),
-        max_train_rows,
-        audit,
-        pairs,
-        run,
+        suite=suite,
+        data=data,
+        genome=genome,
+        tasks=tuple(tasks or ()),
+        models=() if models == ["none"] else tuple(models or ["bundled"]),
+        modes=tuple(each.value for each in mode or [ModeChoice.probe]),
+        baselines=names,
+        seeds=tuple(seeds or [0]),
+        folds=tuple(folds or ()),
+        max_train_rows=max_train_rows,
+        audit=audit,
+        pretraining=pairs,
+        run=run,
     )
     plan = make_plan(settings)
     if not report_only:
