@@ -16,7 +16,7 @@ from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.levels import BoundaryReason, Level, final_boundaries
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
-from .languages import LANGUAGES, Rows, sample
+from .languages import LANGUAGES, Rows, mask_chunks, sample
 
 CHUNKERS = ("oracle", "ruler", "minimizer", "learned", "peak", "shuffled", "none")
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
@@ -46,7 +46,11 @@ class Setup:
 
 
 class Trial(NamedTuple):
-    """One run: a language, how it is chunked, the seed, and model settings that differ."""
+    """One run: a language, how it is chunked, the seed, and model settings that differ.
+
+    Among them ``masks`` is no setting of the model. "own" masks whole chunks of the model's own instead of the
+    language's ideal ones, so that no mask spoils a chunk.
+    """
 
     language: str
     chunker: str
@@ -108,12 +112,14 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
         "use_anchors": False, "chunk_pooling": trial.pooling,
         "chunker": "none" if trial.chunker == "oracle" else trial.chunker,
     }  # fmt: skip
-    model = HNetNTV2ForMaskedLM(HNetNTV2Config(**(settings | trial.changes)))
+    model = HNetNTV2ForMaskedLM(
+        HNetNTV2Config(**(settings | {name: value for name, value in trial.changes.items() if name != "masks"}))
+    )
     if trial.chunker == "oracle":
         for number, stage in enumerate(model.model.stages):
             stage.router = Oracle(stage.router, number == 0)
     if trial.chunker in ("learned", "shuffled"):
-        calibrate_routers(model.model, [_unmasked(sample(trial.language, 32, seed=5))])
+        calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases])
     model.to(setup.device)  # pyright: ignore[reportArgumentType]  (transformers' annotation of ``to``)
     return model
 
@@ -126,8 +132,7 @@ def perform(trial: Trial, setup: Setup) -> dict[str, Any]:
     curve, begin = [], time.process_time()
     for step in range(setup.steps):
         model.train()
-        rows = _batch(trial, setup, seed=trial.seed * 1_000_003 + step)
-        _show_truth(model, rows.truth)
+        rows = _batch(model, trial, setup, seed=trial.seed * 1_000_003 + step)
         optimizer.zero_grad()
         model(rows.input_ids, labels=rows.labels, only_targets=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -156,11 +161,10 @@ def measure(model: HNetNTV2ForMaskedLM, trial: Trial, setup: Setup, batches: int
     bits, ratios = [], []
     hits = found = there = by_cap = at_last = bases = 0
     for number in range(batches):
-        rows = _batch(trial, setup, seed=_TEST_SEED + number)
-        _show_truth(model, rows.truth)
+        rows = _batch(model, trial, setup, seed=_TEST_SEED + number)
         output = model(rows.input_ids, labels=rows.labels, only_targets=True, strands="forward")
         bits.append(float(output.task_loss) / math.log(2))
-        chunkings = model.model.chunk(_unmasked(rows))
+        chunkings = model.model.chunk(rows.bases)
         ratios.append([float(chunking.achieved_ratio) for chunking in chunkings])
         cuts, truth = final_boundaries(chunkings)[:, 1:], rows.truth[:, 1:]
         hits, found, there = hits + int((cuts & truth).sum()), found + int(cuts.sum()), there + int(truth.sum())
@@ -179,13 +183,13 @@ def measure(model: HNetNTV2ForMaskedLM, trial: Trial, setup: Setup, batches: int
     }
 
 
-def _batch(trial: Trial, setup: Setup, seed: int) -> Rows:
-    return Rows(*(tensor.to(setup.device) for tensor in sample(trial.language, setup.rows, seed)))
-
-
-def _unmasked(rows: Rows) -> torch.Tensor:
-    """The bases of a batch without masks."""
-    return torch.where(rows.labels == -100, rows.input_ids, rows.labels)
+def _batch(model: HNetNTV2ForMaskedLM, trial: Trial, setup: Setup, seed: int) -> Rows:
+    rows = Rows(*(tensor.to(setup.device) for tensor in sample(trial.language, setup.rows, seed)))
+    _show_truth(model, rows.truth)
+    if trial.changes.get("masks") != "own":
+        return rows
+    with torch.no_grad():
+        return mask_chunks(rows, final_boundaries(model.model.chunk(rows.bases)), seed)
 
 
 def _show_truth(model: HNetNTV2ForMaskedLM, truth: torch.Tensor) -> None:

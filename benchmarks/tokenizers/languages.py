@@ -24,18 +24,26 @@ class Rows(NamedTuple):
         input_ids: [rows, 192] with [MASK] at targets.
         labels: [rows, 192] what the masks hide, -100 elsewhere.
         truth: [rows, 192] whether an ideal final chunk begins at a base.
+        is_repeated: [rows, 192] whether a base was said before, so that it could be masked.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     truth: torch.Tensor
+    is_repeated: torch.Tensor
+
+    @property
+    def bases(self) -> torch.Tensor:
+        """The rows without masks."""
+        return torch.where(self.labels == -100, self.input_ids, self.labels)
 
 
 class _Text(NamedTuple):
-    """One row: bases 0..3, where ideal chunks begin, and the spans [start, end) that may be masked."""
+    """One row: bases 0..3, where ideal chunks begin, what was said before, and [start, end) of possible masks."""
 
     bases: NDArray[np.int64]
     truth: NDArray[np.bool_]
+    is_repeated: NDArray[np.bool_]
     maskable: list[tuple[int, int]]
 
 
@@ -69,7 +77,7 @@ def copy(random: np.random.Generator) -> _Text:
     inside = [at for at in np.flatnonzero(truth) if 80 + gap + 9 <= at <= 80 + gap + 68]
     # Every second one, so that clean chunks stand between masks.
     spans = [(int(inside[number]), int(inside[number + 1])) for number in range(0, len(inside) - 1, 2)]
-    return _Text(bases, truth, spans)
+    return _Text(bases, truth, _flags((80 + gap, 160 + gap)), spans)
 
 
 def words(random: np.random.Generator, spacers: int = 0) -> _Text:
@@ -95,11 +103,13 @@ def words(random: np.random.Generator, spacers: int = 0) -> _Text:
                 space = random.integers(0, 4, int(random.integers(0, spacers + 1)))
                 pieces.append(space)
                 at += len(space)
+    end = at
     pieces.append(random.integers(0, 4, max(LENGTH - at, 0)))
     starts += list(range(at, LENGTH, _MASKED_SPAN))
     truth = np.zeros(LENGTH, bool)
     truth[[start for start in starts if start < LENGTH]] = True
-    return _Text(np.concatenate(pieces)[:LENGTH], truth, [span for span in spans if span[1] <= LENGTH])
+    is_repeated = _flags((starts[3 * num_phrases], end))
+    return _Text(np.concatenate(pieces)[:LENGTH], truth, is_repeated, [span for span in spans if span[1] <= LENGTH])
 
 
 def spaced_words(random: np.random.Generator) -> _Text:
@@ -114,7 +124,7 @@ def uneven(random: np.random.Generator) -> _Text:
     dense stretches, of which the second is masked.
     """
     dense = [random.integers(0, 4, 18) for _ in range(3)]
-    bases, starts, spans, at = [], [], [], 0
+    bases, starts, spans, dense_again, at = [], [], [], [], 0
     for half, number in [(0, 0), (0, 1), (0, 2)] + [(1, int(n)) for n in random.permutation(3)]:
         unit = random.integers(0, 4, int(random.integers(1, 4)))
         run = int(random.integers(12, 20))
@@ -124,13 +134,23 @@ def uneven(random: np.random.Generator) -> _Text:
         starts += list(range(at, at + 18, _MASKED_SPAN))
         if half:
             spans += [(at + 6, at + 12)]
+            dense_again += [(at, at + 18)]
         at += 18
     rest = LENGTH - at
     bases.append(np.resize(random.integers(0, 4, 2), max(rest, 0)))
     starts += list(range(at, LENGTH, 12))
     truth = np.zeros(LENGTH, bool)
     truth[[start for start in starts if start < LENGTH]] = True
-    return _Text(np.concatenate(bases)[:LENGTH], truth, [span for span in spans if span[1] <= LENGTH])
+    spans = [span for span in spans if span[1] <= LENGTH]
+    return _Text(np.concatenate(bases)[:LENGTH], truth, _flags(*dense_again), spans)
+
+
+def _flags(*spans: tuple[int, int]) -> NDArray[np.bool_]:
+    """True inside the spans [start, end)."""
+    flags = np.zeros(LENGTH, bool)
+    for start, end in spans:
+        flags[start:end] = True
+    return flags
 
 
 LANGUAGES: dict[str, Callable[[np.random.Generator], _Text]] = {
@@ -150,16 +170,44 @@ def sample(language: str, rows: int, seed: int) -> Rows:
         seed: Of the text, of its masks (half of the maskable spans) and of letter noise (1 % of the bases).
     """
     random = np.random.default_rng(seed)
-    input_ids, labels, truth = (np.zeros((rows, LENGTH), np.int64) for _ in range(3))
+    input_ids, labels, truth, is_repeated = (np.zeros((rows, LENGTH), np.int64) for _ in range(4))
     for row in range(rows):
         text = LANGUAGES[language](random)
         noisy = random.random(LENGTH) < 0.01
         bases = np.where(noisy, random.integers(0, 4, LENGTH), text.bases) + FIRST_BASE
         chosen = random.permutation(len(text.maskable))[: max(len(text.maskable) // 2, 1)]
-        target = np.zeros(LENGTH, bool)
-        for number in chosen:
-            target[slice(*text.maskable[number])] = True
+        target = _flags(*(text.maskable[number] for number in chosen))
         input_ids[row] = np.where(target, MASK_ID, bases)
         labels[row] = np.where(target, bases, -100)
-        truth[row] = text.truth
-    return Rows(torch.from_numpy(input_ids), torch.from_numpy(labels), torch.from_numpy(truth).bool())
+        truth[row], is_repeated[row] = text.truth, text.is_repeated
+    return Rows(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(labels),
+        torch.from_numpy(truth).bool(),
+        torch.from_numpy(is_repeated).bool(),
+    )
+
+
+def mask_chunks(rows: Rows, starts: torch.Tensor, seed: int) -> Rows:
+    """The same text with other masks: whole chunks of a chunker, about half of those that were said before.
+
+    Args:
+        rows: From ``sample``.
+        starts: [rows, 192] where the chunker's final chunks begin on the rows without masks.
+        seed: Of the choice. Of two neighbouring chunks at most one is masked.
+    """
+    random = np.random.default_rng(seed)
+    target = np.zeros(starts.shape, bool)
+    for row in range(len(starts)):
+        edges = [*np.flatnonzero(starts[row].cpu().numpy()), LENGTH]
+        inside = [
+            (edges[n], edges[n + 1])
+            for n in range(int(random.integers(0, 2)), len(edges) - 1, 2)
+            if rows.is_repeated[row, edges[n] : edges[n + 1]].all()
+        ]
+        chosen = random.permutation(len(inside))[: max(len(inside) // 2, 1)]
+        target[row] = _flags(*(inside[number] for number in chosen if inside))
+    is_target = torch.from_numpy(target).to(rows.labels.device)
+    return rows._replace(
+        input_ids=torch.where(is_target, MASK_ID, rows.bases), labels=torch.where(is_target, rows.bases, -100)
+    )

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.tokenizers.__main__ import SIZES, main
 from benchmarks.tokenizers.control import Setup, Trial, build, perform
-from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, sample
+from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, mask_chunks, sample
 from benchmarks.tokenizers.report import Arm, headroom, less, read_runs, render
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.levels import final_boundaries
@@ -48,11 +48,29 @@ def test_the_same_seed_gives_the_same_rows(language):
 
 def test_boundaries_of_copies_agree_in_both_copies():
     rows = sample("copy", 64, 3)
-    unmasked = torch.where(rows.labels == -100, rows.input_ids, rows.labels).numpy()
-    for truth, bases in zip(rows.truth.numpy(), unmasked, strict=True):
+    for truth, bases in zip(rows.truth.numpy(), rows.bases.numpy(), strict=True):
         (gap,) = [gap for gap in range(1, 32) if np.mean(bases[:80] == bases[80 + gap : 160 + gap]) > 0.9]
         # Places near an end look at what lies outside the copy.
         assert np.array_equal(truth[10:70], truth[90 + gap : 150 + gap])
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_own_masks_are_whole_chunks_that_were_said_before(language):
+    rows = sample(language, 16, 6)
+    starts = torch.rand(rows.input_ids.shape, generator=torch.Generator().manual_seed(1)) < 0.15
+    starts[:, 0] = True
+    masked = mask_chunks(rows, starts, 7)
+    is_target = masked.labels != -100
+    assert torch.equal(masked.bases, rows.bases)
+    assert torch.equal(is_target, masked.input_ids == MASK_ID)
+    assert rows.is_repeated[is_target].all()
+    chunk = starts.long().cumsum(1)
+    for row in range(16):
+        whole = torch.isin(chunk[row], chunk[row][is_target[row]])
+        assert torch.equal(whole, is_target[row])
+        numbers = chunk[row][is_target[row]].unique()
+        assert (numbers.diff() > 1).all()
+    assert 0.01 < is_target.float().mean() < 0.2
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -62,8 +80,7 @@ def test_an_oracle_cuts_where_the_language_says(language):
     rows = sample(language, 8, 4)
     for stage in model.model.stages:
         stage.router.truth = rows.truth
-    bases = torch.where(rows.labels == -100, rows.input_ids, rows.labels)
-    cuts = final_boundaries(model.model.chunk(bases))
+    cuts = final_boundaries(model.model.chunk(rows.bases))
     assert (cuts & rows.truth).sum() >= 0.99 * rows.truth.sum()
     assert cuts.sum() <= 1.15 * rows.truth.sum()  # the cap adds some in the longest words
 
