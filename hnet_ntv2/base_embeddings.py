@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from .chunkers import hash_bases
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .forced_boundaries import force_boundaries
 from .kmers import holds_mask, source_token_ids
@@ -65,6 +64,7 @@ def base_level(
     *,
     on_grid: Bool[Tensor, "batch length"] | bool = False,
     anchors: Bool[Tensor, "batch length"] | bool = False,
+    score: Float[Tensor, "batch length"] | None = None,
 ) -> Level:
     """The level that the outermost stage works on, whose positions are the bases.
 
@@ -75,6 +75,7 @@ def base_level(
         config: Of the model.
         on_grid: See ``force_boundaries``.
         anchors: See ``force_boundaries``.
+        score: See ``Level``.
     """
     forced_boundary, forced_reason = force_boundaries(
         input_ids,
@@ -100,5 +101,5 @@ def base_level(
         forced_boundary=forced_boundary,
         forced_reason=forced_reason,
         tail=embedded[..., width:] if width < config.d_model else None,
-        hash=hash_bases(input_ids) if config.chunker == "minimizer" else None,
+        score=score,
     )

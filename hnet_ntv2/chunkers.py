@@ -4,13 +4,17 @@ Each is one object from a level to a chunking, chosen by ``config.chunker``. Wha
 for all of them (``chunking.decide_boundaries``).
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
 from .chunking import ChunkLimits, Router, decide_boundaries
 from .configuration_hnet_ntv2 import HNetNTV2Config
+from .kmers import kmer_digits, reverse_complement, run_length_right, shift_left
 from .levels import BoundaryReason, Chunking, Level
 from .shapes import Float, Int, Tensor
+from .vocabulary import is_clean_base
 
 # How fast p goes from 0 to 1 around the point where a score equals its greatest neighbour. Scores lie in 0..1.
 _PEAK_SHARPNESS = 10.0
@@ -18,6 +22,9 @@ _PEAK_SHARPNESS = 10.0
 # Knuth's multiplicative hash: products with this odd number modulo 2^32 scatter neighbouring numbers.
 _HASH_FACTOR = 2654435761
 _HASHED_BASES = 4
+
+# Added to each count of a base behind a k-mer: k-mers that were hardly seen say nothing.
+_PSEUDO_COUNT = 0.5
 
 
 class PeakRouter(Router):
@@ -85,12 +92,15 @@ class Ruler(FixedChunker):
         return (mark[1:] > mark[:-1]).expand(level.is_valid.shape)
 
 
-class Minimizer(FixedChunker):
-    """A chunk begins where the hash of the next 4 bases is the greatest among 1 / target positions: content-defined."""
+class ScorePeaks(FixedChunker):
+    """A chunk begins where the level's score is the greatest among 1 / target positions: content-defined.
+
+    With a hash of the next bases as the score this is a minimizer; the other score is ``BranchingEntropy``.
+    """
 
     def wanted(self, level: Level) -> Tensor:
-        assert level.hash is not None  # ``base_level`` fills it for this chunker
-        return level.hash > greatest_neighbour(level.hash, level, max(round(1 / self.target), 2))
+        assert level.score is not None  # the model fills it for this chunker
+        return level.score > greatest_neighbour(level.score, level, max(round(1 / self.target), 2))
 
 
 class NoChunker(FixedChunker):
@@ -109,6 +119,74 @@ class ShuffledRouter(Router):
         # Padding stays behind: a gap in front of an invalid position sorts last.
         order = order.expand(dissimilarity.shape).masked_fill(~level.is_valid[:, 1:], 1 << 32).argsort(1)
         return super().decide(dissimilarity.gather(1, order), level)
+
+
+class BranchingEntropy(nn.Module):
+    """How much less certain the neighbouring base becomes between two bases: high where something known ends.
+
+    Inside a word that occurs often, k bases tell the next one. Behind its end they do not: the entropy of the next base
+    rises there (Harris 1955; Kempe 1999; Tanaka-Ishii 2005). The same holds from right to left. The score of a base is
+    the sum of both rises between it and the base before it.
+
+    The tables hold the entropy in bits of the base behind and before each k-mer. They are counted, not trained by
+    gradients, on both strands, so that both strands are cut between the same bases.
+    """
+
+    behind: Tensor
+    before: Tensor
+
+    def __init__(self, k: int):
+        super().__init__()
+        self.k = k
+        # 2 bits: nothing is known before ``count``.
+        self.register_buffer("behind", torch.full((4**k,), 2.0))
+        self.register_buffer("before", torch.full((4**k,), 2.0))
+
+    @torch.no_grad()
+    def count(self, batches: Iterable[Int[Tensor, "rows length"]]) -> None:
+        """Fill the tables from sequence without masks, on any device."""
+        num_kmers, counts = 4**self.k, torch.full((4**self.k, 4), _PSEUDO_COUNT, dtype=torch.float64)
+        for rows in batches:
+            for strand in (rows.cpu(), reverse_complement(rows.cpu(), torch.ones_like(rows.cpu(), dtype=torch.bool))):
+                code = self._codes(strand)[:, : -self.k]
+                behind = strand[:, self.k :]
+                keep = (code < num_kmers) & is_clean_base(behind)
+                places = code[keep] * 4 + kmer_digits(behind[keep][None])[0]
+                counts += torch.bincount(places, minlength=4 * num_kmers).view(-1, 4)
+        share = counts / counts.sum(1, keepdim=True)
+        self.behind.copy_(-(share * share.log2()).sum(1))
+        # What stands before a k-mer on one strand stands behind its reverse complement on the other.
+        self.before.copy_(self.behind[self._reverse_complements()])
+
+    def forward(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+        """The score of each base; 0 where a k-mer that it needs is cut off or holds anything but A, C, G, T."""
+        num_kmers, code = 4**self.k, self._codes(input_ids)
+        known = code < num_kmers
+        unknown = torch.full_like(code, torch.nan, dtype=self.behind.dtype)
+        # Of base i: given the k bases before it, and given the k bases behind it.
+        behind = torch.where(known, self.behind[code.clamp(max=num_kmers - 1)], unknown)
+        forward = nn.functional.pad(behind, (self.k, 0), value=torch.nan)[:, : -self.k]
+        before = torch.where(known, self.before[code.clamp(max=num_kmers - 1)], unknown)
+        backward = nn.functional.pad(before[:, 1:], (0, 1), value=torch.nan)
+        rise = nn.functional.pad(forward.diff(dim=1), (1, 0)) - nn.functional.pad(backward.diff(dim=1), (1, 0))
+        return rise.nan_to_num(0.0)
+
+    def _codes(self, input_ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
+        """The k-mer that starts at each base, as a number; 4^k where there is none."""
+        clean, digits = is_clean_base(input_ids), kmer_digits(input_ids)
+        is_whole = run_length_right(clean) >= self.k
+        code = torch.zeros_like(digits)
+        for offset in range(self.k):
+            code = code * 4 + shift_left(digits, offset)
+        return torch.where(is_whole, code, 4**self.k)
+
+    def _reverse_complements(self) -> Int[Tensor, " kmers"]:
+        """The number of each k-mer's reverse complement."""
+        # NTv2's digits: A 0, T 1, C 2, G 3, so that the complement of a digit is its last bit flipped.
+        code, flipped = torch.arange(4**self.k), torch.zeros(4**self.k, dtype=torch.long)
+        for _ in range(self.k):
+            flipped, code = flipped * 4 + (code % 4 ^ 1), code // 4
+        return flipped
 
 
 def hash_bases(input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
@@ -131,6 +209,5 @@ def build_chunker(config: HNetNTV2Config, stage: int, dim: int) -> nn.Module:
     if config.chunker == "peak":
         return PeakRouter(dim, limits, target)
     # "grid" forces NTv2's tokens before any chunker is asked; what it leaves free (nothing) gets no boundary.
-    return {"ruler": Ruler, "minimizer": Minimizer, "none": NoChunker, "grid": NoChunker}[config.chunker](
-        limits, target
-    )
+    kinds = {"ruler": Ruler, "minimizer": ScorePeaks, "entropy": ScorePeaks, "none": NoChunker, "grid": NoChunker}
+    return kinds[config.chunker](limits, target)

@@ -297,5 +297,5 @@ def pool_level(level: Level, chunking: Chunking) -> Level:
         is_clear=level.is_clear.gather(1, first),
         forced_boundary=level.forced_boundary.gather(1, wide)[..., 1:],
         forced_reason=level.forced_reason.gather(1, wide)[..., 1:],
-        hash=None if level.hash is None else level.hash.gather(1, first),
+        score=None if level.score is None else level.score.gather(1, first),
     )

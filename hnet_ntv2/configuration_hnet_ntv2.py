@@ -128,9 +128,9 @@ class HNetNTV2Config(PreTrainedConfig):
         guard_stage2: The same per stage-1 chunk.
         guard_stage3: The same per stage-2 chunk.
         max_chunk_length: Cap of the final chunks, in bases; None for no cap.
-        chunker: What decides where chunks begin: "learned" (H-Net's router), "peak" (its score, cut at local maxima)
-            or a control (``chunkers``): "ruler", "grid" (NTv2's tokens), "minimizer", "shuffled" (the router's scores
-            at random places), "none" (cap and guard alone).
+        chunker: What decides where chunks begin (``chunkers``): "learned" (H-Net's router), "peak" (its score, cut at
+            local maxima), "entropy" (where counts of k-mers say that something known ends), or a control: "ruler",
+            "grid" (NTv2's tokens), "minimizer", "shuffled" (the router's scores, shuffled), "none" (cap and guard).
         chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
@@ -187,7 +187,7 @@ class HNetNTV2Config(PreTrainedConfig):
     guard_stage2: list[float] | tuple[float, ...] = (0.25, 0.9)
     guard_stage3: list[float] | tuple[float, ...] = (0.25, 0.9)
     max_chunk_length: int | None = 12
-    chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "shuffled", "none"] = "learned"
+    chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "entropy", "shuffled", "none"] = "learned"
     chunk_pooling: Literal["first", "mean"] = "first"
     kmer_size: int = 6
     position_mode: Literal["base", "rank"] = "base"

@@ -37,7 +37,8 @@ class Level(NamedTuple):
         forced_boundary: [batch, positions, stages] decisions that are not the router's to make, this stage first, then
             the inner ones. Meaningful where ``forced_reason`` is not ``ROUTER``.
         forced_reason: [batch, positions, stages] ``BoundaryReason`` of these decisions; ``ROUTER`` where it is free.
-        hash: [batch, positions] what the minimizer compares, of the bases that start at a position; None without it.
+        score: [batch, positions] what chunkers that read the bases compare (``chunkers.ScorePeaks``), at a position's
+            first base; None without them.
         tail: [batch, positions, tail_dim] further coordinates, where the inner network is wider than this level.
     """
 
@@ -50,7 +51,7 @@ class Level(NamedTuple):
     forced_boundary: Bool[Tensor, "batch positions stages"]
     forced_reason: Int[Tensor, "batch positions stages"]
     tail: Float[Tensor, "batch positions tail_dim"] | None = None
-    hash: Float[Tensor, "batch positions"] | None = None
+    score: Float[Tensor, "batch positions"] | None = None
 
 
 class Chunking(NamedTuple):

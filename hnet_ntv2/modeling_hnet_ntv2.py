@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from .base_embeddings import BaseEmbeddings, base_level
+from .chunkers import BranchingEntropy, hash_bases
 from .chunking import Router
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .heads import Heads
@@ -58,6 +59,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         super().__init__(config)
         self.embeddings = BaseEmbeddings(config)
         self.hierarchy = build_hierarchy(config)
+        self.branching = BranchingEntropy(config.kmer_size) if config.chunker == "entropy" else None
         self._warned_of_length = False
         self._warned_of_training_length = False
         self.post_init()
@@ -164,7 +166,15 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         embedded, cls_vector = self.embeddings(row_ids, row_is_valid)
         if states is not None:
             states["embeddings"] = embedded
-        level = base_level(embedded, row_ids, row_is_valid, self.config, on_grid=on_grid, anchors=anchors)
+        level = base_level(
+            embedded,
+            row_ids,
+            row_is_valid,
+            self.config,
+            on_grid=on_grid,
+            anchors=anchors,
+            score=self._boundary_score(row_ids),
+        )
         output = self.hierarchy(level, cls_vector, states)
         self._warn_of_length(output[-1])
         return row_ids, output
@@ -188,7 +198,13 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         """The level that the outermost stage works on: forward strand, no grid, no anchors. See ``chunk``."""
         input_ids, is_valid = self._check_input(input_ids, attention_mask)
         embedded, _ = self.embeddings(input_ids, is_valid)
-        return base_level(embedded, input_ids, is_valid, self.config)
+        return base_level(embedded, input_ids, is_valid, self.config, score=self._boundary_score(input_ids))
+
+    def _boundary_score(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"] | None:
+        """What a chunker that reads the bases compares; None for the others."""
+        if self.branching is not None:
+            return self.branching(input_ids)
+        return hash_bases(input_ids) if self.config.chunker == "minimizer" else None
 
     def _check_input(
         self, input_ids: Tensor, attention_mask: Tensor | None

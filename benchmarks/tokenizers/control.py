@@ -18,7 +18,7 @@ from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
 from .languages import LANGUAGES, Rows, mask_chunks, sample
 
-CHUNKERS = ("oracle", "ruler", "minimizer", "learned", "peak", "shuffled", "none")
+CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "learned", "peak", "shuffled", "none")
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
 
 
@@ -120,6 +120,8 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
             stage.router = Oracle(stage.router, number == 0)
     if trial.chunker in ("learned", "shuffled"):
         calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases])
+    if model.model.branching is not None:  # tables need more text than offsets do
+        model.model.branching.count([sample(trial.language, 2000, seed=5).bases])
     model.to(setup.device)  # pyright: ignore[reportArgumentType]  (transformers' annotation of ``to``)
     return model
 

@@ -37,6 +37,8 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     Raises:
         DataError: The router decides no position of them.
     """
+    if model.branching is not None:
+        model.branching.count(batches)
     if not model.config.has_offsets:
         return (0.0,) * model.config.num_stages
     offsets = []

@@ -1,16 +1,20 @@
 """Each chunker does what its name says, and what is forced holds for all of them."""
 
+import math
+
 import pytest
 import torch
 
-from hnet_ntv2.chunkers import Minimizer, PeakRouter, Ruler, greatest_neighbour, hash_bases
+from hnet_ntv2.chunkers import BranchingEntropy, PeakRouter, Ruler, ScorePeaks, greatest_neighbour, hash_bases
 from hnet_ntv2.chunking import ChunkLimits
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
+from hnet_ntv2.conversion.calibrate import calibrate_routers
+from hnet_ntv2.kmers import reverse_complement
 from hnet_ntv2.levels import BoundaryReason, final_boundaries
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from tests.builders import level_of, lively_model, random_dna, tiny_model
+from tests.builders import ids, level_of, lively_model, random_dna, random_letters, tiny_model
 
-CHUNKERS = ("learned", "peak", "ruler", "grid", "minimizer", "shuffled", "none")
+CHUNKERS = ("learned", "peak", "ruler", "grid", "minimizer", "entropy", "shuffled", "none")
 
 
 def free_level(length: int, batch: int = 1, **fields):
@@ -69,11 +73,86 @@ def test_a_minimizer_cuts_copies_alike_wherever_they_stand():
     generator = torch.Generator().manual_seed(2)
     part = random_dna(60, generator)
     bases = torch.cat([part, random_dna(17, generator), part], dim=1)
-    chunking = Minimizer(ChunkLimits(), 1 / 3)(free_level(137, hash=hash_bases(bases)))
+    chunking = ScorePeaks(ChunkLimits(), 1 / 3)(free_level(137, score=hash_bases(bases)))
     found = torch.tensor(cuts(chunking))
     first, second = found[(found > 3) & (found < 54)], found[(found > 80) & (found < 131)] - 77
     assert torch.equal(first, second)
     assert float(chunking.achieved_ratio) == pytest.approx(1 / 3, abs=0.06)
+
+
+def branching_entropy(texts: list[str], k: int) -> BranchingEntropy:
+    module = BranchingEntropy(k)
+    module.count([ids(text) for text in texts])
+    return module
+
+
+def entropy_behind(kmer: str, texts: list[str]) -> float:
+    """Of the base behind a k-mer on both strands, from the definition."""
+    pair = dict(zip("ACGT", "TGCA", strict=True))
+    counts = dict.fromkeys("ACGT", 0.5)
+    for text in texts:
+        for strand in (text, "".join(pair.get(letter, letter) for letter in reversed(text))):
+            for start in range(len(strand) - len(kmer)):
+                letter = strand[start + len(kmer)]
+                if strand[start:].startswith(kmer) and letter in counts:
+                    counts[letter] += 1
+    total = sum(counts.values())
+    return -sum(count / total * math.log2(count / total) for count in counts.values())
+
+
+def test_branching_entropy_is_that_of_its_definition():
+    k, texts = 2, [random_letters(60, seed, "AACGTTTN") for seed in range(5)]
+    module = branching_entropy(texts, k)
+    text = random_letters(40, 9, "ACGTTN")
+    found = module(ids(text))[0].tolist()
+    pair = dict(zip("ACGT", "TGCA", strict=True))
+    for at in range(len(text)):
+        around = text[max(at - k - 1, 0) : at + k + 1]
+        if len(around) < 2 * k + 2 or "N" in around:
+            assert found[at] == 0
+            continue
+        forward = entropy_behind(text[at - k : at], texts) - entropy_behind(text[at - k - 1 : at - 1], texts)
+        # Given the k bases behind it: read on the other strand.
+        before = [
+            entropy_behind("".join(pair[letter] for letter in reversed(text[start : start + k])), texts)
+            for start in (at, at + 1)
+        ]
+        assert found[at] == pytest.approx(forward + before[0] - before[1], abs=1e-5)
+
+
+def test_branching_entropy_cuts_both_strands_between_the_same_bases():
+    texts = [random_letters(300, seed) for seed in range(8)]
+    module = branching_entropy(texts, 3)
+    text = ids(random_letters(80, 99))
+    other = reverse_complement(text, torch.ones_like(text, dtype=torch.bool))
+    # The junction in front of base i lies in front of base n - i of the other strand.
+    torch.testing.assert_close(module(text)[0, 1:], module(other)[0, 1:].flip(0))
+
+
+def test_branching_entropy_rises_where_words_end():
+    words = ["ACGTTGCA", "GGATCCTTA", "TTGACCA", "CATCATGG"]
+    generator = torch.Generator().manual_seed(4)
+    order = torch.randint(0, len(words), (400,), generator=generator).tolist()
+    text = "".join(words[number] for number in order)
+    starts = torch.tensor([len(words[number]) for number in order]).cumsum(0)[:-1]
+    model = tiny_model(chunker="entropy", kmer_size=6)
+    calibrate_routers(model.model, [ids(text)])
+    is_start = torch.zeros(len(text), dtype=torch.bool)
+    is_start[starts] = True
+    cut = final_boundaries(model.model.chunk(ids(text)))[0]
+    assert (cut & is_start).sum() > 0.8 * is_start.sum()
+    assert (cut & is_start).sum() > 0.7 * cut.sum()
+
+
+def test_branching_entropy_is_saved_with_the_model(tmp_path):
+    model = tiny_model(chunker="entropy")
+    text = ids(random_letters(400, 5))
+    calibrate_routers(model.model, [text])
+    model.save_pretrained(tmp_path)
+    again = HNetNTV2ForMaskedLM.from_pretrained(tmp_path)
+    assert model.model.branching.behind.std() > 0
+    assert torch.equal(model.model.branching.behind, again.model.branching.behind)
+    assert torch.equal(model.eval()(text).logits, again.eval()(text).logits)
 
 
 def test_the_shuffled_router_keeps_the_number_of_boundaries():
