@@ -105,6 +105,7 @@ _OTHER_CHUNKERS = {
     "peak": "boundaries at peaks of the learned score",
     "ruler": "boundaries at even distances",
     "minimizer": "boundaries at the greatest hash of 4 bases",
+    "entropy": "boundaries where counts say that something known ends",
     "shuffled": "the learned boundaries, shuffled",
     "none": "no boundaries but the cap's and the guard's",
     "grid": "the tokens of the 6-mer source",
@@ -123,7 +124,7 @@ CHUNKERS = (
             f"{_OTHER_CHUNKERS[name]}; chunks carry their mean too",
             model={"chunker": name} | _MEAN,
         )
-        for name in ("peak", "ruler", "minimizer")
+        for name in ("peak", "ruler", "minimizer", "entropy")
     ),
 )
 ARMS = {arm.name: arm for arm in (*CORE, *ONE_AT_A_TIME, *CHUNKERS)}
@@ -142,9 +143,8 @@ def make_start(arm: Arm, setup: Setup, source: Path, data: HG38DataModule, seed:
     """
     if not arm.parts or folder.exists():
         return
-    sequence = RealSequence(
-        "training intervals", data.plain_windows("train", 32).long(), data.plain_windows("valid", 32).long()
-    )
+    windows = [data.plain_windows(*which).long() for which in (("train", 32), ("valid", 32), ("train", 2048))]
+    sequence = RealSequence("training intervals", *windows)
     settings = {**setup.model_settings(), **arm.model}
     layers = "auto"
     if arm.layers is not None:

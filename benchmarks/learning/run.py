@@ -165,7 +165,8 @@ def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetN
     torch.manual_seed(seed)  # the same weights as ``pretrain`` makes from this seed
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**{**place.setup.model_settings(), **arm.model}))
     data = place.training_data(place.setup.batch_size, seed=seed)
-    calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)))
+    text = data.plain_windows("train", (1 << 21) // place.setup.seq_length).long()
+    calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)), text)
     return on_device(model, place.setup.accelerator)
 
 

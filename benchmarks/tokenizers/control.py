@@ -118,10 +118,8 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
     if trial.chunker == "oracle":
         for number, stage in enumerate(model.model.stages):
             stage.router = Oracle(stage.router, number == 0)
-    if trial.chunker in ("learned", "shuffled"):
-        calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases])
-    if model.model.branching is not None:  # tables need more text than offsets do
-        model.model.branching.count([sample(trial.language, 2000, seed=5).bases])
+    # Tables of counts need more text than offsets do.
+    calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases], sample(trial.language, 2000, 5).bases)
     model.to(setup.device)  # pyright: ignore[reportArgumentType]  (transformers' annotation of ``to``)
     return model
 

@@ -18,7 +18,11 @@ _CLOSE_ENOUGH = 0.01  # of the target
 
 
 @torch.no_grad()
-def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch length"]]) -> tuple[float, ...]:
+def calibrate_routers(
+    model: HNetNTV2Model,
+    batches: list[Int[Tensor, "batch length"]],
+    text: Int[Tensor, "windows bases"] | None = None,
+) -> tuple[float, ...]:
     """Set ``beta`` of every router, outermost first, so that the ratio of boundaries on these sequences is the target.
 
     The ratio counts the positions that the router decides, with the boundaries that cap and guard make of its
@@ -30,6 +34,7 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
     Args:
         model: Changed in place.
         batches: Character ids of real sequence without masks, on any device.
+        text: More of it, for ``chunker="entropy"``, which has tables of counts instead of offsets; None: ``batches``.
 
     Returns:
         The offsets, outermost stage first.
@@ -38,7 +43,7 @@ def calibrate_routers(model: HNetNTV2Model, batches: list[Int[Tensor, "batch len
         DataError: The router decides no position of them.
     """
     if model.branching is not None:
-        model.branching.count(batches)
+        model.branching.count(batches if text is None else [text])
     if not model.config.has_offsets:
         return (0.0,) * model.config.num_stages
     offsets = []

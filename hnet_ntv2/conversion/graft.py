@@ -221,7 +221,7 @@ def _calibrate(
     generator = torch.Generator().manual_seed(seed)
     masked = mask_cells(sequence.held_out, config.kmer_size, config.mask_rate, generator)
     model.to(device)  # pyright: ignore[reportArgumentType]  (transformers narrows the signature)
-    offsets = calibrate_routers(model.model, list(sequence.calibration.split(_BATCH)))
+    offsets = calibrate_routers(model.model, list(sequence.calibration.split(_BATCH)), sequence.text)
     rates = {
         name: boundary_rates(model.model, list(windows.split(_BATCH)))._asdict()
         for name, windows in {"held_out": sequence.held_out, "held_out_masked": masked}.items()

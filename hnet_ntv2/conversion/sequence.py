@@ -15,6 +15,7 @@ from ..shapes import Int, Tensor
 from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
 
 _MOST_N = 0.02  # of a window: the rates shall be those of sequence
+_MOST_TEXT = 1 << 21  # bases to count k-mers in: 500 for each 6-mer
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,13 @@ class RealSequence:
         origin: Its name in a report.
         calibration: To set the routers and to compare the source's blocks.
         held_out: To report rates on.
+        text: For chunkers that count k-mers (``chunker="entropy"``), about two million bases; None: ``calibration``.
     """
 
     origin: str
     calibration: Int[Tensor, "windows length"]
     held_out: Int[Tensor, "windows length"]
+    text: Int[Tensor, "more length"] | None = None
 
 
 def read_sequence(
@@ -57,20 +60,25 @@ def read_sequence(
         genome = open_genome(folder / "chr20_demo.2bit", cache_dir)
         intervals = read_split_intervals(folder / "chr20_demo.bed", genome.contigs)
         by_split = [[each for each in intervals if each.split == split] for split in ("train", "valid")]
-        parts = [_spread(genome, chosen, length, count) for chosen in by_split]
-        return RealSequence("the bundled piece of human chromosome 20", *parts)
+        calibration, held_out = (_spread(genome, chosen, length, count) for chosen in by_split)
+        text = _spread(genome, by_split[0], length, None)
+        return RealSequence("the bundled piece of human chromosome 20", calibration, held_out, text)
     genome = open_genome(path, cache_dir)
     whole = [Interval(name, 0, size) for name, size in genome.contigs.items()]
     both = _spread(genome, whole, length, 2 * count)
-    return RealSequence(Path(path).name, both[::2], both[1::2])
+    return RealSequence(Path(path).name, both[::2], both[1::2], _spread(genome, whole, length, None))
 
 
-def _spread(genome: Genome, intervals: Sequence[Interval], length: int, count: int) -> Int[Tensor, "windows length"]:
-    """``count`` of the windows that lie side by side in the intervals, evenly spread."""
+def _spread(
+    genome: Genome, intervals: Sequence[Interval], length: int, count: int | None
+) -> Int[Tensor, "windows length"]:
+    """``count`` of the windows that lie side by side in the intervals, evenly spread; None: about two million bases."""
     pieces = [genome.locate(each) + np.arange(len(each) // length, dtype=np.int64) * length for each in intervals]
     starts = np.concatenate(pieces)
     num_n = genome.n_runs.count(starts, starts + length)
     usable = starts[num_n <= _MOST_N * length]
+    if count is None:
+        count = min(len(usable), _MOST_TEXT // length)
     if len(usable) < count:
         raise DataError(
             f"{genome.source} has {len(usable)} windows of {length} bases with at most {_MOST_N:.0%} N; calibration "

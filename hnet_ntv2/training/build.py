@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _FAST = 0.5
 # Windows that pass through the model at once during calibration.
 _CALIBRATION_BATCH = 8
+# Bases in which a chunker counts k-mers: 500 for each 6-mer.
+_TEXT = 1 << 21
 
 
 @dataclass
@@ -150,7 +152,10 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
     elif settings.init is None and settings.calibration_windows:
         # A model from ``init`` keeps its offsets. Every rank sees the same windows and gets the same offsets.
         windows = datamodule.plain_windows("train", settings.calibration_windows).long()
-        calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)))
+        text = None
+        if model.model.branching is not None:
+            text = datamodule.plain_windows("train", _TEXT // settings.data.seq_length).long()
+        calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)), text)
     module = PretrainingModule(model, settings, phases, teacher, own)
     run = Run(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
     if rank_zero_only.rank == 0:

@@ -136,7 +136,7 @@ def test_branching_entropy_rises_where_words_end():
     text = "".join(words[number] for number in order)
     starts = torch.tensor([len(words[number]) for number in order]).cumsum(0)[:-1]
     model = tiny_model(chunker="entropy", kmer_size=6)
-    calibrate_routers(model.model, [ids(text)])
+    model.model.branching.count([ids(text)])
     is_start = torch.zeros(len(text), dtype=torch.bool)
     is_start[starts] = True
     cut = final_boundaries(model.model.chunk(ids(text)))[0]
@@ -144,10 +144,20 @@ def test_branching_entropy_rises_where_words_end():
     assert (cut & is_start).sum() > 0.7 * cut.sum()
 
 
+def test_calibration_counts_the_text_where_there_is_more_of_it():
+    few, many = ids(random_letters(50, 1)), ids(random_letters(5_000, 2))
+    for text, counted in ((None, few), (many, many)):
+        model = tiny_model(chunker="entropy")
+        calibrate_routers(model.model, [few], text)
+        expected = BranchingEntropy(model.config.kmer_size)
+        expected.count([counted])
+        assert torch.equal(model.model.branching.behind, expected.behind)
+
+
 def test_branching_entropy_is_saved_with_the_model(tmp_path):
     model = tiny_model(chunker="entropy")
     text = ids(random_letters(400, 5))
-    calibrate_routers(model.model, [text])
+    model.model.branching.count([text])
     model.save_pretrained(tmp_path)
     again = HNetNTV2ForMaskedLM.from_pretrained(tmp_path)
     assert model.model.branching.behind.std() > 0
