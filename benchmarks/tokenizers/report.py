@@ -16,7 +16,7 @@ from hnet_ntv2.storage import open_text
 LEAST_HEADROOM = 0.05
 
 _PREAMBLE = (
-    "Bits are per masked base on the same test rows for every arm; 2 is chance. Brackets are 95 % intervals over test "
+    "Bits are per masked base on the same test rows for every arm; 2 is chance. Own masks differ between arms. Brackets are 95 % intervals over test "
     "batches and seeds (* one seed: over batches only). Chance is the precision of places drawn at random. Precision "
     "and recall are of the final boundaries of rows without masks."
 )
@@ -40,8 +40,23 @@ class Arm(NamedTuple):
 Arms = dict[Arm, dict[int, Run]]
 
 
-def read_runs(folder: Path) -> dict[tuple[str, int], Arms]:
-    """The runs of a folder: (language, steps) -> arm -> seed -> run.
+class Group(NamedTuple):
+    """What all runs of one table share; ``masks`` are the language's, or "own" (``control.Trial``)."""
+
+    language: str
+    masks: str
+    steps: int
+
+    @property
+    def title(self) -> str:
+        masks = {"own": "masks are whole chunks of the model's own", "ideal": "masks are whole ideal chunks"}[
+            self.masks
+        ]
+        return f"{self.language}: {masks}; {self.steps:,} steps"
+
+
+def read_runs(folder: Path) -> dict[Group, Arms]:
+    """The runs of a folder: group -> arm -> seed -> run.
 
     Args:
         folder: Where ``benchmarks.tokenizers`` writes its runs, one JSON file each.
@@ -49,11 +64,13 @@ def read_runs(folder: Path) -> dict[tuple[str, int], Arms]:
     Raises:
         FileNotFoundError: if there is none.
     """
-    found: dict[tuple[str, int], Arms] = {}
+    found: dict[Group, Arms] = {}
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text())
-        arm = Arm(run["chunker"], run["pooling"], json.dumps(run["changes"], sort_keys=True))
-        found.setdefault((run["language"], run["steps"]), {}).setdefault(arm, {})[run["seed"]] = run
+        changes = dict(run["changes"])
+        group = Group(run["language"], changes.pop("masks", "ideal"), run["steps"])
+        arm = Arm(run["chunker"], run["pooling"], json.dumps(changes, sort_keys=True))
+        found.setdefault(group, {}).setdefault(arm, {})[run["seed"]] = run
     if not found:
         raise FileNotFoundError(f"{folder} holds no run; make some with: python -m benchmarks.tokenizers {folder}")
     return found
@@ -86,8 +103,8 @@ def headroom(arms: Arms) -> Difference | None:
 def render(folder: Path) -> str:
     """All tables of a folder of runs, as Markdown."""
     parts = ["# Positive control of the chunkers", _PREAMBLE]
-    for (language, steps), arms in read_runs(folder).items():
-        parts += [f"## {language}, {steps:,} steps", _verdict(headroom(arms)), _table(arms)]
+    for group, arms in read_runs(folder).items():
+        parts += [f"## {group.title}", _verdict(headroom(arms)), _table(arms)]
     return "\n\n".join(parts) + "\n"
 
 

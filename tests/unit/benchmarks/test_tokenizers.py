@@ -96,7 +96,7 @@ def test_a_trial_is_trained_measured_and_not_repeated(tmp_path, monkeypatch):
     run = json.loads((tmp_path / "copy-ruler-mean-1-2.json").read_text())
     assert 1.5 < run["final"]["bits"] < 3
     assert run["final"]["chunks_per_base"] == pytest.approx(0.15, abs=0.02)
-    assert "copy, 2 steps" in render(tmp_path)
+    assert "## copy: masks are whole ideal chunks; 2 steps" in render(tmp_path)
 
 
 def test_a_trial_repeats_itself():
@@ -128,16 +128,17 @@ def test_every_arm_runs_once_before_any_second_seed():
     assert [str(trial) for trial in trials] == [str(Trial.parse(str(trial))) for trial in trials]
 
 
-def write_run(folder, chunker, seed, bits, pooling="mean"):
+def write_run(folder, chunker, seed, bits, pooling="mean", masks="ideal"):
     final = {
         "bits": float(np.mean(bits)), "bits_of_batches": list(bits), "precision": 0.5, "recall": 0.25,
         "chunks_per_base": 0.15, "truth_per_base": 0.14, "cap_share": 0.1,
     }  # fmt: skip
     run = {
-        "language": "copy", "chunker": chunker, "pooling": pooling, "seed": seed, "changes": {}, "steps": 10,
+        "language": "copy", "chunker": chunker, "pooling": pooling, "seed": seed,
+        "changes": {"masks": masks} if masks == "own" else {}, "steps": 10,
         "cpu_seconds": 60.0, "final": final,
     }  # fmt: skip
-    (folder / f"{chunker}-{pooling}-{seed}.json").write_text(json.dumps(run))
+    (folder / f"{chunker}-{pooling}-{seed}-{masks}.json").write_text(json.dumps(run))
 
 
 def test_the_share_of_the_headroom_is_read_off_the_table(tmp_path):
@@ -147,7 +148,8 @@ def test_the_share_of_the_headroom_is_read_off_the_table(tmp_path):
         write_run(tmp_path, "ruler", seed, 1.9 + noise[seed - 1], "first")
         write_run(tmp_path, "oracle", seed, 1.6 + noise[seed - 1])
         write_run(tmp_path, "peak", seed, 1.65 + noise[seed - 1])
-    arms = read_runs(tmp_path)["copy", 10]
+    write_run(tmp_path, "peak", 1, 1.2 + noise[0], masks="own")
+    arms = read_runs(tmp_path)["copy", "ideal", 10]
     room = headroom(arms)
     assert room is not None
     # Of the ruler's two poolings the better one counts.
@@ -156,7 +158,8 @@ def test_the_share_of_the_headroom_is_read_off_the_table(tmp_path):
     assert peak is not None
     assert peak.estimate == pytest.approx(-0.15)
     text = render(tmp_path)
-    (row,) = [line for line in text.splitlines() if line.startswith("| peak")]
+    row, own = [line for line in text.splitlines() if line.startswith("| peak")]
+    assert "1.2" in own
     assert "| 75 % |" in row
     assert "shows nothing" not in text
 
