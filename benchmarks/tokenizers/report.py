@@ -16,9 +16,9 @@ from hnet_ntv2.storage import open_text
 LEAST_HEADROOM = 0.05
 
 _PREAMBLE = (
-    "Bits are per masked base on the same test rows for every arm; 2 is chance. Own masks differ between arms. Brackets are 95 % intervals over test "
-    "batches and seeds (* one seed: over batches only). Chance is the precision of places drawn at random. Precision "
-    "and recall are of the final boundaries of rows without masks."
+    "Bits are per masked base on the same test rows for every arm; 2 is chance. Masks of own chunks differ between "
+    "arms. Brackets are 95 % intervals over test batches and seeds (* one seed: over batches only). Chance is the "
+    "precision of places drawn at random. Precision and recall are of the final boundaries of rows without masks."
 )
 
 Run = Mapping[str, Any]
