@@ -21,12 +21,15 @@ from hnet_ntv2.training.identity import git_state
 from .control import Setup, Trial, perform
 from .languages import LANGUAGES
 
-_MAIN = ("oracle:mean", "ruler:mean", "minimizer:mean", "learned:mean", "peak:mean")
+_MAIN = ("oracle:mean", "ruler:mean", "minimizer:mean", "learned:mean", "peak:mean", "entropy:mean")
 _ALL = (*_MAIN, "shuffled:mean", "oracle:first", "ruler:first", "minimizer:first", "learned:first", "peak:first")
 
 
 class Size(NamedTuple):
-    """Which trials are run: every arm with the first seed, the main arms with every seed."""
+    """Which trials are run: every arm with the first seed, the main arms with every seed.
+
+    In ``copy`` every trial is run a second time with masks of the model's own chunks.
+    """
 
     setup: Setup
     languages: tuple[str, ...]
@@ -36,11 +39,12 @@ class Size(NamedTuple):
     def trials(self) -> list[Trial]:
         """Seed by seed, so that an interrupted experiment has compared all arms once."""
         return [
-            Trial.parse(f"{language}:{arm}:{seed}")
+            Trial.parse(f"{language}:{arm}:{seed}{masks}")
             for seed in self.seeds
             for language in self.languages
+            for masks in ("", ':masks="own"')
             for arm in self.arms
-            if seed == self.seeds[0] or arm in _MAIN
+            if (seed == self.seeds[0] or arm in _MAIN) and (not masks or language == "copy")
         ]
 
 
