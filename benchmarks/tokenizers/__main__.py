@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _finish(trial: Trial, setup: Setup, folder: Path) -> None:
-    path = folder / f"{str(trial).replace(':', '-')}-{setup.steps}.json"
+    name = str(trial).replace(":", "-").replace('"', "")
+    path = folder / f"{name}-{setup.steps}.json"
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
