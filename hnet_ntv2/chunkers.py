@@ -11,7 +11,7 @@ from torch import nn
 
 from .chunking import ChunkLimits, Router, decide_boundaries
 from .configuration_hnet_ntv2 import HNetNTV2Config
-from .kmers import kmer_digits, reverse_complement, run_length_right, shift_left
+from .kmers import kmer_codes, kmer_digits, reverse_complement, run_length_right
 from .levels import BoundaryReason, Chunking, Level
 from .shapes import Float, Int, Tensor
 from .vocabulary import is_clean_base
@@ -173,12 +173,8 @@ class BranchingEntropy(nn.Module):
 
     def _codes(self, input_ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
         """The k-mer that starts at each base, as a number; 4^k where there is none."""
-        clean, digits = is_clean_base(input_ids), kmer_digits(input_ids)
-        is_whole = run_length_right(clean) >= self.k
-        code = torch.zeros_like(digits)
-        for offset in range(self.k):
-            code = code * 4 + shift_left(digits, offset)
-        return torch.where(is_whole, code, 4**self.k)
+        is_whole = run_length_right(is_clean_base(input_ids)) >= self.k
+        return torch.where(is_whole, kmer_codes(kmer_digits(input_ids), self.k), 4**self.k)
 
     def _reverse_complements(self) -> Int[Tensor, " kmers"]:
         """The number of each k-mer's reverse complement."""

@@ -76,6 +76,14 @@ def kmer_digits(input_ids: Int[Tensor, "batch length"]) -> Int[Tensor, "batch le
     return digits
 
 
+def kmer_codes(digits: Int[Tensor, "batch length"], k: int) -> Int[Tensor, "batch length"]:
+    """The number of the k-mer that starts at each base, its first base first; past the end digits count as 0."""
+    code = torch.zeros_like(digits)
+    for offset in range(k):
+        code = code * 4 + shift_left(digits, offset)
+    return code
+
+
 def source_token_ids(
     input_ids: Int[Tensor, "batch length"], is_valid: Bool[Tensor, "batch length"], k: int
 ) -> Int[Tensor, "batch length"]:
@@ -92,10 +100,7 @@ def source_token_ids(
     num_kmers = 4**k
     digits = kmer_digits(input_ids)
     is_masked = input_ids == MASK_ID
-    code = torch.zeros_like(digits)
-    for offset in range(k):
-        code = code * 4 + shift_left(digits, offset)
-
+    code = kmer_codes(digits, k)
     letter = torch.where(is_masked, SOURCE_MASK, NUM_SOURCE_SPECIALS + num_kmers + digits)
     kmer = torch.where(holds_mask(is_masked, k), SOURCE_MASK, NUM_SOURCE_SPECIALS + code)
     token = torch.where(fits_whole_kmer(input_ids, is_valid, k), kmer, letter)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hnet_ntv2.conversion.calibrate import calibrate_routers
+from hnet_ntv2.conversion.calibrate import TEXT_BASES, calibrate_routers
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2Config, HNetNTV2ForMaskedLM
@@ -165,7 +165,7 @@ def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetN
     torch.manual_seed(seed)  # the same weights as ``pretrain`` makes from this seed
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**{**place.setup.model_settings(), **arm.model}))
     data = place.training_data(place.setup.batch_size, seed=seed)
-    text = data.plain_windows("train", (1 << 21) // place.setup.seq_length).long()
+    text = data.plain_windows("train", TEXT_BASES // place.setup.seq_length).long()
     calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)), text)
     return on_device(model, place.setup.accelerator)
 

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 _MOST_PASSES = 8
 _CLOSE_ENOUGH = 0.01  # of the target
 
+TEXT_BASES = 1 << 21
+"""Bases in which a chunker counts k-mers: 500 for each 6-mer."""
+
 
 @torch.no_grad()
 def calibrate_routers(

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 
 from ..configuration_hnet_ntv2 import HNetNTV2Config
-from ..conversion.calibrate import calibrate_routers
+from ..conversion.calibrate import TEXT_BASES, calibrate_routers
 from ..data.datamodule import HG38DataModule, default_num_workers
 from ..errors import CheckpointError, ConfigError
 from ..inference.model import load_model
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 _FAST = 0.5
 # Windows that pass through the model at once during calibration.
 _CALIBRATION_BATCH = 8
-# Bases in which a chunker counts k-mers: 500 for each 6-mer.
-_TEXT = 1 << 21
 
 
 @dataclass
@@ -154,7 +152,7 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
         windows = datamodule.plain_windows("train", settings.calibration_windows).long()
         text = None
         if model.model.branching is not None:
-            text = datamodule.plain_windows("train", _TEXT // settings.data.seq_length).long()
+            text = datamodule.plain_windows("train", TEXT_BASES // settings.data.seq_length).long()
         calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)), text)
     module = PretrainingModule(model, settings, phases, teacher, own)
     run = Run(settings, module, datamodule, plan, precision, kind, resume_from, resume_step)
