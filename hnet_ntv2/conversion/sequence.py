@@ -13,9 +13,9 @@ from ..errors import DataError
 from ..genome import Genome, Interval, open_genome, read_split_intervals
 from ..shapes import Int, Tensor
 from ..vocabulary import BASE_BITS, MASK_ID, is_clean_base
+from .calibrate import TEXT_BASES
 
 _MOST_N = 0.02  # of a window: the rates shall be those of sequence
-_MOST_TEXT = 1 << 21  # bases to count k-mers in: 500 for each 6-mer
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _spread(
     num_n = genome.n_runs.count(starts, starts + length)
     usable = starts[num_n <= _MOST_N * length]
     if count is None:
-        count = min(len(usable), _MOST_TEXT // length)
+        count = min(len(usable), TEXT_BASES // length)
     if len(usable) < count:
         raise DataError(
             f"{genome.source} has {len(usable)} windows of {length} bases with at most {_MOST_N:.0%} N; calibration "
