@@ -361,8 +361,12 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
     def _count_boundaries(
         self, chunkings: tuple[Chunking, ...], input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None
     ) -> Float[Tensor, "rows stages 2"]:
-        """See ``ratio_control.count_boundaries``: in training of each row's first bases as they were before masking."""
-        if labels is None or not (self.training and torch.is_grad_enabled()):
+        """See ``ratio_control.count_boundaries``: in training of each row's first bases as they were before masking.
+
+        Chunkers that hold their ratios by construction are spared that second pass of the encoders.
+        """
+        is_step = self.training and torch.is_grad_enabled()
+        if labels is None or not is_step or not self.config.has_offsets:
             return count_boundaries(chunkings)
         bases = torch.where(labels == -100, input_ids, labels)[:, :_COUNTED_BASES]
         is_valid = None if attention_mask is None else attention_mask[:, :_COUNTED_BASES]

@@ -110,6 +110,10 @@ _OTHER_CHUNKERS = {
     "none": "no boundaries but the cap's and the guard's",
     "grid": "the tokens of the 6-mer source",
 }
+# Half as many chunks: one per 13.3 bases, the cap at four times that.
+_COARSE = {"target_ratio_stage2": 0.25, "guard_stage2": [0.125, 0.45], "max_chunk_length": 52}
+# As many chunks as peaks make without a control of their ratios, for comparisons at equal counts.
+_DENSE = {"target_ratio_stage1": 0.357, "target_ratio_stage2": 0.516}
 CHUNKERS = (
     *(
         Arm(f"{name}_random", f"all weights random, {description}", (), releases=False, model={"chunker": name})
@@ -125,6 +129,14 @@ CHUNKERS = (
             model={"chunker": name} | _MEAN,
         )
         for name in ("peak", "ruler", "minimizer", "entropy")
+    ),
+    *(
+        Arm(f"{name}_{regime}_kept", f"{name}; {description}", model={"chunker": name} | settings)
+        for name in ("learned", "peak", "ruler", "minimizer", "entropy")
+        for regime, description, settings in (
+            ("coarse", "a chunk per 13.3 bases", _COARSE),
+            ("dense", "as many chunks as peaks make", _DENSE),
+        )
     ),
 )
 ARMS = {arm.name: arm for arm in (*CORE, *ONE_AT_A_TIME, *CHUNKERS)}

@@ -238,12 +238,16 @@ class PretrainingModule(L.LightningModule):
         self._step = _Step()
 
     def _count_names(self) -> list[tuple[str, str]]:
-        """Names of the counts that offsets move by, per stage: boundaries and positions, both outside masks."""
+        """Names of the counts that offsets move by, per stage: boundaries and positions.
+
+        They are those of sequence without masks, unless the chunker has no offsets.
+        """
         stages = range(1, self.num_stages + 1)
         return [(f"stage{i}_mask_free_boundaries", f"stage{i}_mask_free_positions") for i in stages]
 
     def _make_report(self, sums: Mapping[str, float], optimizer: Any) -> StepReport:
         stages, count = range(1, self.num_stages + 1), sums["micro_batches"]
+        counted = self._count_names() if self.model.config.has_offsets else []
         metrics = {
             "loss": sums["loss"] / count,
             "task_loss": sums["task_loss"] / count,
@@ -258,7 +262,7 @@ class PretrainingModule(L.LightningModule):
             **self.phases.at(self._step.number).metrics(),
             **{
                 f"stage{i}/mask_free_share": sums[boundaries] / sums[positions] if sums[positions] else math.nan
-                for i, (boundaries, positions) in enumerate(self._count_names(), start=1)
+                for i, (boundaries, positions) in enumerate(counted, start=1)
             },
             "bases": sums["bases"],
         }

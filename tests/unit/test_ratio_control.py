@@ -127,3 +127,12 @@ def test_mean_over_counted_counts_these_positions_only():
     is_free = torch.tensor([[False, True, True], [False, False, False]])
     assert torch.allclose(mean_over_counted(probability, is_free, 0.3), torch.tensor([0.3, 0.3]))
     assert torch.allclose(mean_over_counted(probability, is_free, 0.7), torch.tensor([0.3, 0.7]))
+
+
+def test_a_chunker_without_offsets_runs_each_encoder_once_in_a_step():
+    model, runs = tiny_model(2, chunker="peak").train(), []
+    model.model.stages[0].encoder.register_forward_hook(lambda *_: runs.append(1))
+    shown, labels = masked(clean_windows(4, seed=4))
+    output = model(shown, labels=labels)
+    assert len(runs) == 1
+    assert torch.equal(output.boundary_counts, count_boundaries(output.stages))
