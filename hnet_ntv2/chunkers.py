@@ -11,6 +11,7 @@ from torch import nn
 
 from .chunking import ChunkLimits, Router, decide_boundaries
 from .configuration_hnet_ntv2 import HNetNTV2Config
+from .errors import ConfigError
 from .kmers import kmer_codes, kmer_digits, reverse_complement, run_length_right
 from .levels import BoundaryReason, Chunking, Level
 from .shapes import Float, Int, Tensor
@@ -141,6 +142,7 @@ class BranchingEntropy(nn.Module):
         # 2 bits: nothing is known before ``count``.
         self.register_buffer("behind", torch.full((4**k,), 2.0))
         self.register_buffer("before", torch.full((4**k,), 2.0))
+        self._is_counted = False  # or loaded so; looked at once, because a look makes a GPU wait
 
     @torch.no_grad()
     def count(self, batches: Iterable[Int[Tensor, "rows length"]]) -> None:
@@ -159,7 +161,17 @@ class BranchingEntropy(nn.Module):
         self.before.copy_(self.behind[self._reverse_complements()])
 
     def forward(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
-        """The score of each base; 0 where a k-mer that it needs is cut off or holds anything but A, C, G, T."""
+        """The score of each base; 0 where a k-mer that it needs is cut off or holds anything but A, C, G, T.
+
+        Raises:
+            ConfigError: Nothing was counted: no base would have a score, and the cap would cut alone.
+        """
+        if not self._is_counted and bool((self.behind == 2.0).all()):
+            raise ConfigError(
+                "the model has chunker='entropy' and has counted no k-mers: `hnet-ntv2 init` and `pretrain` count "
+                "them, and so does hnet_ntv2.conversion.calibrate.calibrate_routers"
+            )
+        self._is_counted = True
         num_kmers, code = 4**self.k, self._codes(input_ids)
         known = code < num_kmers
         unknown = torch.full_like(code, torch.nan, dtype=self.behind.dtype)
