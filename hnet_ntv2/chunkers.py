@@ -20,6 +20,10 @@ from .vocabulary import is_clean_base
 # How fast p goes from 0 to 1 around the point where a score equals its greatest neighbour. Scores lie in 0..1.
 _PEAK_SHARPNESS = 10.0
 
+# A score this little above its neighbours is no peak. In repeats scores are equal but for rounding, which differs with
+# the batch and would cut there at random; the cap cuts them instead.
+_LEAST_RISE = 1e-5
+
 # Knuth's multiplicative hash: products with this odd number modulo 2^32 scatter neighbouring numbers.
 _HASH_FACTOR = 2654435761
 _HASHED_BASES = 4
@@ -32,8 +36,8 @@ class PeakRouter(Router):
     """A chunk begins where the router's score is the greatest among ``neighbours`` positions, itself included.
 
     The ratio of boundaries is about 1 / neighbours whatever the scores are, so that no offset and no ratio loss is
-    needed. p = sigmoid(10 (score - greatest other score)) passes 1/2 exactly at a peak. It is a minimizer whose hash is
-    learned: after an insertion or deletion it cuts as before once the neighbourhood has passed.
+    needed. p = sigmoid(10 (score - greatest other score - 0.00001)) passes 1/2 at a peak. It is a minimizer whose hash
+    is learned: after an insertion or deletion it cuts as before once the neighbourhood has passed.
     """
 
     def __init__(self, dim: int, limits: ChunkLimits, target: float):
@@ -43,7 +47,7 @@ class PeakRouter(Router):
     def decide(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Chunking:
         score = nn.functional.pad(dissimilarity, (1, 0), value=1.0)
         others = greatest_neighbour(score, level, self.neighbours)
-        probability = torch.sigmoid(_PEAK_SHARPNESS * (score - others)).masked_fill(~level.is_valid, 0.0)
+        probability = torch.sigmoid(_PEAK_SHARPNESS * (score - others - _LEAST_RISE)).masked_fill(~level.is_valid, 0.0)
         # 1 at a row's start, as the router has it: the smoothing of the first chunk reads it.
         probability = torch.cat([torch.ones_like(probability[:, :1]), probability[:, 1:]], dim=1)
         return decide_boundaries(probability, level, self.limits)
@@ -96,7 +100,8 @@ class Ruler(FixedChunker):
 class ScorePeaks(FixedChunker):
     """A chunk begins where the level's score is the greatest among 1 / target positions: content-defined.
 
-    With a hash of the next bases as the score this is a minimizer; the other score is ``BranchingEntropy``.
+    With a hash of the next bases as the score this is a minimizer. ``BranchingEntropy`` is another score. A hash of the
+    position is the control of both, and of ``PeakRouter``: the same distances at places that mean nothing.
     """
 
     def wanted(self, level: Level) -> Tensor:
@@ -109,17 +114,6 @@ class NoChunker(FixedChunker):
 
     def wanted(self, level: Level) -> Tensor:
         return torch.zeros_like(level.is_valid)
-
-
-class ShuffledRouter(Router):
-    """The learned router, its scores shuffled along each row: as many boundaries, at places that mean nothing."""
-
-    def decide(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Chunking:
-        # A fixed order by hash, not a random one: a row's chunks depend on the row alone.
-        order = (torch.arange(dissimilarity.shape[1], device=dissimilarity.device) * _HASH_FACTOR) % (1 << 32)
-        # Padding stays behind: a gap in front of an invalid position sorts last.
-        order = order.expand(dissimilarity.shape).masked_fill(~level.is_valid[:, 1:], 1 << 32).argsort(1)
-        return super().decide(dissimilarity.gather(1, order), level)
 
 
 class BranchingEntropy(nn.Module):
@@ -202,8 +196,19 @@ def hash_bases(input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch l
     code = torch.zeros_like(input_ids)
     for offset in range(_HASHED_BASES):
         code = code * 16 + nn.functional.pad(input_ids[:, offset:], (0, offset))
+    return _scatter(code)
+
+
+def hash_positions(input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+    """A hash within 0..1 of each position, whatever stands there."""
+    code = torch.arange(input_ids.shape[1], device=input_ids.device) * _HASH_FACTOR % (1 << 32)
+    # Mixed once more: multiples of one number are spaced as evenly as on a ruler.
+    return _scatter(code ^ (code >> 15)).expand(input_ids.shape)
+
+
+def _scatter(numbers: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     # 20 bits, so that float32 holds them exactly; a tie would make neither of two neighbours a peak.
-    return ((code * _HASH_FACTOR) % (1 << 32) >> 12).float() / (1 << 20)
+    return ((numbers * _HASH_FACTOR) % (1 << 32) >> 12).float() / (1 << 20)
 
 
 def build_chunker(config: HNetNTV2Config, stage: int, dim: int) -> nn.Module:
@@ -212,10 +217,8 @@ def build_chunker(config: HNetNTV2Config, stage: int, dim: int) -> nn.Module:
     limits, target = ChunkLimits(least, greatest, config.max_chunk_length), config.target_ratios[stage]
     if config.chunker == "learned":
         return Router(dim, limits)
-    if config.chunker == "shuffled":
-        return ShuffledRouter(dim, limits)
     if config.chunker == "peak":
         return PeakRouter(dim, limits, target)
     # "grid" forces NTv2's tokens before any chunker is asked; what it leaves free (nothing) gets no boundary.
-    kinds = {"ruler": Ruler, "minimizer": ScorePeaks, "entropy": ScorePeaks, "none": NoChunker, "grid": NoChunker}
-    return kinds[config.chunker](limits, target)
+    kinds = {"ruler": Ruler, "none": NoChunker, "grid": NoChunker}
+    return kinds.get(config.chunker, ScorePeaks)(limits, target)

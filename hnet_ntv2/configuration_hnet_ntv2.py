@@ -97,6 +97,9 @@ REMOVED_SETTINGS = {
     "tokenizer_type": ("default", "0.1.0"),
 }
 
+# Settings whose default changed after they came: what a saved config without them means.
+_BEFORE_THE_SETTING = {"chunker": "learned"}
+
 # What a saved folder can be loaded as with trust_remote_code, whichever of these classes was saved.
 _AUTO_MAP = {
     "AutoConfig": "configuration_hnet_ntv2.HNetNTV2Config",
@@ -130,7 +133,8 @@ class HNetNTV2Config(PreTrainedConfig):
         max_chunk_length: Cap of the final chunks, in bases; None for no cap.
         chunker: What decides where chunks begin (``chunkers``): "learned" (H-Net's router), "peak" (its score, cut at
             local maxima), "entropy" (where counts of k-mers say that something known ends), or a control: "ruler",
-            "grid" (NTv2's tokens), "minimizer", "shuffled" (the router's scores, shuffled), "none" (cap and guard).
+            "grid" (NTv2's tokens), "minimizer" (peaks of a hash of 4 bases), "shuffled" (of the position), "none" (cap
+            and guard).
         chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
@@ -187,7 +191,7 @@ class HNetNTV2Config(PreTrainedConfig):
     guard_stage2: list[float] | tuple[float, ...] = (0.25, 0.9)
     guard_stage3: list[float] | tuple[float, ...] = (0.25, 0.9)
     max_chunk_length: int | None = 12
-    chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "entropy", "shuffled", "none"] = "learned"
+    chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "entropy", "shuffled", "none"] = "peak"
     chunk_pooling: Literal["first", "mean"] = "first"
     kmer_size: int = 6
     position_mode: Literal["base", "rank"] = "base"
@@ -236,7 +240,7 @@ class HNetNTV2Config(PreTrainedConfig):
     @property
     def has_offsets(self) -> bool:
         """Whether the chunker's ratios must be held: by the ratio loss, and by offsets that calibration sets."""
-        return self.chunker in ("learned", "shuffled")
+        return self.chunker == "learned"
 
     @property
     def guards(self) -> tuple[tuple[float, float], ...]:
@@ -269,10 +273,15 @@ class HNetNTV2Config(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """A config from what a file holds. Settings of other tools are left out with a warning.
 
+        A file is known by its ``model_type``. Those that were written before there was a choice of ``chunker`` mean the
+        learned router with a threshold.
+
         Raises:
             ConfigError: A name is nearly one of ours, or a value does not fit, or is one of a removed setting.
         """
         config_dict = _drop_removed(config_dict)
+        if "model_type" in config_dict:
+            config_dict = _BEFORE_THE_SETTING | config_dict
         foreign = [name for name in _unknown_names(config_dict) if _nearest(name) is None]
         if foreign:
             _warn_of_foreign(tuple(foreign))

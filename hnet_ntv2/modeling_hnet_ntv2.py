@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from .base_embeddings import BaseEmbeddings, base_level
-from .chunkers import BranchingEntropy, hash_bases
+from .chunkers import BranchingEntropy, hash_bases, hash_positions
 from .chunking import Router
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .heads import Heads
@@ -204,7 +204,8 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         """What a chunker that reads the bases compares; None for the others."""
         if self.branching is not None:
             return self.branching(input_ids)
-        return hash_bases(input_ids) if self.config.chunker == "minimizer" else None
+        hashes = {"minimizer": hash_bases, "shuffled": hash_positions}
+        return hashes[self.config.chunker](input_ids) if self.config.chunker in hashes else None
 
     def _check_input(
         self, input_ids: Tensor, attention_mask: Tensor | None
@@ -313,9 +314,9 @@ class HNetNTV2ForMaskedLM(HNetNTV2PreTrainedModel):
             is_wanted = stack_flag(labels != -100, is_valid, len(row_ids))
         letters = average_letters(self.letter_log_probs(row_ids, output, is_wanted), is_valid)
         counts = self._count_boundaries(chunkings, input_ids, attention_mask, labels)
-        losses = ratio_losses(chunkings, counts, self.config.target_ratios)
-        if not self.config.has_offsets:
-            losses = losses.detach()  # other chunkers hold their ratios by construction
+        losses = counts.new_zeros(len(chunkings))
+        if self.config.has_offsets:  # other chunkers hold their ratios by construction
+            losses = ratio_losses(chunkings, counts, self.config.target_ratios)
         loss = task_loss = None
         if labels is not None:
             task_loss = self._task_loss(letters, labels, loss_weights, loss_denominator)

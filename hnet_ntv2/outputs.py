@@ -74,7 +74,8 @@ class HNetNTV2MaskedLMOutput(_Output):
         logits: [batch, length, vocab] float32; only the columns of A, C, G, T are not excluded.
         hidden_states: See ``HNetNTV2ModelOutput``.
         task_loss: Weighted cross-entropy in nats over A, C, G, T.
-        ratio_loss: Sum over stages of the mean ratio loss per row; 1 per stage at its target.
+        ratio_loss: Sum over stages of the mean ratio loss per row; 1 per stage at its target. 0 for chunkers that hold
+            their ratios by construction.
         ratio_losses: [stages] the addends of ``ratio_loss``.
         boundary_counts: [rows, stages, 2] boundaries and positions behind F of the ratio loss (``ratio_control``).
         stages: See ``HNetNTV2ModelOutput``.

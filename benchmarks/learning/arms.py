@@ -106,7 +106,7 @@ _OTHER_CHUNKERS = {
     "ruler": "boundaries at even distances",
     "minimizer": "boundaries at the greatest hash of 4 bases",
     "entropy": "boundaries where counts say that something known ends",
-    "shuffled": "the learned boundaries, shuffled",
+    "shuffled": "boundaries at peaks of a hash of the position",
     "none": "no boundaries but the cap's and the guard's",
     "grid": "the tokens of the 6-mer source",
 }

@@ -77,6 +77,7 @@ class Setup:
             "window": 32,
             "kmer_size": 6,
             "layer_norm_eps": 1e-12,
+            "chunker": "learned",  # the arms of docs/experiments.md are compared with it; others name theirs
             "use_anchors": False,  # an arm says itself when it trains with anchors
             "initializer_gain": 1.0,
         }

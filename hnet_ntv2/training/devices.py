@@ -1,9 +1,10 @@
 """What a run computes on: strategy over devices, precision, and the split of the global batch into micro-batches."""
 
+import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from ..backbone import LocalBlock, NTv2Block
+from ..chunkers import FixedChunker
+from ..chunking import Router, decide_boundaries
 from ..errors import ConfigError
+from ..levels import Chunking, Level
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from ..vocabulary import FIRST_BASE
 from .checkpoint_format import SafetensorsCheckpointIO
@@ -325,6 +329,37 @@ def measure_micro_batch(
     return size
 
 
+class _Everywhere(nn.Module):
+    """Wants a boundary at every position, so that the guard's upper limits decide the chunk counts."""
+
+    def __init__(self, chunker: Router | FixedChunker):
+        super().__init__()
+        self.chunker = chunker
+
+    def forward(self, level: Level) -> Chunking:
+        is_learned = isinstance(self.chunker, Router)  # only then its own work takes memory
+        probability = self.chunker(level).probability if is_learned else level.is_valid.float()
+        return decide_boundaries(
+            probability.clamp(min=0.75).masked_fill(~level.is_valid, 0.0), level, self.chunker.limits
+        )
+
+
+@contextlib.contextmanager
+def _boundaries_everywhere(model: HNetNTV2ForMaskedLM) -> Iterator[None]:
+    """Any chunker, calibrated or not, with as many chunks as the guard allows."""
+    stages = model.model.stages
+    before = [stage.router for stage in stages], model.model.branching, model.moves_offsets
+    for stage in stages:
+        stage.router = _Everywhere(stage.router)
+    model.model.branching, model.moves_offsets = None, False
+    try:
+        yield
+    finally:
+        for stage, router in zip(stages, before[0], strict=True):
+            stage.router = router
+        model.model.branching, model.moves_offsets = before[1:]
+
+
 def train_once(
     model: HNetNTV2ForMaskedLM, size: int, seq_length: int, autocast_dtype: torch.dtype | None, device: torch.device
 ) -> float:
@@ -342,16 +377,7 @@ def train_once(
     input_ids = labels.clone()
     input_ids[:, ::7] = model.config.mask_token_id
     autocast = torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None)
-    offsets = [router.beta for router in model.model.routers]
-    before = [offset.clone() for offset in offsets]
-    for offset in offsets:
-        # More than a probability can lack to its threshold: the guard's upper limits decide the chunk counts.
-        offset.fill_(2.0)
-    try:
-        with autocast:
-            output = model(input_ids, labels=labels)
-            output.loss.backward()
-    finally:
-        for offset, value in zip(offsets, before, strict=True):
-            offset.copy_(value)
+    with _boundaries_everywhere(model), autocast:
+        output = model(input_ids, labels=labels)
+        output.loss.backward()
     return float(output.stages[0].achieved_ratio)

@@ -323,8 +323,10 @@ class PretrainingModule(L.LightningModule):
 
     def _router_gradient_norms(self, output: Any) -> dict[str, torch.Tensor]:
         """Norms of the task's and the ratio loss's gradients at each router, of this rank's first micro-batch."""
-        weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
-        losses = {"task": output.task_loss, "ratio": weight * output.ratio_loss}
+        losses = {"task": output.task_loss}
+        if self.model.config.has_offsets:  # no other chunker's ratio loss has a gradient
+            weight = self.phases.at(self._finished_steps).weights["ratio"] * self.model.config.ratio_loss_weight
+            losses["ratio"] = weight * output.ratio_loss
         return {
             f"stage{stage}/router_gradient_{name}": optimization.gradient_norm_of_loss(loss, list(router.parameters()))
             for stage, router in enumerate(self.model.model.routers, start=1)

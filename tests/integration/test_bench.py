@@ -115,7 +115,7 @@ def test_scaling_is_exact_for_equal_layers_and_is_told():
     measured = Measurement("x", 20, (2, 4))
     assert measured.whole({depth: 3.0 + 0.5 * depth for depth in (2, 4)}) == pytest.approx(13.0)
     entries = [
-        our_model("ours", HNetNTV2Config(**TINY)),
+        our_model("ours", HNetNTV2Config(**TINY, chunker="learned")),
         source_model("theirs", NTv2Config.from_json_file(SOURCE / "config.json"), 4),
     ]
     one, two = ([speed._count_bytes(entry, n, random_bases(200), "fp32") for entry in entries] for n in (1, 2))

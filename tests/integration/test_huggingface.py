@@ -314,7 +314,7 @@ def masked(input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def test_the_ratio_loss_counts_each_window_by_itself(rng):
     """F of a window is its share of boundaries without masks, G the mean p of what the router was given."""
-    model, input_ids = lively_model().train(), random_dna(200, rng, batch=3)
+    model, input_ids = lively_model(chunker="learned").train(), random_dna(200, rng, batch=3)
     clean = model.model.chunk(input_ids)
     output = model(**masked(input_ids))
     for number, target in enumerate((0.3, 0.5)):
@@ -330,7 +330,7 @@ def test_the_ratio_loss_counts_each_window_by_itself(rng):
 @pytest.mark.parametrize(("offset", "sign"), [(0.2, 1), (-0.2, -1)])
 def test_the_ratio_loss_and_the_offsets_pull_towards_the_target(offset, sign, rng):
     """With any trainer: nothing but forward and backward is called."""
-    model = lively_model().train()
+    model = lively_model(chunker="learned").train()
     router = model.model.routers[0]
     router.beta.add_(offset)
     before = float(router.beta)
@@ -344,7 +344,7 @@ def test_the_ratio_loss_and_the_offsets_pull_towards_the_target(offset, sign, rn
 
 
 def test_the_offsets_move_by_the_share_without_masks(rng):
-    model, input_ids = lively_model().train(), random_dna(400, rng, batch=2)
+    model, input_ids = lively_model(chunker="learned").train(), random_dna(400, rng, batch=2)
     stages = model.model.chunk(input_ids)
     shares = [float((s.is_boundary & s.is_counted).sum() / s.is_counted.sum()) for s in stages]
     before = [float(router.beta) for router in model.model.routers]
@@ -355,7 +355,7 @@ def test_the_offsets_move_by_the_share_without_masks(rng):
 
 @pytest.mark.parametrize("case", ["eval", "no labels", "no gradient", "rate 0", "frozen", "our own loop"])
 def test_the_offsets_stay_unless_the_model_is_trained_by_others(case, rng):
-    model, batch = lively_model(), masked(random_dna(200, rng))
+    model, batch = lively_model(chunker="learned"), masked(random_dna(200, rng))
     model.train(case != "eval")
     model.config.router_offset_rate = 0.0 if case == "rate 0" else 0.1
     model.requires_grad_(case != "frozen")

@@ -167,19 +167,21 @@ SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] if seed > 2 else []) for se
 @pytest.mark.parametrize("seed", SEEDS)
 def test_routers_start_near_their_targets_on_held_out_dna(seed, tmp_path):
     source = open_source(str(write_random_source(tmp_path, 2, seed=seed, width=64, k=6)))
-    calibration = graft(source, read_sequence(), settings={"window": 32}, seed=seed).ledger.calibration
+    calibration = graft(
+        source, read_sequence(), settings={"window": 32, "chunker": "learned"}, seed=seed
+    ).ledger.calibration
     assert within(calibration["held_out"]["achieved"], 0.1), calibration
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_routers_of_random_weights_start_near_their_targets_too(seed):
-    config = tiny_config(d_model=64, kmer_size=6, window=32)
+    config = tiny_config(d_model=64, kmer_size=6, window=32, chunker="learned")
     calibration = random_start(config, read_sequence(), seed=seed).ledger.calibration
     assert within(calibration["held_out"]["achieved"], 0.1), calibration
 
 
 def test_routers_of_the_reference_checkpoint_start_near_their_targets():
-    start = graft(open_source(str(TINY)), read_sequence(), settings={"window": 16})
+    start = graft(open_source(str(TINY)), read_sequence(), settings={"window": 16, "chunker": "learned"})
     assert within(start.ledger.calibration["held_out"]["achieved"], 0.1)
     assert start.ledger.calibration["held_out_masked"]["router"]
 

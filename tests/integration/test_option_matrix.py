@@ -29,6 +29,7 @@ from .tiny_training import shard_on_cpu, tiny_settings
 
 STEPS = 4
 OPTIONS: dict[str, tuple] = {
+    "chunker": ("peak", "learned", "entropy"),
     "strategy": ("auto", "ddp", "fsdp"),
     "micro_batch": ("planned", "measured", "given"),
     "validation": (None, 2, 3),
@@ -65,16 +66,16 @@ def test_every_pair_of_values_occurs():
     for (first, firsts), (second, seconds) in itertools.combinations(OPTIONS.items(), 2):
         for pair in itertools.product(firsts, seconds):
             assert any((run[first], run[second]) == pair for run in RUNS), (first, second, pair)
-    assert len(RUNS) <= 11
+    assert len(RUNS) <= 14
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("matrix")
     source = open_source(str(write_random_source(folder / "source", num_layers=2)))
-    save_start(
-        graft(source, any_sequence(), settings={"n_main_layer": 1, "window": 16}, layers="first"), folder / "start"
-    )
+    for chunker in OPTIONS["chunker"]:
+        settings = {"n_main_layer": 1, "window": 16, "chunker": chunker}
+        save_start(graft(source, any_sequence(), settings=settings, layers="first"), folder / f"start_{chunker}")
     return folder
 
 
@@ -91,6 +92,7 @@ def process_as_it_was():
 
 def settings_of(run: Run, folder: Path, name: str, **changes):
     options = {
+        "model__chunker": run["chunker"],
         "trainer__max_steps": STEPS,
         "trainer__precision": run["precision"],
         "trainer__strategy": "auto" if run["strategy"] == "fsdp" else run["strategy"],
@@ -105,9 +107,10 @@ def settings_of(run: Run, folder: Path, name: str, **changes):
         "calibration_windows": 4,
     }
     if run["warm_start"]:
+        del options["model__chunker"]
         options |= {
             "model": {},
-            "init": str(folder / "start"),
+            "init": str(folder / f"start_{run['chunker']}"),
             "warm_start__align": {"steps": 1, "grid_share": [1.0], "hidden_state_weight": [1.0]},
             "warm_start__release": {"steps": 2, "grid_share": [1.0, 0.0], "hidden_state_weight": [1.0]},
             "warm_start__teacher": str(folder / "source"),
@@ -136,8 +139,9 @@ def test_a_run_is_whole(folder, monkeypatch, number):
     rows = read_history(result.history["train"])
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert all(math.isfinite(row["loss"]) and row["gradient_norm/total"] > 0 for row in rows)
-    measures = bool(run["router_gradients"]) and run["strategy"] != "fsdp"
+    measures = bool(run["router_gradients"]) and run["strategy"] != "fsdp" and run["chunker"] != "entropy"
     assert all(("stage1/router_gradient_task" in row) == measures for row in rows)
+    assert all(("stage1/mask_free_share" in row) == (run["chunker"] == "learned") for row in rows)
     validated = [row["step"] for row in read_history(result.history["validation"])]
     assert validated == {2: [2, 4], 3: [3, 4], None: [4]}[run["validation"]]
     assert result.summary.precision == {"16": "bf16-mixed", "32": "32-true"}[run["precision"]]

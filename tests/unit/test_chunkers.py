@@ -1,11 +1,20 @@
 """Each chunker does what its name says, and what is forced holds for all of them."""
 
+import json
 import math
 
 import pytest
 import torch
 
-from hnet_ntv2.chunkers import BranchingEntropy, PeakRouter, Ruler, ScorePeaks, greatest_neighbour, hash_bases
+from hnet_ntv2.chunkers import (
+    BranchingEntropy,
+    PeakRouter,
+    Ruler,
+    ScorePeaks,
+    greatest_neighbour,
+    hash_bases,
+    hash_positions,
+)
 from hnet_ntv2.chunking import ChunkLimits
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.conversion.calibrate import calibrate_routers
@@ -171,15 +180,18 @@ def test_branching_entropy_is_saved_with_the_model(tmp_path):
     assert torch.equal(model.eval()(text).logits, again.eval()(text).logits)
 
 
-def test_the_shuffled_router_keeps_the_number_of_boundaries():
-    model = lively_model(chunker="shuffled", max_chunk_length=None, guard_stage1=(0.0, 1.0), guard_stage2=(0.0, 1.0))
-    router = model.model.routers[0]
-    scores = torch.rand(3, 199)
-    level = free_level(200, batch=3)
-    learned = super(type(router), router).decide(scores, level)
-    shuffled = router.decide(scores, level)
-    assert torch.equal(learned.is_boundary.sum(1), shuffled.is_boundary.sum(1))
-    assert not torch.equal(learned.is_boundary, shuffled.is_boundary)
+def test_shuffled_chunks_are_spaced_as_a_minimizers_and_know_nothing_of_the_bases():
+    rows = random_dna(6000, torch.Generator().manual_seed(3), batch=2)
+    level = free_level(6000, batch=2)
+    places, minima = (
+        ScorePeaks(ChunkLimits(), 1 / 3)(level._replace(score=scored(rows))).is_boundary
+        for scored in (hash_positions, hash_bases)
+    )
+    assert torch.equal(places[0], places[1])
+    assert not torch.equal(minima[0], minima[1])
+    gaps = [torch.bincount(each[0].nonzero()[:, 0].diff(), minlength=20).double() / 2000 for each in (places, minima)]
+    assert float(places.double().mean()) == pytest.approx(1 / 3, rel=0.03)
+    torch.testing.assert_close(gaps[0], gaps[1], atol=0.03, rtol=0)
 
 
 def test_shuffled_chunks_depend_on_the_row_alone():
@@ -240,3 +252,15 @@ def test_the_mean_of_chunks_starts_without_effect():
 def test_an_unknown_chunker_is_refused():
     with pytest.raises(Exception, match="chunker='clever'"):
         HNetNTV2Config(chunker="clever")
+
+
+def test_a_config_from_before_there_was_a_choice_means_the_threshold(tmp_path):
+    """So that models that were saved then are what they were."""
+    assert HNetNTV2Config().chunker == "peak"
+    HNetNTV2Config().save_pretrained(tmp_path)
+    assert HNetNTV2Config.from_pretrained(tmp_path).chunker == "peak"
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["chunker"]
+    path.write_text(json.dumps(settings))
+    assert HNetNTV2Config.from_pretrained(tmp_path).chunker == "learned"

@@ -14,7 +14,7 @@ LENGTH, TARGETS = 384, (0.3, 0.5)
 
 @pytest.fixture
 def model() -> HNetNTV2ForMaskedLM:
-    model = tiny_model(2, spread=0.05, d_model=64, initializer_range=0.5)
+    model = tiny_model(2, spread=0.05, d_model=64, initializer_range=0.5, chunker="learned")
     calibrate_routers(model.model, [clean_windows(8, seed=0)])
     return model
 
@@ -136,3 +136,4 @@ def test_a_chunker_without_offsets_runs_each_encoder_once_in_a_step():
     output = model(shown, labels=labels)
     assert len(runs) == 1
     assert torch.equal(output.boundary_counts, count_boundaries(output.stages))
+    assert torch.equal(output.loss, output.task_loss)

@@ -26,7 +26,7 @@ def test_holds_mask_by_hand():
 
 def test_masks_have_no_part_in_what_is_counted(rng):
     """A new model's encoders change nothing, so that its first router sees k-mers and nothing else."""
-    model = HNetNTV2ForMaskedLM(tiny_config()).eval()
+    model = HNetNTV2ForMaskedLM(tiny_config(chunker="learned")).eval()
     masked, clean, is_masked = masked_and_clean(rng)
     seen = model(masked, strands="forward").stages[0]
     unmasked = model(clean, strands="forward").stages[0]

@@ -14,7 +14,7 @@ def boundary_shares(model, input_ids):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rates_on_held_out_sequence_are_near_their_targets(seed):
-    model = tiny_model(seed=seed, initializer_range=0.5, d_model=64)
+    model = tiny_model(seed=seed, initializer_range=0.5, d_model=64, chunker="learned")
     generator = torch.Generator().manual_seed(seed)
     calibrate_routers(model.model, [random_dna(1024, generator, 2) for _ in range(3)])
     achieved = boundary_shares(model, random_dna(4096, generator, 2))
@@ -24,7 +24,7 @@ def test_rates_on_held_out_sequence_are_near_their_targets(seed):
 
 def test_the_caps_boundaries_count(rng):
     """With a short cap the router's own share has to be far below the target."""
-    model = tiny_model(initializer_range=0.5, max_chunk_length=6, target_ratio_stage1=0.5)
+    model = tiny_model(initializer_range=0.5, max_chunk_length=6, target_ratio_stage1=0.5, chunker="learned")
     sequence = [random_dna(1024, rng, 2)]
     calibrate_routers(model.model, sequence)
     rates = boundary_rates(model.model, sequence)
@@ -39,7 +39,7 @@ def test_threshold_lies_midway_between_attained_values():
 
 
 def test_calibration_keeps_the_mode_and_refuses_sequences_without_a_free_position():
-    model = tiny_model().train()
+    model = tiny_model(chunker="learned").train()
     calibrate_routers(model.model, [random_dna(200, torch.Generator().manual_seed(0))])
     assert model.training
     with pytest.raises(DataError, match="stage 1"):

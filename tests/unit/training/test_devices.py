@@ -30,7 +30,7 @@ OFFSET = 0.1003  # next to it in bfloat16 are 0.1001 and 0.1006
 
 
 def model_with_offset() -> HNetNTV2ForMaskedLM:
-    model = tiny_model(spread=0.05).train()
+    model = tiny_model(spread=0.05, chunker="learned").train()
     model.model.routers[0].beta.fill_(OFFSET)
     model.moves_offsets = False  # as our training loop has it
     return model
@@ -219,11 +219,11 @@ def test_a_rank_that_holds_more_takes_the_plan_of_the_one_that_holds_least(monke
     assert taken == ([] if least == 16 else [agreement.plan])
 
 
-@pytest.fixture
-def model() -> HNetNTV2ForMaskedLM:
+@pytest.fixture(params=["peak", "learned", "ruler", "entropy"])
+def model(request) -> HNetNTV2ForMaskedLM:
     torch.manual_seed(0)
-    config = HNetNTV2Config(d_model=16, n_head=2, intermediate_size=32, n_main_layer=1, kmer_size=4, window=8)
-    return HNetNTV2ForMaskedLM(config).train()
+    sizes = {"d_model": 16, "n_head": 2, "intermediate_size": 32, "n_main_layer": 1, "kmer_size": 4, "window": 8}
+    return HNetNTV2ForMaskedLM(HNetNTV2Config(**sizes, chunker=request.param)).train()
 
 
 def test_it_runs_at_the_guards_greatest_chunk_count(model):
@@ -249,4 +249,4 @@ def test_what_does_not_fit_is_halved(model, monkeypatch):
 
     monkeypatch.setattr(type(model), "forward", limited)
     assert measure_micro_batch(model, 48, Precision("32-true", ""), torch.device("cpu"), 16) == 2
-    assert all(float(module.beta) == 0 for name, module in model.named_modules() if name.endswith("router"))
+    assert all(float(router.beta) == 0 for router in model.model.routers)

@@ -16,8 +16,13 @@ LENGTH, RATE = 48, 0.15
 
 @pytest.fixture
 def module() -> PretrainingModule:
+    return build_module()
+
+
+def build_module(**changes) -> PretrainingModule:
     torch.manual_seed(1)
-    config = HNetNTV2Config(d_model=16, n_head=2, intermediate_size=32, n_main_layer=1, kmer_size=4, window=8)
+    sizes = {"d_model": 16, "n_head": 2, "intermediate_size": 32, "n_main_layer": 1, "kmer_size": 4, "window": 8}
+    config = HNetNTV2Config(**sizes, **changes)
     data = DataSettings(seq_length=LENGTH, mask=MaskSettings(rate=RATE))
     callbacks = CallbackSettings(router_gradients_every=0)
     settings = PretrainSettings(data=data, trainer=TrainerSettings(max_steps=10), callbacks=callbacks)
@@ -117,12 +122,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(module):
     assert all(torch.equal(before[name], tensor) for name, tensor in module.model.state_dict().items())
 
 
-def test_gradients_of_task_and_ratio_at_the_routers_are_told_apart(module):
+@pytest.mark.parametrize(("chunker", "kinds"), [("learned", ("task", "ratio")), ("peak", ("task",)), ("ruler", ())])
+def test_gradients_of_task_and_ratio_at_the_routers_are_told_apart(chunker, kinds):
+    module = build_module(chunker=chunker)
     output = module.forward_batch(
         {"input_ids": make_batch(2, 0)["input_ids"].long()}, labels=make_batch(2, 0)["labels"].long()
     )
     norms = module._router_gradient_norms(output)
-    assert list(norms) == [f"stage{s}/router_gradient_{kind}" for s in (1, 2) for kind in ("task", "ratio")]
+    assert list(norms) == [f"stage{s}/router_gradient_{kind}" for s in (1, 2) for kind in kinds]
     output.loss.backward()  # the graph is still there
 
 
