@@ -114,6 +114,8 @@ _OTHER_CHUNKERS = {
 _COARSE = {"target_ratio_stage2": 0.25, "guard_stage2": [0.125, 0.45], "max_chunk_length": 52}
 # As many chunks as peaks make without a control of their ratios, for comparisons at equal counts.
 _DENSE = {"target_ratio_stage1": 0.357, "target_ratio_stage2": 0.516}
+# Peaks among four neighbours: about as many chunks as the other chunkers make at 0.3.
+_SPARSE = {"target_ratio_stage1": 0.25}
 CHUNKERS = (
     *(
         Arm(f"{name}_random", f"all weights random, {description}", (), releases=False, model={"chunker": name})
@@ -136,6 +138,7 @@ CHUNKERS = (
         for regime, description, settings in (
             ("coarse", "a chunk per 13.3 bases", _COARSE),
             ("dense", "as many chunks as peaks make", _DENSE),
+            ("sparse", "peaks among four neighbours", _SPARSE),
         )
     ),
 )
