@@ -25,9 +25,11 @@ the source model's tokens (NTv2: 6-mers).
    trunk then sees whole k-mers beside what it must predict. Where k to 2k clean bases lie between two runs, the anchor
    in front of the second run takes its k first, and the one behind the first run gets those that are left. Where fewer
    than k lie between them, there is no anchor and the next rule decides.
-5. **router**: a chunk begins where p > 0.5. The decision itself has no gradient. p gets one because the upsampler uses
-   it as a weight: to smooth neighbouring chunks' vectors, and as a factor of value 1 (H-Net's straight-through
-   estimate).
+5. **router**: its score says how much a position differs from the one in front of it. A chunk begins where the score
+   is the greatest among some neighbours: three at a target ratio of 0.3, two at 0.5. So the ratio holds by itself, and
+   equal sequence is cut alike wherever it stands. The score becomes a probability p, which is over 0.5 at these peaks.
+   The decision itself has no gradient. p gets one because the upsampler uses it as a weight: to smooth neighbouring
+   chunks' vectors, and as a factor of value 1 (H-Net's straight-through estimate).
 
 Two bounds then correct the router, but none of the rules above it. The **cap** adds a boundary where a final chunk
 would be longer than ``max_chunk_length`` bases. It acts at every stage: an inner stage can merge chunks but not cut
@@ -42,7 +44,8 @@ these pieces again.
 Rules 1 to 4 need no vectors: the input ids decide, and for rule 3 which tokens training still holds on the grid. So
 ``forced_boundaries.py`` writes their decisions, one for each base and stage, into the level of the bases before the
 network runs. A chunk takes those of its first position along to the next level. The router and the two bounds are in
-``chunking.py``. The setting ``chunker`` can put another chunker in its place (``chunkers.py``).
+``chunking.py``, what differs between the values of the setting ``chunker`` in ``chunkers.py``. H-Net's own rule is
+``chunker="learned"``: p > 0.5, and the ratio loss and an offset that moves hold the ratio (``ratio_control.py``).
 """
 
 import torch

@@ -121,8 +121,8 @@ def _parameter_lines(ledger: Ledger) -> list[str]:
 
 def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
     lines = [
-        f"Routers calibrated on {calibration['windows']} windows of {calibration['length']:,} bases of "
-        f"{calibration['sequence']}; on as many held-out windows, anchors off:"
+        f"Offsets (where the chunker has them) calibrated on {calibration['windows']} windows of "
+        f"{calibration['length']:,} bases of {calibration['sequence']}; on as many held-out windows, anchors off:"
     ]
     for stage, target in enumerate(calibration["targets"]):
         free, masked = calibration["held_out"], calibration["held_out_masked"]
