@@ -131,10 +131,10 @@ class HNetNTV2Config(PreTrainedConfig):
         guard_stage2: The same per stage-1 chunk.
         guard_stage3: The same per stage-2 chunk.
         max_chunk_length: Cap of the final chunks, in bases; None for no cap.
-        chunker: What decides where chunks begin (``chunkers``): "learned" (H-Net's router), "peak" (its score, cut at
-            local maxima), "entropy" (where counts of k-mers say that something known ends), or a control: "ruler",
-            "grid" (NTv2's tokens), "minimizer" (peaks of a hash of 4 bases), "shuffled" (of the position), "none" (cap
-            and guard).
+        chunker: What decides where chunks begin (``chunkers``). "peak": the router, at local maxima of its score.
+            "learned": the router, where p is over 0.5 (H-Net). "minimizer": a hash of 4 bases, at its local maxima.
+            "entropy": counts of k-mers say that something known ends. Controls: "shuffled" (local maxima of a hash of
+            the position), "ruler" (even distances), "grid" (NTv2's tokens), "none" (cap and guard alone).
         chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
@@ -149,9 +149,9 @@ class HNetNTV2Config(PreTrainedConfig):
         classification_pooling: How a sequence classifier makes one vector of a sequence's A, C, G and T: their "mean",
             "max" or "first", the means of "bins" along the sequence, or, learned, by "attention" or "convolution".
         classification_bins: Parts of a sequence that "bins" and "convolution" tell apart.
-        ratio_loss_weight: Weight of the summed ratio losses in ``loss``.
+        ratio_loss_weight: Weight of the summed ratio losses in ``loss``; for the "learned" chunker only.
         router_offset_rate: Each training step adds ``rate x (target - ratio)`` to a router's offset; in other trainers
-            than ours each forward pass in ``train()`` with labels does. 0 holds the offsets.
+            than ours each forward pass in ``train()`` with labels does. 0 holds the offsets. "learned" only.
         mask_rate: Share of bases that training masks; only the normaliser of the training loss uses it.
         use_anchors: Default of ``forward(anchors=...)``: one clean chunk of k bases on each side of a masked run.
         mask_protection: Forced chunk boundaries around and inside masked runs.
