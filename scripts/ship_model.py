@@ -14,9 +14,12 @@ import torch
 
 from benchmarks.learning.arms import ARMS, make_start
 from benchmarks.learning.dna import join_dna
-from benchmarks.learning.evaluate import evaluate_model
+from benchmarks.learning.evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts
 from benchmarks.learning.run import Workplace
-from benchmarks.learning.setup import SIZES, clock, on_device
+from benchmarks.learning.setup import SIZES, Setup, clock, on_device
+from benchmarks.learning.statistics import paired_bootstrap
+from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
+from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.errors import HNetNTV2Error
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from hnet_ntv2.storage import appearing_folder
@@ -27,6 +30,15 @@ from hnet_ntv2.training.run import pretrain
 from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
 _MOST_BYTES = 15_000_000
+
+# What cuts in the model's own chunker's place, with the weights as they are.
+_OTHER_PLACES = {
+    "minimizer": "peaks of a hash of 4 bases",
+    "shuffled": "peaks of a hash of the position",
+    "ruler": "even distances",
+    "grid": "NTv2's tokens, wherever the masks are",
+    "none": "cap and guard alone",
+}
 
 
 def main() -> None:
@@ -94,15 +106,37 @@ def _ship(options: argparse.Namespace) -> None:
     }
     measured = evaluate_model(on_device(outcome.model, setup.accelerator), place.validation_data(), setup)
     figures = {
+        "chunker": outcome.model.config.chunker,
         "runs": [*before["runs"], run],
         "validation": {view: sums.summary() for view, sums in measured["views"].items()},
         "ratios": measured["ratios"],
         "chunk_length": measured["chunk_length"],
+        "other_places": measure_other_places(outcome.model, measured["views"], place.validation_data(), setup),
         "parameters": sum(outcome.model.count_parameters().values()),
         "source": before["source"],
         "context": json.loads((options.work / "context.json").read_text(encoding="utf-8")),
     }
     write_model(outcome.model, options.output, figures)
+
+
+def measure_other_places(
+    model: HNetNTV2ForMaskedLM, own: dict[str, WindowSums], data: HG38DataModule, setup: Setup
+) -> dict[str, dict[str, list[float]]]:
+    """Bits with other chunkers less bits with the model's own, same weights and masks: estimate, low, high (95 %)."""
+    block = window_facts(data, setup)["block"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for chunker in _OTHER_PLACES:
+        config = HNetNTV2Config.from_dict(model.config.to_dict() | {"chunker": chunker})
+        other = on_device(HNetNTV2ForMaskedLM(config).eval(), setup.accelerator)
+        other.load_state_dict(model.state_dict(), strict=False)  # fixed chunkers have no router
+        found[chunker] = {}
+        for anchors in (True, False):
+            view = "anchors_on" if anchors else "anchors_off"
+            sums = evaluate_view(model_log_probs(other, anchors=anchors), data, setup, view)
+            assert (sums.targets == own[view].targets).all()
+            gap = paired_bootstrap(sums.nats[None], own[view].nats[None], sums.targets, block)
+            found[chunker][view] = [gap.estimate, gap.low, gap.high]
+    return found
 
 
 def write_model(model: HNetNTV2ForMaskedLM, folder: Path, figures: dict[str, Any]) -> None:
@@ -134,6 +168,16 @@ def _describe_run(run: dict[str, Any]) -> str:
         f"- {what}: {run['steps']:,} steps, {run['bases']:,} bases,\n"
         f"  learning rate {run['learning_rate']:g} (grafted parts {run['grafted_rate']:g} times that), "
         f"{run['cpu_seconds']:,.0f} CPU seconds on one core,\n  torch {run['torch']}, {run['date']}."
+    )
+
+
+def _describe_places(places: dict[str, dict[str, list[float]]]) -> str:
+    def cell(gap: list[float]) -> str:
+        return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*gap)
+
+    return "\n".join(
+        f"| {_OTHER_PLACES[chunker]} | {cell(views['anchors_on'])} | {cell(views['anchors_off'])} |"
+        for chunker, views in places.items()
     )
 
 
@@ -195,6 +239,17 @@ lower is better.
 Accuracy {100 * views["anchors_on"]["accuracy"]:.1f} %. Chunks per position at stage 1 / stage 2: {masked} with
 masks, {free} without. Bases per chunk without masks: median {length["p50"]:.0f}, 95 % {length["p95"]:.0f}, longest
 {length["max"]:.0f}.
+
+## What the places of its chunks are worth
+
+Chunks begin where `chunker: {figures["chunker"]}` wants them. The table has the bits per masked base that other places
+cost with the same weights and masks, and 95 % intervals over blocks of validation windows. The weights were trained
+with the model's own places: that other places cost something does not show that a model trained with them would be
+worse.
+
+| places | anchors on | anchors off |
+|---|---|---|
+{_describe_places(figures["other_places"])}
 
 ## What it is not good for
 
