@@ -75,7 +75,7 @@ def assert_ratios_held(result) -> None:
 
 @pytest.mark.slow
 def test_ratios_hold_from_random_weights(tmp_path):
-    small = {"d_model": 32, "n_head": 2, "intermediate_size": 64, "kmer_size": 6}
+    small = {"d_model": 32, "n_head": 2, "intermediate_size": 64, "kmer_size": 6, "chunker": "learned"}
     assert_ratios_held(
         run(
             tmp_path,
@@ -90,7 +90,8 @@ def test_ratios_hold_from_random_weights(tmp_path):
 def test_ratios_hold_through_a_warm_start_from_a_trained_source(tmp_path):
     """The source is the one that the learning experiment trained; its routers see content, not noise."""
     source = open_source(str(RESULTS / "2026-11-25-learning-cpu" / "source"))
-    start = graft(source, read_sequence(), settings={"n_main_layer": 4, "window": 32}, layers="auto")
+    settings = {"n_main_layer": 4, "window": 32, "chunker": "learned"}
+    start = graft(source, read_sequence(), settings=settings, layers="auto")
     held_out = start.ledger.calibration["held_out"]["achieved"]
     assert max(abs(ratio / target - 1) for ratio, target in zip(held_out, TARGETS, strict=True)) < 0.1
     save_start(start, tmp_path / "start")
