@@ -92,7 +92,10 @@ def finetune(
     head_rate: Annotated[float, typer.Option(metavar="F", help="Multiple of it for the head.")] = 1.0,
     trunk_rate: Annotated[float, typer.Option(metavar="F", help="Multiple of it for what comes from NTv2.")] = 1.0,
     routers: Annotated[
-        RouterChoice, typer.Option(help="Freeze the routers, or train them and hold their ratios by the ratio loss.")
+        RouterChoice,
+        typer.Option(
+            help="Freeze the routers, or train them and hold the ratios of chunker=learned by the ratio loss."
+        ),
     ] = RouterChoice.frozen,
     lora_rank: Annotated[int, typer.Option(metavar="N", help="Rank of the adapters.")] = 8,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the head, the order of rows and the drawn strands.")] = 0,

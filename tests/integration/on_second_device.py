@@ -161,7 +161,7 @@ def test_the_micro_batch_is_measured_and_the_model_trains_on():
 def test_the_offsets_move_as_on_the_cpu():
     moved = []
     for device in ("cpu", DEVICE):
-        model = tiny_model(2, spread=0.05, router_offset_rate=0.25).train().to(device)
+        model = tiny_model(2, spread=0.05, router_offset_rate=0.25, chunker="learned").train().to(device)
         shown, labels = batch()
         model(shown.to(device), labels=labels.to(device))
         moved.append([float(router.beta) for router in model.model.routers])

@@ -173,15 +173,24 @@ def test_lora_leaves_the_start_but_for_adapters_and_is_merged(data, start, tmp_p
                                result.unit.scores, atol=1e-6)  # fmt: skip
 
 
-@pytest.mark.parametrize("routers", ["frozen", pytest.param("ratio", marks=pytest.mark.slow)])
-def test_routers_are_frozen_or_move_with_their_offsets(routers, data, start, tmp_path):
-    finetune(data, replace(SMALL, routers=routers, epochs=1), tmp_path / "out", folder=start)
-    before = lively_model(n_main_layer=1).state_dict()
+@pytest.mark.parametrize(
+    ("chunker", "routers"),
+    [
+        ("peak", "frozen"),
+        pytest.param("peak", "ratio", marks=pytest.mark.slow),
+        pytest.param("learned", "ratio", marks=pytest.mark.slow),
+    ],
+)
+def test_routers_are_frozen_or_move_with_their_offsets(chunker, routers, data, tmp_path):
+    model = lively_model(n_main_layer=1, chunker=chunker)
+    model.save_pretrained(tmp_path / "start")
+    finetune(data, replace(SMALL, routers=routers, epochs=1), tmp_path / "out", folder=tmp_path / "start")
+    before = model.state_dict()
     moved = {name.rsplit(".", 2)[-2:][0] + "." + name.rsplit(".", 1)[-1]: not torch.equal(tensor, before[name])
              for name, tensor in weights(tmp_path / "out").items() if ".router." in name}  # fmt: skip
     assert set(moved) == {"router.beta", "query.weight", "key.weight"}
-    assert all(moved.values()) == (routers == "ratio")
-    assert any(moved.values()) == (routers == "ratio")
+    assert moved.pop("router.beta") == (chunker == "learned")
+    assert all(moved.values()) == any(moved.values()) == (routers == "ratio")
 
 
 @pytest.mark.parametrize("kind", [pytest.param("multilabel", marks=pytest.mark.slow), "regression"])

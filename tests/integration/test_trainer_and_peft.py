@@ -204,7 +204,7 @@ def test_the_default_collator_keeps_the_ratios(learning_rate, tmp_path):
     is_held_out = torch.arange(len(windows)) % 51 == 0
     held_out, training = windows[is_held_out], [{"input_ids": row} for row in windows[~is_held_out].tolist()]
     torch.manual_seed(0)
-    model = HNetNTV2ForMaskedLM(tiny_config(kmer_size=6, n_main_layer=1))
+    model = HNetNTV2ForMaskedLM(tiny_config(kmer_size=6, n_main_layer=1, chunker="learned"))
     before = [float(stage.achieved_ratio) for stage in model.model.chunk(held_out)]
     settings = TrainingArguments(
         str(tmp_path / "run"), max_steps=200, per_device_train_batch_size=8, learning_rate=learning_rate, **QUIET
