@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import torch
@@ -17,8 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from ..backbone import LocalBlock, NTv2Block
-from ..chunkers import FixedChunker
-from ..chunking import Router, decide_boundaries
+from ..chunking import ChunkLimits, Router, decide_boundaries
 from ..errors import ConfigError
 from ..levels import Chunking, Level
 from ..modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
@@ -332,16 +331,15 @@ def measure_micro_batch(
 class _Everywhere(nn.Module):
     """Wants a boundary at every position, so that the guard's upper limits decide the chunk counts."""
 
-    def __init__(self, chunker: Router | FixedChunker):
+    def __init__(self, chunker: nn.Module):
         super().__init__()
         self.chunker = chunker
+        self.limits = cast(ChunkLimits, chunker.limits)
 
     def forward(self, level: Level) -> Chunking:
         is_learned = isinstance(self.chunker, Router)  # only then its own work takes memory
         probability = self.chunker(level).probability if is_learned else level.is_valid.float()
-        return decide_boundaries(
-            probability.clamp(min=0.75).masked_fill(~level.is_valid, 0.0), level, self.chunker.limits
-        )
+        return decide_boundaries(probability.clamp(min=0.75).masked_fill(~level.is_valid, 0.0), level, self.limits)
 
 
 @contextlib.contextmanager
