@@ -221,4 +221,5 @@ def build_chunker(config: HNetNTV2Config, stage: int, dim: int) -> nn.Module:
         return PeakRouter(dim, limits, target)
     # "grid" forces NTv2's tokens before any chunker is asked; what it leaves free (nothing) gets no boundary.
     kinds = {"ruler": Ruler, "none": NoChunker, "grid": NoChunker}
-    return kinds.get(config.chunker, ScorePeaks)(limits, target)
+    kinds |= dict.fromkeys(("minimizer", "entropy", "shuffled"), ScorePeaks)
+    return kinds[config.chunker](limits, target)

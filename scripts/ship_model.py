@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning.arms import ARMS, make_start
+from benchmarks.learning.arms import ARMS, OTHER_CHUNKERS, make_start
 from benchmarks.learning.dna import join_dna
 from benchmarks.learning.evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts
 from benchmarks.learning.run import Workplace
@@ -32,13 +32,7 @@ from hnet_ntv2.training.settings import PretrainSettings, build_settings
 _MOST_BYTES = 15_000_000
 
 # What cuts in the model's own chunker's place, with the weights as they are.
-_OTHER_PLACES = {
-    "minimizer": "peaks of a hash of 4 bases",
-    "shuffled": "peaks of a hash of the position",
-    "ruler": "even distances",
-    "grid": "NTv2's tokens, wherever the masks are",
-    "none": "cap and guard alone",
-}
+_OTHER_PLACES = ("minimizer", "shuffled", "ruler", "grid", "none")
 
 
 def main() -> None:
@@ -176,7 +170,7 @@ def _describe_places(places: dict[str, dict[str, list[float]]]) -> str:
         return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*gap)
 
     return "\n".join(
-        f"| {_OTHER_PLACES[chunker]} | {cell(views['anchors_on'])} | {cell(views['anchors_off'])} |"
+        f"| {OTHER_CHUNKERS[chunker]} | {cell(views['anchors_on'])} | {cell(views['anchors_off'])} |"
         for chunker, views in places.items()
     )
 

@@ -101,7 +101,7 @@ ONE_AT_A_TIME = (
 )
 # What the learned router is worth: another chunker in its place, from random weights and from the graft, and what a
 # chunk's vector is made of. "grid" cuts as NTv2's 6-mers do, also where masks are not on them.
-_OTHER_CHUNKERS = {
+OTHER_CHUNKERS = {
     "peak": "boundaries at peaks of the learned score",
     "ruler": "boundaries at even distances",
     "minimizer": "boundaries at the greatest hash of 4 bases",
@@ -119,15 +119,15 @@ _SPARSE = {"target_ratio_stage1": 0.25}
 CHUNKERS = (
     *(
         Arm(f"{name}_random", f"all weights random, {description}", (), releases=False, model={"chunker": name})
-        for name, description in _OTHER_CHUNKERS.items()
+        for name, description in OTHER_CHUNKERS.items()
     ),
-    *(Arm(f"{name}_kept", description, model={"chunker": name}) for name, description in _OTHER_CHUNKERS.items()),
+    *(Arm(f"{name}_kept", description, model={"chunker": name}) for name, description in OTHER_CHUNKERS.items()),
     Arm("mean_random", "all weights random, chunks carry their mean", (), releases=False, model=_MEAN),
     Arm("mean_kept", "chunks carry their mean too", model=_MEAN),
     *(
         Arm(
             f"{name}_mean_kept",
-            f"{_OTHER_CHUNKERS[name]}; chunks carry their mean too",
+            f"{OTHER_CHUNKERS[name]}; chunks carry their mean too",
             model={"chunker": name} | _MEAN,
         )
         for name in ("peak", "ruler", "minimizer", "entropy")
