@@ -97,6 +97,18 @@ class Ruler(FixedChunker):
         return (mark[1:] > mark[:-1]).expand(level.is_valid.shape)
 
 
+class RulerAnew(FixedChunker):
+    """Even distances, counted anew from each forced boundary; none beside a forced one, as at peaks of a score."""
+
+    def wanted(self, level: Level) -> Tensor:
+        index = torch.arange(level.is_valid.shape[1], device=level.is_valid.device).expand(level.is_valid.shape)
+        on = level.forced_boundary[..., 0] & (level.forced_reason[..., 0] != BoundaryReason.ROUTER.value)
+        since = (index - torch.where(on, index, 0).cummax(1).values).double()
+        behind = max(round(1 / self.target), 2) // 2
+        is_near = nn.functional.max_pool1d(nn.functional.pad(on.float(), (0, behind))[:, None], behind + 1, 1)[:, 0] > 0
+        return ((since * self.target).floor() > ((since - 1) * self.target).floor()) & ~is_near
+
+
 class ScorePeaks(FixedChunker):
     """A chunk begins where the level's score is the greatest among 1 / target positions: content-defined.
 
@@ -220,6 +232,6 @@ def build_chunker(config: HNetNTV2Config, stage: int, dim: int) -> nn.Module:
     if config.chunker == "peak":
         return PeakRouter(dim, limits, target)
     # "grid" forces NTv2's tokens before any chunker is asked; what it leaves free (nothing) gets no boundary.
-    kinds = {"ruler": Ruler, "none": NoChunker, "grid": NoChunker}
+    kinds = {"ruler": Ruler, "anew": RulerAnew, "none": NoChunker, "grid": NoChunker}
     kinds |= dict.fromkeys(("minimizer", "entropy", "shuffled"), ScorePeaks)
     return kinds[config.chunker](limits, target)

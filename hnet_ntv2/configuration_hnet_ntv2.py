@@ -46,7 +46,7 @@ _SIZES = {
     "d_model": (1, 1 << 16),
     "n_head": (1, 1 << 12),
     "intermediate_size": (1, 1 << 20),
-    "n_main_layer": (1, 1 << 10),
+    "n_main_layer": (0, 1 << 10),
     "n_enc_layer": (0, 1 << 10),
     "n_dec_layer": (0, 1 << 10),
     "max_chunk_length": (0, 1 << 20),
@@ -121,7 +121,7 @@ class HNetNTV2Config(PreTrainedConfig):
         n_head: Attention heads of the trunk and of the layers of width ``d_model``.
         intermediate_size: Rows of NTv2's fused GLU (twice its ``intermediate_size``) and the MLP width of encoder and
             decoder layers of width ``d_model``.
-        n_main_layer: Blocks of the trunk.
+        n_main_layer: Blocks of the trunk; 0 is the control without one.
         n_enc_layer: Encoder layers of all stages together; a remainder goes to the inner stages.
         n_dec_layer: Decoder layers, distributed likewise.
         target_ratio_stage1: Wanted stage-1 chunks per base.
@@ -134,7 +134,7 @@ class HNetNTV2Config(PreTrainedConfig):
         chunker: What decides where chunks begin (``chunkers``). "peak": the router, at local maxima of its score.
             "learned": the router, where p is over 0.5 (H-Net). "minimizer": a hash of 4 bases, at its local maxima.
             "entropy": counts of k-mers say that something known ends. Controls: "shuffled" (local maxima of a hash of
-            the position), "ruler" (even distances), "grid" (NTv2's tokens), "none" (cap and guard alone).
+            the position), "ruler" (even distances), "anew" (the same, counted from each forced boundary), "grid" (NTv2's tokens), "none" (cap and guard alone).
         chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
@@ -191,7 +191,7 @@ class HNetNTV2Config(PreTrainedConfig):
     guard_stage2: list[float] | tuple[float, ...] = (0.25, 0.9)
     guard_stage3: list[float] | tuple[float, ...] = (0.25, 0.9)
     max_chunk_length: int | None = 12
-    chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "entropy", "shuffled", "none"] = "peak"
+    chunker: Literal["learned", "peak", "ruler", "anew", "grid", "minimizer", "entropy", "shuffled", "none"] = "peak"
     chunk_pooling: Literal["first", "mean"] = "first"
     kmer_size: int = 6
     position_mode: Literal["base", "rank"] = "base"

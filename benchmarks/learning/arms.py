@@ -104,6 +104,7 @@ ONE_AT_A_TIME = (
 OTHER_CHUNKERS = {
     "peak": "boundaries at peaks of the learned score",
     "ruler": "boundaries at even distances",
+    "anew": "boundaries at even distances from forced ones",
     "minimizer": "boundaries at the greatest hash of 4 bases",
     "entropy": "boundaries where counts say that something known ends",
     "shuffled": "boundaries at peaks of a hash of the position",
@@ -124,6 +125,8 @@ CHUNKERS = (
     *(Arm(f"{name}_kept", description, model={"chunker": name}) for name, description in OTHER_CHUNKERS.items()),
     Arm("mean_random", "all weights random, chunks carry their mean", (), releases=False, model=_MEAN),
     Arm("mean_kept", "chunks carry their mean too", model=_MEAN),
+    # What the trunk is worth: its embeddings and head are grafted, its blocks left out.
+    Arm("no_trunk_kept", "boundaries at peaks, no trunk", layers=("first", 0.0), model={"chunker": "peak"}),
     *(
         Arm(
             f"{name}_mean_kept",

@@ -188,7 +188,7 @@ def test_settings_of_the_base_class_and_of_other_tools_do_not_stop_loading(saved
         ({"position_mode": "absolute"}, "position_mode"),
         ({"target_ratio_stage2": None, "target_ratio_stage3": 0.5}, "needs target_ratio_stage2"),
         ({"d_base": 24}, "d_base"),
-        ({"n_main_layer": 0}, "positive"),
+        ({"n_main_layer": -1}, "must not be negative"),
         ({"local_mixer": "ssm"}, "local_mixer='ssm' was removed: version 0.1.0 .* the last"),
         ({"state_size": 32}, "state_size=32 was removed"),
         ({"tokenizer_type": "bpe"}, "tokenizer_type='bpe' was removed"),
