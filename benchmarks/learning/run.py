@@ -14,6 +14,7 @@ from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.errors import DataError
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2Config, HNetNTV2ForMaskedLM
 from hnet_ntv2.modeling_ntv2 import NTv2ForMaskedLM
+from hnet_ntv2.resources import bundled_model
 from hnet_ntv2.storage import open_text
 from hnet_ntv2.training.display import VALIDATION
 from hnet_ntv2.training.run import pretrain
@@ -31,10 +32,12 @@ from .timing import training_clock
 OTHERS = {
     "source": "the 6-mer source as trained, on its own grid",
     "source_on": "the 6-mer source, trained on for the CPU time of an arm",
+    "source_longer": "the 6-mer source, trained on for as many steps as before",
+    "packaged": "the model that comes with the package",
     "graft_untrained": "the full graft before any training",
     "plain": "plain single-nucleotide transformer of the same depth",
 }
-REFERENCES = ("source", "source_on")
+REFERENCES = ("source", "source_on", "source_longer")
 _EVALUATION_BATCH = 16
 _GRID_ALWAYS = 10**15  # samples masked on the grid: more than any run draws, since the source knows no other masks
 
@@ -211,9 +214,11 @@ def _check_time(place: Workplace, reference: dict) -> None:
 def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[str, WindowSums]]:
     setup, validation = place.setup, place.validation_data()
     result = {"description": OTHERS[name]}
-    if name == "graft_untrained":
-        start = place.run_folder(name, seed) / "start"
-        make_start(ARMS["graft"], setup, place.source, place.training_data(setup.batch_size, seed=seed), seed, start)
+    if name in ("graft_untrained", "packaged"):
+        start = bundled_model()
+        if name == "graft_untrained":
+            start, data = place.run_folder(name, seed) / "start", place.training_data(setup.batch_size, seed=seed)
+            make_start(ARMS["graft"], setup, place.source, data, seed, start)
         model = on_device(HNetNTV2ForMaskedLM.from_pretrained(start), setup.accelerator)
         measured = evaluate_model(model, validation, setup)
         return {
@@ -237,19 +242,17 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
             "parameters": sum(p.numel() for p in model.parameters()),
         }, views
     folder = place.folder
-    if name == "source_on":
+    if name != "source":
         folder = place.run_folder(name, seed) / "training"
-        reference = json.loads((place.run_folder(REFERENCE, seed) / "result.json").read_text(encoding="utf-8"))
-        _check_time(place, reference)
+        seconds = None
+        if name == "source_on":
+            reference = json.loads((place.run_folder(REFERENCE, seed) / "result.json").read_text(encoding="utf-8"))
+            _check_time(place, reference)
+            seconds = reference["cpu_seconds"]
         # Another seed than the source's first training had: new windows, as the arms have.
         data = place.training_data(setup.source.batch_size, grid_aligned_samples=_GRID_ALWAYS, seed=1000 + seed)
         cost = train_source(
-            setup.source,
-            data,
-            folder,
-            accelerator=setup.accelerator,
-            start=place.source,
-            cpu_seconds=reference["cpu_seconds"],
+            setup.source, data, folder, accelerator=setup.accelerator, start=place.source, cpu_seconds=seconds
         )
         result |= {key: cost[key] for key in ("steps", "train_bases", "cpu_seconds")}
     model = on_device(NTv2ForMaskedLM.from_pretrained(folder / "source"), setup.accelerator)
