@@ -1,0 +1,161 @@
+"""How much of a row's reading survives a small edit in front of it: a shift, an insertion, a deletion of one base.
+
+A tokenizer that counts from the row's start reads everything behind an edit in another phase. One that looks at the bases
+does not. Measured on finished runs, at least 64 bases behind the edit: boundaries on validation windows without masks,
+predictions on the masked ones.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from hnet_ntv2.errors import DataError, HNetNTV2Error
+from hnet_ntv2.levels import final_boundaries
+from hnet_ntv2.measuring import LETTERS, unmasked
+from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
+from hnet_ntv2.resources import bundled_model
+from hnet_ntv2.shapes import Int, Tensor
+from hnet_ntv2.storage import open_text
+from hnet_ntv2.vocabulary import FIRST_BASE
+
+from .dna import Dna
+from .evaluate import validation_batches
+from .run import Workplace
+from .setup import SIZES
+
+_PLACE = 128  # of the edit, counted from the row's start
+_FROM = _PLACE + 64  # compared from here on
+
+Rows = Int[Tensor, "rows length"]
+
+
+class Edit(NamedTuple):
+    """A change of rows.
+
+    Attributes:
+        apply: Rows to edited rows, one base shorter or longer.
+        move: How far a base behind the edit moves to the right.
+    """
+
+    apply: Callable[[Rows], Rows]
+    move: int
+
+
+def _insert(rows: Rows) -> Rows:
+    # A, C, G and T in turn. Nothing is cut off at the end: the last k-mers would be other ones.
+    added = FIRST_BASE + torch.arange(len(rows), device=rows.device)[:, None] % 4
+    return torch.cat([rows[:, :_PLACE], added, rows[:, _PLACE:]], dim=1)
+
+
+EDITS = {
+    "shift": Edit(lambda rows: rows[:, 1:], -1),
+    "insertion": Edit(_insert, 1),
+    "deletion": Edit(lambda rows: torch.cat([rows[:, :_PLACE], rows[:, _PLACE + 1 :]], dim=1), -1),
+}
+
+
+class Survival(NamedTuple):
+    """What an edit changes behind itself.
+
+    Attributes:
+        boundaries: Final boundaries in both readings, as a share of those in either.
+        prediction: Mean absolute change of log2 p of the true base at masked bases, in bits.
+    """
+
+    boundaries: float
+    prediction: float
+
+
+@torch.no_grad()
+def survival(model: HNetNTV2ForMaskedLM, shown: Rows, labels: Rows, clean: Rows, edit: Edit) -> Survival:
+    """Compare rows with themselves behind an edit.
+
+    Args:
+        model: In ``eval()``.
+        shown: With masks.
+        labels: What the masks hide, -100 elsewhere.
+        clean: Without masks.
+        edit: Of ``EDITS``.
+    """
+    here, there = slice(_FROM, None), slice(_FROM + edit.move, None)
+    cuts, edited_cuts = (final_boundaries(model.model.chunk(rows)) for rows in (clean, edit.apply(clean)))
+    cuts, edited_cuts = cuts[:, here], edited_cuts[:, there]
+    shared = int((cuts & edited_cuts).sum()) / max(int((cuts | edited_cuts).sum()), 1)
+
+    is_target = labels[:, here] != -100
+    base = (labels[:, here] - FIRST_BASE).clamp(min=0)[..., None]
+    before, after = (
+        model(rows, strands="forward").logits[:, part, LETTERS].float().log_softmax(-1).gather(2, base)[..., 0]
+        for rows, part in ((shown, here), (edit.apply(shown), there))
+    )
+    return Survival(shared, float((after - before)[is_target].abs().mean()) / math.log(2))
+
+
+def measure(place: Workplace, arm: str, windows: int) -> dict[str, dict[str, list[float]]]:
+    """Edit -> quantity -> one mean per finished seed of an arm.
+
+    Raises:
+        DataError: The arm has no finished run.
+    """
+    folders = sorted(path.parent for path in place.run_folder(arm, 0).parent.glob("seed*/result.json"))
+    if not folders:
+        raise DataError(f"there is no finished run of {arm} in {place.run_folder(arm, 0).parent}")
+    found: dict[str, dict[str, list[float]]] = {name: {"boundaries": [], "prediction": []} for name in EDITS}
+    for folder in folders:
+        weights = bundled_model() if arm == "packaged" else folder / "training" / "checkpoints" / "hf"
+        model = HNetNTV2ForMaskedLM.from_pretrained(weights).eval()
+        parts: dict[str, list[Survival]] = {name: [] for name in EDITS}
+        for batch in validation_batches(place.validation_data(windows)):
+            rows = batch["input_ids"].long(), batch["labels"].long(), unmasked(batch).long()
+            for name, edit in EDITS.items():
+                parts[name].append(survival(model, *rows, edit))
+        for name, values in parts.items():
+            for quantity, mean in zip(Survival._fields, np.mean(values, axis=0), strict=True):
+                found[name][quantity].append(round(float(mean), 4))
+    return found
+
+
+def render(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
+    """A Markdown table: means over seeds, [least, most]."""
+    header = ["arm", "seeds", *(f"{name}: {quantity}" for name in EDITS for quantity in Survival._fields)]
+    lines = [header, ["---"] * len(header)]
+    for arm, edits in found.items():
+        cells = [values for quantities in edits.values() for values in quantities.values()]
+        lines.append([arm, str(len(cells[0])), *(_mean_and_range(values) for values in cells)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.3f}, {max(values):.3f}]"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m benchmarks.learning.edits WORK ARM... --output FOLDER``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.edits", description=__doc__)
+    parser.add_argument("work", type=Path, help="folder of the experiment, with its runs and their weights")
+    parser.add_argument("arms", nargs="+", metavar="ARM")
+    parser.add_argument("--windows", type=int, default=256, help="validation windows")
+    parser.add_argument("--output", type=Path, required=True, help="folder that gets edits.json and edits.md")
+    chosen = parser.parse_args(arguments)
+    setup = SIZES[json.loads((chosen.work / "setup.json").read_text(encoding="utf-8"))["size"]]
+    place = Workplace(chosen.work, Dna(chosen.work / "dna.fa", chosen.work / "dna.bed"), setup)
+    try:
+        found = {arm: measure(place, arm, chosen.windows) for arm in chosen.arms}
+    except HNetNTV2Error as error:
+        parser.error(str(error))
+    with open_text(chosen.output / "edits.json") as file:
+        file.write(json.dumps(found, indent=1) + "\n")
+    with open_text(chosen.output / "edits.md") as file:
+        file.write(render(found))
+    print(render(found), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What survives an edit: content-defined cuts do, cuts that count from the row's start do not."""
+
+import torch
+
+from benchmarks.learning.edits import EDITS, render, survival
+from hnet_ntv2.vocabulary import MASK_ID
+from tests.builders import lively_model, random_dna
+
+
+def rows_of(length=400, batch=2):
+    clean = random_dna(length, torch.Generator().manual_seed(4), batch)
+    is_target = torch.zeros_like(clean, dtype=torch.bool)
+    is_target[:, 250:256] = is_target[:, 350:356] = True
+    return clean.masked_fill(is_target, MASK_ID), clean.masked_fill(~is_target, -100), clean
+
+
+def test_every_edit_moves_what_stands_behind_it():
+    clean = rows_of()[2]
+    for edit in EDITS.values():
+        edited = edit.apply(clean)
+        assert edited.shape[1] == clean.shape[1] + edit.move
+        assert torch.equal(edited[:, 192 + edit.move :], clean[:, 192:])
+
+
+def test_a_hash_of_the_bases_survives_and_a_ruler_does_not():
+    for name, edit in EDITS.items():
+        hashed = survival(lively_model(chunker="minimizer").eval(), *rows_of(), edit)
+        ruled = survival(lively_model(chunker="ruler").eval(), *rows_of(), edit)
+        assert hashed.boundaries == 1, name
+        assert ruled.boundaries < 0.3, name
+        assert hashed.prediction < ruled.prediction, name
+
+
+def test_the_table_has_means_and_ranges():
+    two = {name: {"boundaries": [0.5, 0.7], "prediction": [0.1, 0.1]} for name in EDITS}
+    table = render({"ruler_kept": two})
+    assert "| ruler_kept | 2 | 0.600 [0.500, 0.700] | 0.100 [0.100, 0.100] |" in table
