@@ -1,8 +1,8 @@
 """How much of a row's reading survives a small edit in front of it: a shift, an insertion, a deletion of one base.
 
-A tokenizer that counts from the row's start reads everything behind an edit in another phase. One that looks at the bases
-does not. Measured on finished runs, at least 64 bases behind the edit: boundaries on validation windows without masks,
-predictions on the masked ones.
+A tokenizer that counts from the row's start reads everything behind an edit in another phase. One that looks at the
+bases does not. Measured on finished runs, at least 64 bases behind the edit: boundaries on validation windows without
+masks, predictions on the masked ones.
 """
 
 import argparse
