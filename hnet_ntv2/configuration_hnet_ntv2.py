@@ -244,6 +244,11 @@ class HNetNTV2Config(PreTrainedConfig):
         return self.chunker == "learned"
 
     @property
+    def counts_kmers(self) -> bool:
+        """Whether the chunker has tables of counts, which ``conversion.calibrate`` fills from real sequence."""
+        return self.chunker == "entropy"
+
+    @property
     def guards(self) -> tuple[tuple[float, float], ...]:
         """(least, greatest) chunks per position of the stages in use."""
         all_guards = (self.guard_stage1, self.guard_stage2, self.guard_stage3)

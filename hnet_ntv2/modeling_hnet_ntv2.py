@@ -59,7 +59,7 @@ class HNetNTV2Model(HNetNTV2PreTrainedModel):
         super().__init__(config)
         self.embeddings = BaseEmbeddings(config)
         self.hierarchy = build_hierarchy(config)
-        self.branching = BranchingEntropy(config.kmer_size) if config.chunker == "entropy" else None
+        self.branching = BranchingEntropy(config.kmer_size) if config.counts_kmers else None
         self._warned_of_length = False
         self._warned_of_training_length = False
         self.post_init()

@@ -167,8 +167,9 @@ def _starting_model(place: Workplace, arm: Arm, seed: int, start: Path) -> HNetN
         return on_device(HNetNTV2ForMaskedLM.from_pretrained(start), place.setup.accelerator)
     torch.manual_seed(seed)  # the same weights as ``pretrain`` makes from this seed
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**{**place.setup.model_settings(), **arm.model}))
-    data = place.training_data(place.setup.batch_size, seed=seed)
-    text = data.plain_windows("train", TEXT_BASES // place.setup.seq_length).long()
+    data, text = place.training_data(place.setup.batch_size, seed=seed), None
+    if model.config.counts_kmers:
+        text = data.plain_windows("train", TEXT_BASES // place.setup.seq_length).long()
     calibrate_routers(model.model, list(data.plain_windows("train", 32).long().split(8)), text)
     return on_device(model, place.setup.accelerator)
 

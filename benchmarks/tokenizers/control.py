@@ -119,7 +119,8 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
         for number, stage in enumerate(model.model.stages):
             stage.router = Oracle(stage.router, number == 0)
     # Tables of counts need more text than offsets do.
-    calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases], sample(trial.language, 2000, 5).bases)
+    text = sample(trial.language, 2000, 5).bases if model.config.counts_kmers else None
+    calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases], text)
     model.to(setup.device)  # pyright: ignore[reportArgumentType]  (transformers' annotation of ``to``)
     return model
 

@@ -68,11 +68,13 @@ def init(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = None if config is None else read_yaml("--config", config)[1]
     if random_trunk:
-        start = random_start(HNetNTV2Config(**(settings or {})), read_sequence(calibration), seed=seed, device=place)
+        model_config = HNetNTV2Config(**(settings or {}))
+        sequence = read_sequence(calibration, with_text=model_config.counts_kmers)
+        start = random_start(model_config, sequence, seed=seed, device=place)
     else:
         source = _open_source(ntv2_model or DEFAULT_SOURCE, revision)
-        check_choice(source, settings, layers or "auto")  # before a genome is read
-        sequence = read_sequence(calibration)
+        _, model_config = check_choice(source, settings, layers or "auto")  # before a genome is read
+        sequence = read_sequence(calibration, with_text=model_config.counts_kmers)
         start = graft(source, sequence, settings=settings, layers=layers or "auto", seed=seed, device=place)
     typer.echo(render_summary(start.ledger))
     if save_model and output_dir is not None:

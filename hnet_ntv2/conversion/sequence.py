@@ -26,7 +26,7 @@ class RealSequence:
         origin: Its name in a report.
         calibration: To set the routers and to compare the source's blocks.
         held_out: To report rates on.
-        text: For chunkers that count k-mers (``chunker="entropy"``), about two million bases; None: ``calibration``.
+        text: To count k-mers in (``chunker="entropy"``), about two million bases; None: ``calibration`` is counted.
     """
 
     origin: str
@@ -40,6 +40,7 @@ def read_sequence(
     *,
     length: int = 1024,
     count: int = 8,
+    with_text: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> RealSequence:
     """Read windows that are spread evenly over a genome.
@@ -49,6 +50,7 @@ def read_sequence(
             its validation intervals as held-out sequence. In a user's file every other window is held out.
         length: Bases per window.
         count: Windows of each kind.
+        with_text: Also read ``text``.
         cache_dir: Of the genome's byte cache.
 
     Raises:
@@ -61,12 +63,13 @@ def read_sequence(
         intervals = read_split_intervals(folder / "chr20_demo.bed", genome.contigs)
         by_split = [[each for each in intervals if each.split == split] for split in ("train", "valid")]
         calibration, held_out = (_spread(genome, chosen, length, count) for chosen in by_split)
-        text = _spread(genome, by_split[0], length, None)
+        text = _spread(genome, by_split[0], length, None) if with_text else None
         return RealSequence("the bundled piece of human chromosome 20", calibration, held_out, text)
     genome = open_genome(path, cache_dir)
     whole = [Interval(name, 0, size) for name, size in genome.contigs.items()]
     both = _spread(genome, whole, length, 2 * count)
-    return RealSequence(Path(path).name, both[::2], both[1::2], _spread(genome, whole, length, None))
+    text = _spread(genome, whole, length, None) if with_text else None
+    return RealSequence(Path(path).name, both[::2], both[1::2], text)
 
 
 def _spread(

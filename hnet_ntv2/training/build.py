@@ -151,7 +151,7 @@ def build_run(settings: PretrainSettings, resume_from: Path | None) -> Run:
         # A model from ``init`` keeps its offsets. Every rank sees the same windows and gets the same offsets.
         windows = datamodule.plain_windows("train", settings.calibration_windows).long()
         text = None
-        if model.model.branching is not None:
+        if model.config.counts_kmers:
             text = datamodule.plain_windows("train", TEXT_BASES // settings.data.seq_length).long()
         calibrate_routers(model.model, list(windows.split(_CALIBRATION_BATCH)), text)
     module = PretrainingModule(model, settings, phases, teacher, own)

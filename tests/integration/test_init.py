@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hnet_ntv2.chunkers import BranchingEntropy
 from hnet_ntv2.cli.main import main
 from hnet_ntv2.configuration_ntv2 import NTv2Config
 from hnet_ntv2.conversion.graft import graft, random_start
@@ -125,6 +126,7 @@ PAIR_500M, MOST_500M = 4 * (498_345_436 + 436_000_000), 6 * 2**30
 PEAK_OF_INIT = """
 import re, sys
 from pathlib import Path
+from hnet_ntv2.chunkers import BranchingEntropy
 from hnet_ntv2.cli.main import main
 try:
     main(sys.argv[1:])
@@ -197,6 +199,19 @@ def test_sequence_is_split_and_masked(fasta):
     assert torch.equal(masked[~is_masked], sequence.held_out[~is_masked])
     with pytest.raises(DataError, match="needs 200"):
         read_sequence(fasta, count=100)
+
+
+def test_only_a_chunker_that_counts_reads_more_text(tmp_path):
+    """`init` with ``chunker: entropy`` counts k-mers in two million bases; nobody else waits for them."""
+    assert read_sequence().text is None
+    (tmp_path / "entropy.yaml").write_text("chunker: entropy\n", encoding="utf-8")
+    start = tmp_path / "start"
+    options = ("--config", tmp_path / "entropy.yaml", "--output-dir", start, "--save-model")
+    assert status("--ntv2-model", TINY, *options) == 0
+    found = HNetNTV2ForMaskedLM.from_pretrained(start).model.branching
+    expected = BranchingEntropy(found.k)
+    expected.count([read_sequence(with_text=True).text])
+    assert torch.equal(found.behind, expected.behind)
 
 
 def test_ledger_of_a_graft_is_plain_json(tmp_path, fasta):
