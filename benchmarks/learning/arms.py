@@ -127,6 +127,10 @@ CHUNKERS = (
     Arm("mean_kept", "chunks carry their mean too", model=_MEAN),
     # What the trunk is worth: its embeddings and head are grafted, its blocks left out.
     Arm("no_trunk_kept", "boundaries at peaks, no trunk", layers=("first", 0.0), model={"chunker": "peak"}),
+    # What p is worth as a weight: without it p is only a factor of value 1.
+    Arm("peak_unsmoothed_kept", "boundaries at peaks, no smoothing", model={"chunker": "peak", "smoothing": False}),
+    Arm("ruler_4_kept", "4-mers", model={"chunker": "ruler", "target_ratio_stage1": 0.5}),
+    Arm("ruler_8_kept", "8-mers", model={"chunker": "ruler", "target_ratio_stage1": 0.25}),
     *(
         Arm(
             f"{name}_mean_kept",
