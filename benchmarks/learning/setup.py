@@ -118,6 +118,8 @@ SIZES = {
         source=replace(HOUR.source, width=32, heads=2, intermediate=64, layers=3, steps=40, checkpoint_every=20),
     ),
     "hour": HOUR,
+    # Four times the window, nearly as many bases a step: copies of a repeat are farther apart than at ``hour``.
+    "wide": replace(HOUR, seq_length=3072, batch_size=3, windows=640, curve_windows=32),
     # The same for longer: what is best in the first steps need not be so later.
     "long": replace(HOUR, steps=700),
     # The shape of NTv2-50M.
