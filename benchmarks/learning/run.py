@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ OTHERS = {
     "source": "the 6-mer source as trained, on its own grid",
     "source_on": "the 6-mer source, trained on for the CPU time of an arm",
     "source_longer": "the 6-mer source, trained on for as many steps as before",
+    "source_longest": "the 6-mer source, trained on for four times as many steps as before",
     "packaged": "the model that comes with the package",
     "graft_untrained": "the full graft before any training",
     "plain": "plain single-nucleotide transformer of the same depth",
 }
-REFERENCES = ("source", "source_on", "source_longer")
+REFERENCES = ("source", "source_on", "source_longer", "source_longest")
 _EVALUATION_BATCH = 16
 _GRID_ALWAYS = 10**15  # samples masked on the grid: more than any run draws, since the source knows no other masks
 
@@ -245,7 +247,7 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
     folder = place.folder
     if name != "source":
         folder = place.run_folder(name, seed) / "training"
-        seconds = None
+        seconds, longer = None, replace(setup.source, steps=(4 if name == "source_longest" else 1) * setup.source.steps)
         if name == "source_on":
             reference = json.loads((place.run_folder(REFERENCE, seed) / "result.json").read_text(encoding="utf-8"))
             _check_time(place, reference)
@@ -253,7 +255,7 @@ def _perform_other(place: Workplace, name: str, seed: int) -> tuple[dict, dict[s
         # Another seed than the source's first training had: new windows, as the arms have.
         data = place.training_data(setup.source.batch_size, grid_aligned_samples=_GRID_ALWAYS, seed=1000 + seed)
         cost = train_source(
-            setup.source, data, folder, accelerator=setup.accelerator, start=place.source, cpu_seconds=seconds
+            longer, data, folder, accelerator=setup.accelerator, start=place.source, cpu_seconds=seconds
         )
         result |= {key: cost[key] for key in ("steps", "train_bases", "cpu_seconds")}
     model = on_device(NTv2ForMaskedLM.from_pretrained(folder / "source"), setup.accelerator)
