@@ -141,7 +141,7 @@ CHUNKERS = (
     ),
     *(
         Arm(f"{name}_{regime}_kept", f"{name}; {description}", model={"chunker": name} | settings)
-        for name in ("learned", "peak", "ruler", "minimizer", "entropy")
+        for name in ("learned", "peak", "ruler", "anew", "minimizer", "entropy")
         for regime, description, settings in (
             ("coarse", "a chunk per 13.3 bases", _COARSE),
             ("dense", "as many chunks as peaks make", _DENSE),
