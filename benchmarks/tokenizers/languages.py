@@ -121,21 +121,21 @@ def uneven(random: np.random.Generator) -> _Text:
     """Dense random stretches between long runs of one repeated unit; then the dense stretches in another order.
 
     A run of a unit of 1 to 3 bases (12 to 19 long) says little: ideal chunks have 12 bases there. They have 6 in the
-    dense stretches, of which the second is masked.
+    dense stretches, of which the second and the fourth are masked.
     """
-    dense = [random.integers(0, 4, 18) for _ in range(3)]
+    dense = [random.integers(0, 4, 30) for _ in range(2)]
     bases, starts, spans, dense_again, at = [], [], [], [], 0
-    for half, number in [(0, 0), (0, 1), (0, 2)] + [(1, int(n)) for n in random.permutation(3)]:
+    for half, number in [(0, 0), (0, 1)] + [(1, int(n)) for n in random.permutation(2)]:
         unit = random.integers(0, 4, int(random.integers(1, 4)))
         run = int(random.integers(12, 20))
         bases += [np.resize(unit, run), dense[number]]
         starts += list(range(at, at + run, 12))
         at += run
-        starts += list(range(at, at + 18, _MASKED_SPAN))
+        starts += list(range(at, at + 30, _MASKED_SPAN))
         if half:
-            spans += [(at + 6, at + 12)]
-            dense_again += [(at, at + 18)]
-        at += 18
+            spans += [(at + 6, at + 12), (at + 18, at + 24)]
+            dense_again += [(at, at + 30)]
+        at += 30
     rest = LENGTH - at
     bases.append(np.resize(random.integers(0, 4, 2), max(rest, 0)))
     starts += list(range(at, LENGTH, 12))
