@@ -1,8 +1,8 @@
 """How much of a row's reading survives a small edit in front of it: a shift, an insertion, a deletion of one base.
 
 A tokenizer that counts from the row's start reads everything behind an edit in another phase. One that looks at the
-bases does not. Measured on finished runs, at least 64 bases behind the edit: boundaries on validation windows without
-masks, predictions on the masked ones.
+bases does not. Measured on finished runs, at least 64 bases behind the edit: boundaries and vectors on validation
+windows without masks, predictions on the masked ones (where a ruler counts anew from each mask).
 """
 
 import argparse
@@ -65,10 +65,13 @@ class Survival(NamedTuple):
 
     Attributes:
         boundaries: Final boundaries in both readings, as a share of those in either.
+        vectors: Root mean square change of the bases' last vectors, over that of a vector from the mean one: 0 is no
+            change, 1.4 is what two unrelated bases differ by.
         prediction: Mean absolute change of log2 p of the true base at masked bases, in bits.
     """
 
     boundaries: float
+    vectors: float
     prediction: float
 
 
@@ -88,13 +91,20 @@ def survival(model: HNetNTV2ForMaskedLM, shown: Rows, labels: Rows, clean: Rows,
     cuts, edited_cuts = cuts[:, here], edited_cuts[:, there]
     shared = int((cuts & edited_cuts).sum()) / max(int((cuts | edited_cuts).sum()), 1)
 
+    vectors, edited_vectors = (
+        model.model(rows, strands="forward").last_hidden_state[:, part].float()
+        for rows, part in ((clean, here), (edit.apply(clean), there))
+    )
+    spread = vectors - vectors.mean((0, 1))
+    change = (edited_vectors - vectors).square().mean().sqrt() / spread.square().mean().sqrt()
+
     is_target = labels[:, here] != -100
     base = (labels[:, here] - FIRST_BASE).clamp(min=0)[..., None]
     before, after = (
         model(rows, strands="forward").logits[:, part, LETTERS].float().log_softmax(-1).gather(2, base)[..., 0]
         for rows, part in ((shown, here), (edit.apply(shown), there))
     )
-    return Survival(shared, float((after - before)[is_target].abs().mean()) / math.log(2))
+    return Survival(shared, float(change), float((after - before)[is_target].abs().mean()) / math.log(2))
 
 
 def measure(place: Workplace, arm: str, windows: int) -> dict[str, dict[str, list[float]]]:
@@ -106,7 +116,7 @@ def measure(place: Workplace, arm: str, windows: int) -> dict[str, dict[str, lis
     folders = sorted(path.parent for path in place.run_folder(arm, 0).parent.glob("seed*/result.json"))
     if not folders:
         raise DataError(f"there is no finished run of {arm} in {place.run_folder(arm, 0).parent}")
-    found: dict[str, dict[str, list[float]]] = {name: {"boundaries": [], "prediction": []} for name in EDITS}
+    found: dict[str, dict[str, list[float]]] = {name: {each: [] for each in Survival._fields} for name in EDITS}
     for folder in folders:
         weights = bundled_model() if arm == "packaged" else folder / "training" / "checkpoints" / "hf"
         model = HNetNTV2ForMaskedLM.from_pretrained(weights).eval()
