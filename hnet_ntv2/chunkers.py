@@ -42,7 +42,7 @@ class PeakRouter(Router):
 
     def __init__(self, dim: int, limits: ChunkLimits, target: float):
         super().__init__(dim, limits)
-        self.neighbours = max(round(1 / target), 2)
+        self.neighbours = neighbours_at(target)
 
     def decide(self, dissimilarity: Float[Tensor, "batch gaps"], level: Level) -> Chunking:
         score = nn.functional.pad(dissimilarity, (1, 0), value=1.0)
@@ -51,6 +51,11 @@ class PeakRouter(Router):
         # 1 at a row's start, as the router has it: the smoothing of the first chunk reads it.
         probability = torch.cat([torch.ones_like(probability[:, :1]), probability[:, 1:]], dim=1)
         return decide_boundaries(probability, level, self.limits)
+
+
+def neighbours_at(target: float) -> int:
+    """Positions of which one is a boundary at a target ratio."""
+    return max(round(1 / target), 2)
 
 
 def greatest_neighbour(
@@ -89,24 +94,21 @@ class FixedChunker(nn.Module):
 
 
 class Ruler(FixedChunker):
-    """Boundaries at even distances: position i where floor(i x target) is one more than at i - 1."""
+    """Boundaries at even distances, counted anew from each forced one: where floor(i x target) grows by one.
 
-    def wanted(self, level: Level) -> Tensor:
-        # float64: 0.3 x 10 in float32 is over 3.
-        mark = (torch.arange(-1, level.is_valid.shape[1], device=level.is_valid.device).double() * self.target).floor()
-        return (mark[1:] > mark[:-1]).expand(level.is_valid.shape)
-
-
-class RulerAnew(FixedChunker):
-    """Even distances, counted anew from each forced boundary; none beside a forced one, as at peaks of a score."""
+    As at the peaks of a score, none is put beside a forced one. A ruler that counts on from the row's start cuts off
+    pieces of one or two bases there, which cost it more than half of what peaks were ahead of it (docs/experiments.md).
+    """
 
     def wanted(self, level: Level) -> Tensor:
         index = torch.arange(level.is_valid.shape[1], device=level.is_valid.device).expand(level.is_valid.shape)
-        on = level.forced_boundary[..., 0] & (level.forced_reason[..., 0] != BoundaryReason.ROUTER.value)
-        since = (index - torch.where(on, index, 0).cummax(1).values).double()
-        behind = max(round(1 / self.target), 2) // 2
-        is_near = nn.functional.max_pool1d(nn.functional.pad(on.float(), (0, behind))[:, None], behind + 1, 1)[:, 0] > 0
-        return ((since * self.target).floor() > ((since - 1) * self.target).floor()) & ~is_near
+        is_forced = level.forced_boundary[..., 0] & (level.forced_reason[..., 0] != BoundaryReason.ROUTER.value)
+        # float64: 0.3 x 10 in float32 is over 3.
+        since = (index - torch.where(is_forced, index, 0).cummax(1).values).double()
+        wanted = (since * self.target).floor() > ((since - 1) * self.target).floor()
+        behind = neighbours_at(self.target) // 2
+        near = nn.functional.pad(is_forced.float(), (0, behind))[:, None]
+        return wanted & (nn.functional.max_pool1d(near, behind + 1, 1)[:, 0] == 0)
 
 
 class ScorePeaks(FixedChunker):
@@ -118,7 +120,7 @@ class ScorePeaks(FixedChunker):
 
     def wanted(self, level: Level) -> Tensor:
         assert level.score is not None  # the model fills it for this chunker
-        return level.score > greatest_neighbour(level.score, level, max(round(1 / self.target), 2))
+        return level.score > greatest_neighbour(level.score, level, neighbours_at(self.target))
 
 
 class NoChunker(FixedChunker):
@@ -232,6 +234,6 @@ def build_chunker(config: HNetNTV2Config, stage: int, dim: int) -> nn.Module:
     if config.chunker == "peak":
         return PeakRouter(dim, limits, target)
     # "grid" forces NTv2's tokens before any chunker is asked; what it leaves free (nothing) gets no boundary.
-    kinds = {"ruler": Ruler, "anew": RulerAnew, "none": NoChunker, "grid": NoChunker}
+    kinds = {"ruler": Ruler, "none": NoChunker, "grid": NoChunker}
     kinds |= dict.fromkeys(("minimizer", "entropy", "shuffled"), ScorePeaks)
     return kinds[config.chunker](limits, target)

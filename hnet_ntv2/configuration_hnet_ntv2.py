@@ -134,8 +134,8 @@ class HNetNTV2Config(PreTrainedConfig):
         chunker: What decides where chunks begin (``chunkers``). "peak": the router, at local maxima of its score.
             "learned": the router, where p is over 0.5 (H-Net). "minimizer": a hash of 4 bases, at its local maxima.
             "entropy": counts of k-mers say that something known ends. Controls: "shuffled" (local maxima of a hash of
-            the position), "ruler" (even distances), "anew" (counted from each forced boundary), "grid" (NTv2's
-            tokens), "none" (cap and guard alone).
+            the position), "ruler" (even distances from forced boundaries), "grid" (NTv2's tokens), "none" (cap and
+            guard alone).
         chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
@@ -192,7 +192,7 @@ class HNetNTV2Config(PreTrainedConfig):
     guard_stage2: list[float] | tuple[float, ...] = (0.25, 0.9)
     guard_stage3: list[float] | tuple[float, ...] = (0.25, 0.9)
     max_chunk_length: int | None = 12
-    chunker: Literal["learned", "peak", "ruler", "anew", "grid", "minimizer", "entropy", "shuffled", "none"] = "peak"
+    chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "entropy", "shuffled", "none"] = "peak"
     chunk_pooling: Literal["first", "mean"] = "first"
     kmer_size: int = 6
     position_mode: Literal["base", "rank"] = "base"

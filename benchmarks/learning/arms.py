@@ -103,8 +103,7 @@ ONE_AT_A_TIME = (
 # chunk's vector is made of. "grid" cuts as NTv2's 6-mers do, also where masks are not on them.
 OTHER_CHUNKERS = {
     "peak": "boundaries at peaks of the learned score",
-    "ruler": "boundaries at even distances",
-    "anew": "boundaries at even distances from forced ones",
+    "ruler": "boundaries at even distances from forced ones",
     "minimizer": "boundaries at the greatest hash of 4 bases",
     "entropy": "boundaries where counts say that something known ends",
     "shuffled": "boundaries at peaks of a hash of the position",
@@ -141,7 +140,7 @@ CHUNKERS = (
     ),
     *(
         Arm(f"{name}_{regime}_kept", f"{name}; {description}", model={"chunker": name} | settings)
-        for name in ("learned", "peak", "ruler", "anew", "minimizer", "entropy")
+        for name in ("learned", "peak", "ruler", "minimizer", "entropy")
         for regime, description, settings in (
             ("coarse", "a chunk per 13.3 bases", _COARSE),
             ("dense", "as many chunks as peaks make", _DENSE),

@@ -18,7 +18,7 @@ from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
 from .languages import LANGUAGES, Rows, mask_chunks, sample
 
-CHUNKERS = ("oracle", "ruler", "anew", "minimizer", "entropy", "learned", "peak", "shuffled", "none")
+CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "learned", "peak", "shuffled", "none")
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
 
 

@@ -79,6 +79,22 @@ def test_a_ruler_cuts_at_even_distances():
     assert len(gaps) == 30
 
 
+@pytest.mark.parametrize("target", [0.25, 0.3, 0.5])
+def test_a_ruler_counts_anew_from_a_forced_boundary_and_puts_none_beside_it(target):
+    length, forced = 60, (0, 23, 24, 41)
+    level = free_level(length)
+    for at in forced:
+        level.forced_boundary[0, at] = True
+        level.forced_reason[0, at] = BoundaryReason.MASK.value
+    expected = []
+    for first, end in zip(forced, (*forced[1:], length), strict=True):
+        wanted = [first + n for n in range(1, length) if math.floor(n * target) > math.floor((n - 1) * target)]
+        # The neighbourhood of a peak reaches half its size to the right.
+        last = end - round(1 / target) // 2 if end < length else length
+        expected += [first, *(at for at in wanted if at < end and at < last)]
+    assert cuts(Ruler(ChunkLimits(), target)(level)) == expected
+
+
 def test_a_minimizer_cuts_copies_alike_wherever_they_stand():
     generator = torch.Generator().manual_seed(2)
     part = random_dna(60, generator)
