@@ -33,7 +33,7 @@ bench: install ## speed of the default and the fast model beside NTv2-500M
 bench-use: install ## speed and memory of embed beside one sequence at a time and the 6-mer source; TASK=FOLDER of GUE: a probe too
 	OMP_NUM_THREADS=1 $(PYTHON) -m benchmarks.use --output outputs/use.json $(if $(TASK),--task $(TASK))
 
-# SIZE is minutes, hour, long or gpu; DNA="--fasta F.fa.gz --intervals F.bed" (repeatable) replaces the bundled piece;
+# SIZE is minutes, hour, wide, long or gpu; DNA="--fasta F.fa.gz --intervals F.bed" (repeatable) replaces the bundled piece;
 # KEPT=FOLDER of an earlier report: its source and runs are taken over instead of being done again.
 SIZE ?= minutes
 DNA ?=

@@ -24,7 +24,7 @@ from hnet_ntv2.shapes import Int, Tensor
 from hnet_ntv2.storage import open_text
 from hnet_ntv2.vocabulary import FIRST_BASE
 
-from .dna import Dna
+from .dna import Dna, join_dna
 from .evaluate import validation_batches
 from .run import Workplace
 from .setup import SIZES
@@ -154,8 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--windows", type=int, default=256, help="validation windows")
     parser.add_argument("--output", type=Path, required=True, help="folder that gets edits.json and edits.md")
     chosen = parser.parse_args(arguments)
-    setup = SIZES[json.loads((chosen.work / "setup.json").read_text(encoding="utf-8"))["size"]]
-    place = Workplace(chosen.work, Dna(chosen.work / "dna.fa", chosen.work / "dna.bed"), setup)
+    described = chosen.work / "setup.json"
+    if not described.is_file():
+        parser.error(f"{chosen.work} is no folder of an experiment: it has no setup.json")
+    setup = SIZES[json.loads(described.read_text(encoding="utf-8"))["size"]]
+    # The experiment joined its files there, or ran on the bundled DNA.
+    joined = Dna(chosen.work / "dna.fa", chosen.work / "dna.bed")
+    place = Workplace(chosen.work, joined if joined.fasta.exists() else join_dna((), (), chosen.work), setup)
     try:
         found = {arm: measure(place, arm, chosen.windows) for arm in chosen.arms}
     except HNetNTV2Error as error:

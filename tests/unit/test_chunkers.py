@@ -280,3 +280,14 @@ def test_a_config_from_before_there_was_a_choice_means_the_threshold(tmp_path):
     del settings["chunker"]
     path.write_text(json.dumps(settings))
     assert HNetNTV2Config.from_pretrained(tmp_path).chunker == "learned"
+
+
+def test_a_control_without_trunk_blocks_runs_and_is_saved(tmp_path):
+    model = tiny_model(n_main_layer=0).eval()
+    bases = random_dna(90, torch.Generator().manual_seed(3))
+    model.save_pretrained(tmp_path)
+    loaded = HNetNTV2ForMaskedLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(bases).logits, model(bases).logits)
+        states = model.model(bases, output_hidden_states=True, strands="forward").hidden_states
+    assert [name for name in states if name.startswith("trunk")] == ["trunk_0"]

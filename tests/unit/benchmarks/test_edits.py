@@ -1,8 +1,11 @@
 """What survives an edit: content-defined cuts do, cuts that count from the row's start do not."""
 
+import json
+
+import pytest
 import torch
 
-from benchmarks.learning.edits import EDITS, render, survival
+from benchmarks.learning.edits import EDITS, main, render, survival
 from hnet_ntv2.vocabulary import MASK_ID
 from tests.builders import lively_model, random_dna
 
@@ -35,3 +38,24 @@ def test_the_table_has_means_and_ranges():
     two = {name: {"boundaries": [0.5, 0.7], "vectors": [0.2, 0.4], "prediction": [0.1, 0.1]} for name in EDITS}
     table = render({"ruler_kept": two})
     assert "| ruler_kept | 2 | 0.600 [0.500, 0.700] | 0.300 [0.200, 0.400] | 0.100 [0.100, 0.100] |" in table
+
+
+def test_finished_runs_are_measured_and_others_refused(tmp_path, capsys):
+    """The packaged model needs no training, so that a run of it is finished once its result is written."""
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "packaged", "--output", str(output)])
+    assert "has no setup.json" in capsys.readouterr().err
+    (tmp_path / "setup.json").write_text('{"size": "minutes"}', encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "packaged", "--output", str(output)])
+    assert "no finished run of packaged" in capsys.readouterr().err
+    run = tmp_path / "runs" / "packaged" / "seed1"
+    run.mkdir(parents=True)
+    (run / "result.json").write_text("{}", encoding="utf-8")
+    main([str(tmp_path), "packaged", "--windows", "4", "--output", str(output)])
+    found = json.loads((output / "edits.json").read_text(encoding="utf-8"))["packaged"]
+    for edit in EDITS:
+        assert found[edit]["boundaries"][0] > 0.98
+        assert found[edit]["vectors"][0] < 0.05
+        assert found[edit]["prediction"][0] < 0.05
