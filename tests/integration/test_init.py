@@ -126,7 +126,6 @@ PAIR_500M, MOST_500M = 4 * (498_345_436 + 436_000_000), 6 * 2**30
 PEAK_OF_INIT = """
 import re, sys
 from pathlib import Path
-from hnet_ntv2.chunkers import BranchingEntropy
 from hnet_ntv2.cli.main import main
 try:
     main(sys.argv[1:])
