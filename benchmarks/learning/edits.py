@@ -75,6 +75,12 @@ class Survival(NamedTuple):
     prediction: float
 
 
+def _read(model: HNetNTV2ForMaskedLM, rows: Rows, part: slice) -> tuple[Tensor, Tensor]:
+    """Final boundaries and last vectors of a part of the rows."""
+    output = model.model(rows, strands="forward")
+    return final_boundaries(output.stages)[:, part], output.last_hidden_state[:, part].float()
+
+
 @torch.no_grad()
 def survival(model: HNetNTV2ForMaskedLM, shown: Rows, labels: Rows, clean: Rows, edit: Edit) -> Survival:
     """Compare rows with themselves behind an edit.
@@ -87,14 +93,9 @@ def survival(model: HNetNTV2ForMaskedLM, shown: Rows, labels: Rows, clean: Rows,
         edit: Of ``EDITS``.
     """
     here, there = slice(_FROM, None), slice(_FROM + edit.move, None)
-    cuts, edited_cuts = (final_boundaries(model.model.chunk(rows)) for rows in (clean, edit.apply(clean)))
-    cuts, edited_cuts = cuts[:, here], edited_cuts[:, there]
+    cuts, vectors = _read(model, clean, here)
+    edited_cuts, edited_vectors = _read(model, edit.apply(clean), there)
     shared = int((cuts & edited_cuts).sum()) / max(int((cuts | edited_cuts).sum()), 1)
-
-    vectors, edited_vectors = (
-        model.model(rows, strands="forward").last_hidden_state[:, part].float()
-        for rows, part in ((clean, here), (edit.apply(clean), there))
-    )
     spread = vectors - vectors.mean((0, 1))
     change = (edited_vectors - vectors).square().mean().sqrt() / spread.square().mean().sqrt()
 
