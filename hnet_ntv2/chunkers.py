@@ -66,9 +66,8 @@ def greatest_neighbour(
     A forced boundary counts as infinitely high, so that no other is put beside it. Where none may be, as very low.
     """
     forced = level.forced_reason[..., 0] != BoundaryReason.ROUTER.value
-    on = forced & level.forced_boundary[..., 0] & level.is_valid
     # Not infinity: the difference of two infinities is NaN.
-    score = score.masked_fill(forced | ~level.is_valid, -1e4).masked_fill(on, 1e4)
+    score = score.masked_fill(forced | ~level.is_valid, -1e4).masked_fill(level.is_forced_on, 1e4)
     before, behind = (neighbours - 1) // 2, neighbours // 2
     padded = nn.functional.pad(score, (before, behind), value=-1e4)
     length = score.shape[1]
@@ -102,12 +101,11 @@ class Ruler(FixedChunker):
 
     def wanted(self, level: Level) -> Tensor:
         index = torch.arange(level.is_valid.shape[1], device=level.is_valid.device).expand(level.is_valid.shape)
-        is_forced = level.forced_boundary[..., 0] & (level.forced_reason[..., 0] != BoundaryReason.ROUTER.value)
         # float64: 0.3 x 10 in float32 is over 3.
-        since = (index - torch.where(is_forced, index, 0).cummax(1).values).double()
+        since = (index - torch.where(level.is_forced_on, index, 0).cummax(1).values).double()
         wanted = (since * self.target).floor() > ((since - 1) * self.target).floor()
         behind = neighbours_at(self.target) // 2
-        near = nn.functional.pad(is_forced.float(), (0, behind))[:, None]
+        near = nn.functional.pad(level.is_forced_on.float(), (0, behind))[:, None]
         return wanted & (nn.functional.max_pool1d(near, behind + 1, 1)[:, 0] == 0)
 
 

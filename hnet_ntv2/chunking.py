@@ -109,9 +109,8 @@ def decide_boundaries(probability: Float[Tensor, "batch positions"], level: Leve
     """
     is_valid = level.is_valid
     with torch.no_grad():
-        forced_boundary, forced_reason = level.forced_boundary[..., 0], level.forced_reason[..., 0]
+        forced_reason, is_forced_on = level.forced_reason[..., 0], level.is_forced_on
         is_free = (forced_reason == BoundaryReason.ROUTER.value) & is_valid
-        is_forced_on = forced_boundary & is_valid & ~is_free
         wants = is_free & (probability > 0.5)
         cap = _Cap(level.first_base, level.num_bases, is_valid, limits.max_length)
         chosen = _guard(probability, wants, is_free, is_forced_on, is_valid, cap, limits)

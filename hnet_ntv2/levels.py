@@ -53,6 +53,12 @@ class Level(NamedTuple):
     tail: Float[Tensor, "batch positions tail_dim"] | None = None
     score: Float[Tensor, "batch positions"] | None = None
 
+    @property
+    def is_forced_on(self) -> Bool[Tensor, "batch positions"]:
+        """Whether a chunk of this stage must begin at a position, whatever the router says."""
+        is_forced = self.forced_reason[..., 0] != BoundaryReason.ROUTER.value
+        return is_forced & self.forced_boundary[..., 0] & self.is_valid
+
 
 class Chunking(NamedTuple):
     """The decisions on one level: where chunks begin, why, and which positions they hold.
