@@ -37,6 +37,7 @@ class Arm:
         training: Settings of the run that differ, by dotted name.
         phases: Settings of single phases that differ, by "phase.name".
         teacher: Weight of the hidden-state teacher.
+        byte_pairs: Its chunks are tokens in place of a minimizer's (``byte_pairs``).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Arm:
     training: Mapping[str, Any] = field(default_factory=dict)
     phases: Mapping[str, Any] = field(default_factory=dict)
     teacher: float = 0.0
+    byte_pairs: bool = False
 
 
 REFERENCE = "anchors_kept"
@@ -112,6 +114,8 @@ OTHER_CHUNKERS = {
 }
 # Half as many chunks: one per 13.3 bases, the cap at four times that.
 _COARSE = {"target_ratio_stage2": 0.25, "guard_stage2": [0.125, 0.45], "max_chunk_length": 52}
+# A quarter as many: one per 26.7 bases.
+_COARSEST = {"target_ratio_stage2": 0.125, "guard_stage2": [0.0625, 0.225], "max_chunk_length": 107}
 # As many chunks as peaks make without a control of their ratios, for comparisons at equal counts.
 _DENSE = {"target_ratio_stage1": 0.357, "target_ratio_stage2": 0.516}
 # Peaks among four neighbours: about as many chunks as the other chunkers make at 0.3.
@@ -129,6 +133,7 @@ CHUNKERS = (
     # What p is worth as a weight: without it p is only a factor of value 1.
     Arm("peak_unsmoothed_kept", "boundaries at peaks, no smoothing", model={"chunker": "peak", "smoothing": False}),
     Arm("ruler_4_kept", "4-mers", model={"chunker": "ruler", "target_ratio_stage1": 0.5}),
+    Arm("byte_pairs_kept", "byte pairs of the training windows", model={"chunker": "minimizer"}, byte_pairs=True),
     Arm("ruler_8_kept", "8-mers", model={"chunker": "ruler", "target_ratio_stage1": 0.25}),
     *(
         Arm(
@@ -143,6 +148,7 @@ CHUNKERS = (
         for name in ("learned", "peak", "ruler", "minimizer", "entropy")
         for regime, description, settings in (
             ("coarse", "a chunk per 13.3 bases", _COARSE),
+            ("coarsest", "a chunk per 26.7 bases", _COARSEST),
             ("dense", "as many chunks as peaks make", _DENSE),
             ("sparse", "peaks among four neighbours", _SPARSE),
         )

@@ -163,7 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     joined = Dna(chosen.work / "dna.fa", chosen.work / "dna.bed")
     place = Workplace(chosen.work, joined if joined.fasta.exists() else join_dna((), (), chosen.work), setup)
     try:
-        found = {arm: measure(place, arm, chosen.windows) for arm in chosen.arms}
+        found = {}
+        for arm in chosen.arms:
+            with place.tokens_of(arm):
+                found[arm] = measure(place, arm, chosen.windows)
     except HNetNTV2Error as error:
         parser.error(str(error))
     with open_text(chosen.output / "edits.json") as file:

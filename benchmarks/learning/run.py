@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.byte_pairs import in_place_of_minimizer, learn
 from hnet_ntv2.conversion.calibrate import TEXT_BASES, calibrate_routers
 from hnet_ntv2.data.datamodule import HG38DataModule
 from hnet_ntv2.errors import DataError
@@ -86,6 +88,13 @@ class Workplace:
             output=output,
         )
 
+    def tokens_of(self, arm: str) -> AbstractContextManager[None]:
+        """What the models of an arm must be made and run in, since their files cannot tell of byte pairs."""
+        if arm not in ARMS or not ARMS[arm].byte_pairs:
+            return nullcontext()
+        data = self.training_data(self.setup.batch_size)
+        return in_place_of_minimizer(learn(data.plain_windows("train", TEXT_BASES // self.setup.seq_length)))
+
     def ensure_source(self) -> None:
         """Train the source unless its folder exists."""
         if (self.folder / "source.json").exists():
@@ -110,7 +119,8 @@ def perform(place: Workplace, name: str, seed: int) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=folder / "run.log", level=logging.INFO, force=True)
-    result, views = _perform_other(place, name, seed) if name in OTHERS else _perform_arm(place, ARMS[name], seed)
+    with place.tokens_of(name):
+        result, views = _perform_other(place, name, seed) if name in OTHERS else _perform_arm(place, ARMS[name], seed)
     arrays = {key: values for view, sums in views.items() for key, values in sums.arrays(view).items()}
     with np.load(place.ensure_facts()) as facts:
         write_npz(folder / "windows.npz", {**arrays, **facts})

@@ -120,6 +120,8 @@ SIZES = {
     "hour": HOUR,
     # Four times the window, nearly as many bases a step: copies of a repeat are farther apart than at ``hour``.
     "wide": replace(HOUR, seq_length=3072, batch_size=3, windows=640, curve_windows=32),
+    # Again four times the window, and as many bases in all as at ``hour``.
+    "widest": replace(HOUR, seq_length=12_288, batch_size=1, steps=200, windows=160, curve_windows=8),
     # The same for longer: what is best in the first steps need not be so later.
     "long": replace(HOUR, steps=700),
     # The shape of NTv2-50M.

@@ -22,7 +22,16 @@ from .control import Setup, Trial, perform
 from .languages import LANGUAGES
 
 _MAIN = ("oracle:mean", "ruler:mean", "minimizer:mean", "learned:mean", "peak:mean", "entropy:mean")
-_ALL = (*_MAIN, "shuffled:mean", "oracle:first", "ruler:first", "minimizer:first", "learned:first", "peak:first")
+_ALL = (
+    *_MAIN,
+    "byte_pairs:mean",
+    "shuffled:mean",
+    "oracle:first",
+    "ruler:first",
+    "minimizer:first",
+    "learned:first",
+    "peak:first",
+)
 
 
 class Size(NamedTuple):

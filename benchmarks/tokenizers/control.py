@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from benchmarks.byte_pairs import in_place_of_minimizer, learn
 from hnet_ntv2.chunkers import FixedChunker
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.conversion.calibrate import calibrate_routers
@@ -18,7 +19,9 @@ from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
 from .languages import LANGUAGES, Rows, mask_chunks, sample
 
-CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "learned", "peak", "shuffled", "none")
+CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "byte_pairs", "learned", "peak", "shuffled", "none")
+# What stands in a model's place of these, which are no settings of it.
+_STAND_INS = {"oracle": "none", "byte_pairs": "minimizer"}
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
 
 
@@ -110,7 +113,7 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
         "n_main_layer": setup.blocks, "window": 32, "kmer_size": 6, "target_ratio_stage1": 0.3,
         # Anchors show whole k-mers beside a mask; these languages have nothing there that helps.
         "use_anchors": False, "chunk_pooling": trial.pooling,
-        "chunker": "none" if trial.chunker == "oracle" else trial.chunker,
+        "chunker": _STAND_INS.get(trial.chunker, trial.chunker),
     }  # fmt: skip
     model = HNetNTV2ForMaskedLM(
         HNetNTV2Config(**(settings | {name: value for name, value in trial.changes.items() if name != "masks"}))
@@ -118,8 +121,7 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
     if trial.chunker == "oracle":
         for number, stage in enumerate(model.model.stages):
             stage.router = Oracle(stage.router, number == 0)
-    # Tables of counts need more text than offsets do.
-    text = sample(trial.language, 2000, 5).bases if model.config.counts_kmers else None
+    text = _text(trial) if model.config.counts_kmers else None
     calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases], text)
     model.to(setup.device)  # pyright: ignore[reportArgumentType]  (transformers' annotation of ``to``)
     return model
@@ -127,6 +129,18 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
 
 def perform(trial: Trial, setup: Setup) -> dict[str, Any]:
     """Train and measure; the content of the run's file."""
+    if trial.chunker == "byte_pairs":
+        with in_place_of_minimizer(learn(_text(trial))):
+            return _perform(trial, setup)
+    return _perform(trial, setup)
+
+
+def _text(trial: Trial) -> torch.Tensor:
+    """Rows to count in, which tables of counts need more of than offsets do."""
+    return sample(trial.language, 2000, 5).bases
+
+
+def _perform(trial: Trial, setup: Setup) -> dict[str, Any]:
     model = build(trial, setup)
     optimizer = torch.optim.AdamW(model.parameters(), lr=setup.rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, setup.steps))
