@@ -24,10 +24,8 @@ from hnet_ntv2.shapes import Int, Tensor
 from hnet_ntv2.storage import open_text
 from hnet_ntv2.vocabulary import FIRST_BASE
 
-from .dna import Dna, join_dna
 from .evaluate import validation_batches
-from .run import Workplace
-from .setup import SIZES
+from .run import Workplace, open_place
 
 _PLACE = 128  # of the edit, counted from the row's start
 _FROM = _PLACE + 64  # compared from here on
@@ -155,15 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--windows", type=int, default=256, help="validation windows")
     parser.add_argument("--output", type=Path, required=True, help="folder that gets edits.json and edits.md")
     chosen = parser.parse_args(arguments)
-    described = chosen.work / "setup.json"
-    if not described.is_file():
-        parser.error(f"{chosen.work} is no folder of an experiment: it has no setup.json")
-    setup = SIZES[json.loads(described.read_text(encoding="utf-8"))["size"]]
-    # The experiment joined its files there, or ran on the bundled DNA.
-    joined = Dna(chosen.work / "dna.fa", chosen.work / "dna.bed")
-    place = Workplace(chosen.work, joined if joined.fasta.exists() else join_dna((), (), chosen.work), setup)
     try:
-        found = {}
+        place, found = open_place(chosen.work), {}
         for arm in chosen.arms:
             with place.tokens_of(arm):
                 found[arm] = measure(place, arm, chosen.windows)

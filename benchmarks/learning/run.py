@@ -25,9 +25,9 @@ from hnet_ntv2.training.settings import PretrainSettings, build_settings
 
 from .arms import ARMS, REFERENCE, Arm, make_start, run_settings
 from .baselines import train_plain
-from .dna import Dna, open_data
+from .dna import Dna, join_dna, open_data
 from .evaluate import WindowSums, evaluate_model, evaluate_view, model_log_probs, window_facts, write_npz
-from .setup import Setup, describe_device, on_device
+from .setup import SIZES, Setup, describe_device, on_device
 from .source import base_log_probs, train_source
 from .timing import training_clock
 
@@ -110,6 +110,21 @@ class Workplace:
         if not path.exists():
             write_npz(path, window_facts(self.validation_data(), self.setup))
         return path
+
+
+def open_place(work: Path) -> Workplace:
+    """The place of an experiment that has begun.
+
+    Raises:
+        DataError: There is none.
+    """
+    described = work / "setup.json"
+    if not described.is_file():
+        raise DataError(f"{work} is no folder of an experiment: it has no setup.json")
+    setup = SIZES[json.loads(described.read_text(encoding="utf-8"))["size"]]
+    # The experiment joined its files there, or ran on the bundled DNA.
+    joined = Dna(work / "dna.fa", work / "dna.bed")
+    return Workplace(work, joined if joined.fasta.exists() else join_dna((), (), work), setup)
 
 
 def perform(place: Workplace, name: str, seed: int) -> None:
