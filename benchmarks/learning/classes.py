@@ -23,8 +23,8 @@ def windows_in(place: Workplace, path: Path) -> NDArray[np.bool_]:
     data = place.validation_data()
     index, genome = data.window_index("valid"), data.genome
     intervals = read_bed(path, genome.contigs)
-    starts = np.array([genome.locate(interval) for interval in intervals])
-    spans = SpanIndex(starts, starts + [len(interval) for interval in intervals])
+    starts = np.array([genome.locate(interval) for interval in intervals], dtype=np.int64)
+    spans = SpanIndex(starts, starts + np.array([len(interval) for interval in intervals], dtype=np.int64))
     begin = index.fixed(index.evenly_spread(place.setup.windows)).start
     return spans.count(begin, begin + index.length) >= _LEAST_SHARE * index.length
 

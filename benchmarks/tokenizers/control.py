@@ -17,10 +17,11 @@ from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.levels import BoundaryReason, Level, final_boundaries
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
-from .languages import LANGUAGES, Rows, mask_chunks, sample
+from .languages import LANGUAGES, Rows, mask_chunks, replace_masks, sample
 
 CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "byte_pairs", "learned", "peak", "shuffled", "none")
 # What stands in a model's place of these, which are no settings of it.
+_OF_DATA = ("masks", "replaced")
 _STAND_INS = {"oracle": "none", "byte_pairs": "minimizer"}
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
 
@@ -51,8 +52,9 @@ class Setup:
 class Trial(NamedTuple):
     """One run: a language, how it is chunked, the seed, and model settings that differ.
 
-    Among them ``masks`` is no setting of the model. "own" masks whole chunks of the model's own instead of the
-    language's ideal ones, so that no mask spoils a chunk.
+    Two of them are no settings of the model. ``masks``: "own" masks whole chunks of the model's own instead of the
+    language's ideal ones, so that no mask spoils a chunk. ``replaced``: this share of the masked spans shows random
+    bases instead of [MASK] in training, so that nothing is forced around them.
     """
 
     language: str
@@ -116,7 +118,7 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
         "chunker": _STAND_INS.get(trial.chunker, trial.chunker),
     }  # fmt: skip
     model = HNetNTV2ForMaskedLM(
-        HNetNTV2Config(**(settings | {name: value for name, value in trial.changes.items() if name != "masks"}))
+        HNetNTV2Config(**(settings | {name: value for name, value in trial.changes.items() if name not in _OF_DATA}))
     )
     if trial.chunker == "oracle":
         for number, stage in enumerate(model.model.stages):
@@ -148,6 +150,7 @@ def _perform(trial: Trial, setup: Setup) -> dict[str, Any]:
     for step in range(setup.steps):
         model.train()
         rows = _batch(model, trial, setup, seed=trial.seed * 1_000_003 + step)
+        rows = replace_masks(rows, trial.changes.get("replaced", 0.0), step)
         optimizer.zero_grad()
         model(rows.input_ids, labels=rows.labels, only_targets=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

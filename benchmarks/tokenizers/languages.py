@@ -211,3 +211,19 @@ def mask_chunks(rows: Rows, starts: torch.Tensor, seed: int) -> Rows:
     return rows._replace(
         input_ids=torch.where(is_target, MASK_ID, rows.bases), labels=torch.where(is_target, rows.bases, -100)
     )
+
+
+def replace_masks(rows: Rows, share: float, seed: int) -> Rows:
+    """Show random bases instead of [MASK] in some of the masked spans; labels stay.
+
+    Args:
+        rows: A batch.
+        share: Of the spans.
+        seed: Of the choice and of the bases.
+    """
+    random = np.random.default_rng(seed)
+    is_masked = (rows.input_ids == MASK_ID).cpu().numpy()
+    span = np.cumsum(np.diff(is_masked.astype(np.int8), axis=1, prepend=0) == 1, axis=1)
+    is_chosen = np.take_along_axis(random.random(span.shape) < share, span, axis=1) & is_masked
+    bases = torch.from_numpy(random.integers(FIRST_BASE, FIRST_BASE + 4, span.shape)).to(rows.input_ids.device)
+    return rows._replace(input_ids=torch.where(torch.from_numpy(is_chosen).to(bases.device), bases, rows.input_ids))

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.tokenizers.__main__ import SIZES, main
 from benchmarks.tokenizers.control import Setup, Trial, build, perform
-from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, mask_chunks, sample
+from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, mask_chunks, replace_masks, sample
 from benchmarks.tokenizers.report import Arm, headroom, less, read_runs, render
 from hnet_ntv2.errors import ConfigError
 from hnet_ntv2.levels import final_boundaries
@@ -71,6 +71,22 @@ def test_own_masks_are_whole_chunks_that_were_said_before(language):
         numbers = chunk[row][is_target[row]].unique()
         assert (numbers.diff() > 1).all()
     assert 0.01 < is_target.float().mean() < 0.2
+
+
+def test_replaced_spans_show_random_bases_and_keep_their_labels():
+    rows = sample("words", 64, 1)
+    shown = replace_masks(rows, 0.5, 2)
+    was_masked, is_masked = rows.input_ids == MASK_ID, shown.input_ids == MASK_ID
+    assert torch.equal(shown.labels, rows.labels)
+    assert torch.equal(shown.input_ids[~was_masked], rows.input_ids[~was_masked])
+    share = 1 - is_masked.sum() / was_masked.sum()
+    assert 0.35 < share < 0.65
+    # Whole spans: the state changes only where a span begins or ends.
+    inside = was_masked[:, 1:] & was_masked[:, :-1]
+    assert torch.equal(is_masked[:, 1:][inside], is_masked[:, :-1][inside])
+    same = (shown.input_ids == rows.labels)[was_masked & ~is_masked].float().mean()
+    assert 0.15 < same < 0.35
+    assert torch.equal(replace_masks(rows, 0.0, 2).input_ids, rows.input_ids)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
