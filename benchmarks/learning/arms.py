@@ -149,6 +149,7 @@ CHUNKERS = (
         for regime, description, settings in (
             ("coarse", "a chunk per 13.3 bases", _COARSE),
             ("coarsest", "a chunk per 26.7 bases", _COARSEST),
+            ("narrow", "local layers that see 8 bases to either side", {"window": 8}),
             ("dense", "as many chunks as peaks make", _DENSE),
             ("sparse", "peaks among four neighbours", _SPARSE),
         )
