@@ -37,7 +37,7 @@ _ALL = (
 class Size(NamedTuple):
     """Which trials are run: every arm with the first seed, the main arms with every seed.
 
-    In ``copy`` every trial is run a second time with masks of the model's own chunks.
+    In ``copy`` every trial is run again with masks of the model's own chunks, and again with narrow local layers.
     """
 
     setup: Setup
@@ -48,12 +48,12 @@ class Size(NamedTuple):
     def trials(self) -> list[Trial]:
         """Seed by seed, so that an interrupted experiment has compared all arms once."""
         return [
-            Trial.parse(f"{language}:{arm}:{seed}{masks}")
+            Trial.parse(f"{language}:{arm}:{seed}{changes}")
             for seed in self.seeds
             for language in self.languages
-            for masks in ("", ':masks="own"')
+            for changes in ("", ':masks="own"', ':masks="own":window=8')
             for arm in self.arms
-            if (seed == self.seeds[0] or arm in _MAIN) and (not masks or language == "copy")
+            if (seed == self.seeds[0] or arm in _MAIN) and (not changes or language == "copy")
         ]
 
 

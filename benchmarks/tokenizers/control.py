@@ -23,6 +23,7 @@ CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "byte_pairs", "learned", 
 # What stands in a model's place of these, which are no settings of it.
 _OF_DATA = ("masks", "replaced")
 _STAND_INS = {"oracle": "none", "byte_pairs": "minimizer"}
+WINDOW = 32  # positions on each side that local layers see, unless a trial says otherwise
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
 
 
@@ -112,7 +113,7 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
     torch.manual_seed(trial.seed)
     settings = {
         "d_model": setup.width, "n_head": setup.width // 16, "intermediate_size": 2 * setup.width,
-        "n_main_layer": setup.blocks, "window": 32, "kmer_size": 6, "target_ratio_stage1": 0.3,
+        "n_main_layer": setup.blocks, "window": WINDOW, "kmer_size": 6, "target_ratio_stage1": 0.3,
         # Anchors show whole k-mers beside a mask; these languages have nothing there that helps.
         "use_anchors": False, "chunk_pooling": trial.pooling,
         "chunker": _STAND_INS.get(trial.chunker, trial.chunker),

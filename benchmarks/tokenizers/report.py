@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks.learning.statistics import Difference, paired_bootstrap
 from hnet_ntv2.storage import open_text
 
+from .control import WINDOW
+
 # Below this many bits between a ruler and the oracle a language shows nothing (docs/experiments.md).
 LEAST_HEADROOM = 0.05
 
@@ -41,10 +43,18 @@ Arms = dict[Arm, dict[int, Run]]
 
 
 class Group(NamedTuple):
-    """What all runs of one table share; ``masks`` are the language's, or "own" (``control.Trial``)."""
+    """What all runs of one table share.
+
+    Attributes:
+        language: Of ``languages.LANGUAGES``.
+        masks: "ideal", the language's, or "own" (``control.Trial``).
+        window: Positions on each side that local layers see.
+        steps: Optimiser steps.
+    """
 
     language: str
     masks: str
+    window: int
     steps: int
 
     @property
@@ -52,7 +62,7 @@ class Group(NamedTuple):
         masks = {"own": "masks are whole chunks of the model's own", "ideal": "masks are whole ideal chunks"}[
             self.masks
         ]
-        return f"{self.language}: {masks}; {self.steps:,} steps"
+        return f"{self.language}: {masks}; local layers see {self.window} positions; {self.steps:,} steps"
 
 
 def read_runs(folder: Path) -> dict[Group, Arms]:
@@ -68,7 +78,8 @@ def read_runs(folder: Path) -> dict[Group, Arms]:
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text())
         changes = dict(run["changes"])
-        group = Group(run["language"], changes.pop("masks", "ideal"), run["steps"])
+        masks, window = changes.pop("masks", "ideal"), changes.pop("window", WINDOW)
+        group = Group(run["language"], masks, window, run["steps"])
         arm = Arm(run["chunker"], run["pooling"], json.dumps(changes, sort_keys=True))
         found.setdefault(group, {}).setdefault(arm, {})[run["seed"]] = run
     if not found:

@@ -112,7 +112,7 @@ def test_a_trial_is_trained_measured_and_not_repeated(tmp_path, monkeypatch):
     run = json.loads((tmp_path / "copy-ruler-mean-1-2.json").read_text())
     assert 1.5 < run["final"]["bits"] < 3
     assert run["final"]["chunks_per_base"] == pytest.approx(0.15, abs=0.02)
-    assert "## copy: masks are whole ideal chunks; 2 steps" in render(tmp_path)
+    assert "## copy: masks are whole ideal chunks; local layers see 32 positions; 2 steps" in render(tmp_path)
 
 
 def test_a_trial_repeats_itself():
@@ -165,7 +165,7 @@ def test_the_share_of_the_headroom_is_read_off_the_table(tmp_path):
         write_run(tmp_path, "oracle", seed, 1.6 + noise[seed - 1])
         write_run(tmp_path, "peak", seed, 1.65 + noise[seed - 1])
     write_run(tmp_path, "peak", 1, 1.2 + noise[0], masks="own")
-    arms = read_runs(tmp_path)["copy", "ideal", 10]
+    arms = read_runs(tmp_path)["copy", "ideal", 32, 10]
     room = headroom(arms)
     assert room is not None
     # Of the ruler's two poolings the better one counts.
