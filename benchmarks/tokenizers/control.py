@@ -21,7 +21,7 @@ from .languages import LANGUAGES, Rows, mask_chunks, replace_masks, sample
 
 CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "byte_pairs", "learned", "peak", "shuffled", "none")
 # What stands in a model's place of these, which are no settings of it.
-_OF_DATA = ("masks", "replaced")
+_NO_SETTINGS = ("masks", "replaced", "frozen_routers")
 _STAND_INS = {"oracle": "none", "byte_pairs": "minimizer"}
 WINDOW = 32  # positions on each side that local layers see, unless a trial says otherwise
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
@@ -53,9 +53,10 @@ class Setup:
 class Trial(NamedTuple):
     """One run: a language, how it is chunked, the seed, and model settings that differ.
 
-    Two of them are no settings of the model. ``masks``: "own" masks whole chunks of the model's own instead of the
+    Three of them are no settings of the model. ``masks``: "own" masks whole chunks of the model's own instead of the
     language's ideal ones, so that no mask spoils a chunk. ``replaced``: this share of the masked spans shows random
-    bases instead of [MASK] in training, so that nothing is forced around them.
+    bases instead of [MASK] in training, so that nothing is forced around them. ``frozen_routers``: true leaves the
+    routers as they were drawn, so that their scores learn nothing but what the embeddings do.
     """
 
     language: str
@@ -118,9 +119,8 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
         "use_anchors": False, "chunk_pooling": trial.pooling,
         "chunker": _STAND_INS.get(trial.chunker, trial.chunker),
     }  # fmt: skip
-    model = HNetNTV2ForMaskedLM(
-        HNetNTV2Config(**(settings | {name: value for name, value in trial.changes.items() if name not in _OF_DATA}))
-    )
+    settings |= {name: value for name, value in trial.changes.items() if name not in _NO_SETTINGS}
+    model = HNetNTV2ForMaskedLM(HNetNTV2Config(**settings))
     if trial.chunker == "oracle":
         for number, stage in enumerate(model.model.stages):
             stage.router = Oracle(stage.router, number == 0)
@@ -145,6 +145,8 @@ def _text(trial: Trial) -> torch.Tensor:
 
 def _perform(trial: Trial, setup: Setup) -> dict[str, Any]:
     model = build(trial, setup)
+    for router in model.model.routers:
+        router.requires_grad_(not trial.changes.get("frozen_routers", False))
     optimizer = torch.optim.AdamW(model.parameters(), lr=setup.rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, setup.steps))
     curve, begin = [], time.process_time()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.tokenizers import control
 from benchmarks.tokenizers.__main__ import SIZES, main
 from benchmarks.tokenizers.control import Setup, Trial, build, perform
 from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, mask_chunks, replace_masks, sample
@@ -192,3 +193,15 @@ def test_a_language_without_headroom_says_so(tmp_path):
 def test_a_folder_without_runs_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         read_runs(tmp_path)
+
+
+def test_frozen_routers_stay_as_they_were_drawn(monkeypatch):
+    made = []
+    monkeypatch.setattr(control, "build", lambda *given: made.append(build(*given)) or made[-1])
+    for frozen in ("true", "false"):
+        perform(Trial.parse(f"words:peak:mean:3:frozen_routers={frozen}"), TINY)
+    drawn = build(Trial.parse("words:peak:mean:3"), TINY)
+    for stage in range(2):
+        of_frozen, of_moved, as_drawn = (m.model.routers[stage].state_dict() for m in (*made, drawn))
+        assert all(torch.equal(of_frozen[name], value) for name, value in as_drawn.items())
+        assert not all(torch.equal(of_moved[name], value) for name, value in as_drawn.items())
