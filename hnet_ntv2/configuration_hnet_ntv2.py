@@ -142,7 +142,8 @@ class HNetNTV2Config(PreTrainedConfig):
         rope_theta: Rotary base of the trunk and of the local layers.
         rope_scaling_factor: Divides the trunk's rotary positions (linear interpolation), for long sequences.
         max_trunk_positions: Longest rotary position that the source model saw; beyond it the model warns.
-        window: Local attention sees this many positions on each side.
+        window: Local attention sees this many positions on each side. Far past a chunk's length, equal chunks at
+            different places get different vectors (docs/decisions/0024).
         layer_norm_eps: Of every layer norm; NTv2's published files say 1e-12.
         bidirectional: Average both strands in ``eval()``; training draws the strand per window in the data.
         classification_strands: What classifiers run in ``train()`` and in ``eval()``: the "forward" strand, or "both",
