@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOST_LOADER = 1_000_000
 # Start of torch's message, raised in its signal handler or where it waits for a batch.
 _TORCH_LOST_LOADER = re.compile(r"DataLoader worker \(pid")
+# What the main process meets instead if it is just fetching a tensor from the loader that dies: its socket closes a
+# moment before the process is gone, and until then torch takes the loader for alive.
+_BROKEN_OFF = (ConnectionError, EOFError)
+_UNTIL_GONE = 1.0  # seconds to wait for the signal that tells of it
 
 
 class SignalStop(StepCallback):
@@ -105,7 +110,7 @@ class LoaderWatch(StepCallback):
         """
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, *_BROKEN_OFF) as error:
             if isinstance(error, HNetNTV2Error) or not self._is_loss(error):
                 raise
             raise self._stopped(self.loss or str(error)) from error
@@ -149,6 +154,11 @@ class LoaderWatch(StepCallback):
             self.saved = self.keeper.save_between_steps(trainer)
 
     def _is_loss(self, error: BaseException) -> bool:
+        if isinstance(error, _BROKEN_OFF):
+            end = time.monotonic() + _UNTIL_GONE
+            while self.loss is None and time.monotonic() < end:
+                time.sleep(0.01)
+            return self.loss is not None
         return isinstance(error, RuntimeError) and _TORCH_LOST_LOADER.match(str(error)) is not None
 
     def _stopped(self, reason: str) -> TrainingStopped:

@@ -106,8 +106,45 @@ def run_with_lost_loader(watch: LoaderWatch) -> None:
         raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
 
 
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_socket_that_breaks_off_before_the_loader_is_gone_is_the_same_loss(keeper, monkeypatch, broken):
+    """A loader can be killed while the main process asks it for a tensor."""
+
+    def torch_handler(number, frame):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+
+    saved = []
+    monkeypatch.setattr(keeper, "save_between_steps", lambda trainer: saved.append(trainer) or "here")
+    before = signal.signal(signal.SIGCHLD, torch_handler), signal.getsignal(signal.SIGALRM)
+    try:
+        watch = LoaderWatch(keeper)
+        with pytest.raises(TrainingStopped, match=r"pid 12\) is killed by signal: Killed\); the state is in here"):
+            run_with_broken_socket(watch, broken)
+        assert len(saved) == 1
+    finally:
+        signal.signal(signal.SIGCHLD, before[0])
+        signal.signal(signal.SIGALRM, before[1])
+
+
+def run_with_broken_socket(watch: LoaderWatch, broken: Exception) -> None:
+    trainer, module = create_autospec(L.Trainer, instance=True), create_autospec(PretrainingModule, instance=True)
+    trainer.world_size = 1
+    with watch.installed():
+        watch.on_train_start(trainer, module)
+        # The kernel tells of the loader's end a moment after its socket has closed.
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGCHLD))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        watch.on_exception(trainer, module, broken)
+        raise broken
+
+
 @pytest.mark.parametrize(
-    "error", [RuntimeError("Caught RuntimeError in DataLoader worker process 0."), ValueError("x")]
+    "error",
+    [
+        RuntimeError("Caught RuntimeError in DataLoader worker process 0."),
+        ValueError("x"),
+        ConnectionResetError(104, "of a logger's server"),
+    ],
 )
 def test_other_errors_stay_what_they_are(keeper, error):
     with pytest.raises(type(error)) as caught, LoaderWatch(keeper).installed():
