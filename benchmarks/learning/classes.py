@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from hnet_ntv2.storage import open_text
 
 from .results import ANCHORED, MAIN_VIEW, Experiment, Run, read_experiment
 from .run import Workplace, open_place
-from .statistics import Difference, paired_bootstrap
+from .statistics import bits
+from .summary import difference
 
 _LEAST_SHARE = 0.25  # of a window's bases in intervals of a class
 
@@ -29,52 +31,34 @@ def windows_in(place: Workplace, path: Path) -> NDArray[np.bool_]:
     return spans.count(begin, begin + index.length) >= _LEAST_SHARE * index.length
 
 
-def by_class(
-    experiment: Experiment, reference: str, arm: str, classes: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, dict[str, Difference]]:
-    """Class -> view -> bits of an arm less the reference's, over the seeds that both have."""
-    runs = {name: {run.seed: run for run in experiment.arms[name]} for name in (reference, arm)}
-    seeds = sorted(set(runs[reference]) & set(runs[arm]))
-    some = runs[reference][seeds[0]].windows
-
-    def nats(name: str, view: str) -> NDArray:
-        return np.stack([runs[name][seed].windows[f"{view}/nats"] for seed in seeds])
-
-    return {
-        title: {
-            view: paired_bootstrap(
-                nats(arm, view), nats(reference, view), some[f"{view}/targets"], some["block"], chosen
-            )
-            for view in (MAIN_VIEW, ANCHORED)
-        }
-        for title, chosen in classes.items()
-    }
-
-
 def render(
     experiment: Experiment, reference: str, arms: Sequence[str], classes: Mapping[str, NDArray[np.bool_]]
 ) -> str:
     """A Markdown table."""
     header = ["arm", "seeds", "class", "windows", "bits, off", "bits, on", "difference, off", "difference, on"]
     lines = [header, ["---"] * len(header)]
+    others = {run.seed: run for run in experiment.arms[reference]}
     for arm in arms:
-        found = {} if arm == reference else by_class(experiment, reference, arm, classes)
+        runs = experiment.arms[arm]
+        pairs = [(run, others[run.seed]) for run in runs if arm != reference and run.seed in others]
         for title, chosen in classes.items():
-            gaps = [_signed(found[title][view]) if found else "" for view in (MAIN_VIEW, ANCHORED)]
-            bits = [f"{_bits(experiment.arms[arm], view, chosen):.4f}" for view in (MAIN_VIEW, ANCHORED)]
-            lines.append([arm, str(len(experiment.arms[arm])), title, str(int(chosen.sum())), *bits, *gaps])
+            levels = [_bits(runs, view, chosen) for view in (MAIN_VIEW, ANCHORED)]
+            gaps = [_signed(difference(pairs, view, chosen)) for view in (MAIN_VIEW, ANCHORED)]
+            lines.append([arm, str(len(runs)), title, str(int(chosen.sum())), *levels, *gaps])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _bits(runs: Sequence[Run], view: str, chosen: NDArray[np.bool_]) -> float:
-    per_seed = [
-        run.windows[f"{view}/nats"][chosen].sum() / run.windows[f"{view}/targets"][chosen].sum() for run in runs
-    ]
-    return float(np.mean(per_seed) / np.log(2))
+def _bits(runs: Sequence[Run], view: str, chosen: NDArray[np.bool_]) -> str:
+    targets = runs[0].windows[f"{view}/targets"][chosen]
+    if not targets.any():
+        return ""
+    return f"{np.mean([bits(run.windows[f'{view}/nats'][chosen], targets) for run in runs]):.4f}"
 
 
-def _signed(gap: Difference) -> str:
-    return f"{gap.estimate:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]" + ("*" if gap.num_seeds == 1 else "")
+def _signed(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]" + "*" * (found["num_seeds"] == 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

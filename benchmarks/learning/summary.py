@@ -148,15 +148,16 @@ def _compare(runs: Sequence[Run], others: Sequence[Run], num_draws: int, seed: i
     partner = {run.seed: run for run in others}
     pairs = [(run, partner[run.seed]) for run in runs if run.seed in partner]
     return {
-        view: {name: _difference(pairs, view, chosen, num_draws, seed) for name, chosen in _subsets(runs[0]).items()}
+        view: {name: difference(pairs, view, chosen, num_draws, seed) for name, chosen in _subsets(runs[0]).items()}
         for view in runs[0].views
         if view in others[0].views
     }
 
 
-def _difference(
-    pairs: Sequence[tuple[Run, Run]], view: str, chosen: NDArray[np.bool_], num_draws: int, seed: int
+def difference(
+    pairs: Sequence[tuple[Run, Run]], view: str, chosen: NDArray[np.bool_], num_draws: int = 2000, seed: int = 0
 ) -> dict[str, Any] | None:
+    """Bits of the first runs less the second ones'; None without pairs, or where fewer than two blocks have targets."""
     if not pairs:
         return None
     windows = pairs[0][0].windows

@@ -20,8 +20,8 @@ from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 from .languages import LANGUAGES, Rows, mask_chunks, replace_masks, sample
 
 CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "byte_pairs", "learned", "peak", "shuffled", "none")
-# What stands in a model's place of these, which are no settings of it.
-_NO_SETTINGS = ("masks", "replaced", "frozen_routers")
+_NO_SETTINGS = ("masks", "replaced", "frozen_routers")  # changes of a trial, but not of the model's config
+# The chunker that the config names where the trial's own is none of its values.
 _STAND_INS = {"oracle": "none", "byte_pairs": "minimizer"}
 WINDOW = 32  # positions on each side that local layers see, unless a trial says otherwise
 _TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
