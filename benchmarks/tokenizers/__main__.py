@@ -37,7 +37,7 @@ _ALL = (
 class Size(NamedTuple):
     """Which trials are run: every arm with the first seed, the main arms with every seed.
 
-    In ``copy`` every trial is run again with masks of the model's own chunks, and again with narrow local layers.
+    Copies are run again with masks of the model's own chunks, and again with narrow local layers.
     """
 
     setup: Setup
@@ -53,7 +53,7 @@ class Size(NamedTuple):
             for language in self.languages
             for changes in ("", ':masks="own"', ':masks="own":window=8')
             for arm in self.arms
-            if (seed == self.seeds[0] or arm in _MAIN) and (not changes or language == "copy")
+            if (seed == self.seeds[0] or arm in _MAIN) and (not changes or language.endswith("copy"))
         ]
 
 

@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,21 +12,22 @@ import torch
 from torch import nn
 
 from benchmarks.byte_pairs import in_place_of_minimizer, learn
-from hnet_ntv2.chunkers import FixedChunker
+from hnet_ntv2.chunkers import FixedChunker, PeakRouter
+from hnet_ntv2.chunking import decide_boundaries
 from hnet_ntv2.configuration_hnet_ntv2 import HNetNTV2Config
 from hnet_ntv2.conversion.calibrate import calibrate_routers
 from hnet_ntv2.errors import ConfigError
-from hnet_ntv2.levels import BoundaryReason, Level, final_boundaries
+from hnet_ntv2.levels import BoundaryReason, Chunking, Level, final_boundaries
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
 
-from .languages import LANGUAGES, Rows, mask_chunks, replace_masks, sample
+from .languages import LANGUAGES, TEST_SEED, Rows, mask_chunks, replace_masks, sample
 
-CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "byte_pairs", "learned", "peak", "shuffled", "none")
-_NO_SETTINGS = ("masks", "replaced", "frozen_routers")  # changes of a trial, but not of the model's config
+CHUNKERS = ("oracle", "ruler", "minimizer", "entropy", "byte_pairs", "learned", "peak", "budget", "shuffled", "none")
+# Changes of a trial, but not of the model's config.
+_NO_SETTINGS = ("masks", "noise", "replaced", "frozen_routers", "jitter", "no_skip")
 # The chunker that the config names where the trial's own is none of its values.
-_STAND_INS = {"oracle": "none", "byte_pairs": "minimizer"}
+_STAND_INS = {"oracle": "none", "byte_pairs": "minimizer", "budget": "peak"}
 WINDOW = 32  # positions on each side that local layers see, unless a trial says otherwise
-_TEST_SEED = 1 << 30  # training counts its batches from the seed times a million
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,17 @@ class Setup:
 class Trial(NamedTuple):
     """One run: a language, how it is chunked, the seed, and model settings that differ.
 
-    Three of them are no settings of the model. ``masks``: "own" masks whole chunks of the model's own instead of the
-    language's ideal ones, so that no mask spoils a chunk. ``replaced``: this share of the masked spans shows random
-    bases instead of [MASK] in training, so that nothing is forced around them. ``frozen_routers``: true leaves the
-    routers as they were drawn, so that their scores learn nothing but what the embeddings do.
+    Some are no settings of the model:
+
+    - ``masks``: "own" masks whole chunks of the model's own instead of the language's ideal ones, so that no mask
+      spoils a chunk.
+    - ``noise``: this share of the bases is random (0.01).
+    - ``replaced``: this share of the masked spans shows random bases instead of [MASK] in training, so that nothing is
+      forced around them.
+    - ``frozen_routers``: true leaves the routers as they were drawn, so that their scores learn nothing but what the
+      embeddings do.
+    - ``jitter``: spread of the noise on the scores of "peak" in training, so that other boundaries are tried out.
+    - ``no_skip``: in this share of the steps the decoders get nothing but chunk vectors.
     """
 
     language: str
@@ -90,6 +100,40 @@ class Trial(NamedTuple):
         return ":".join([self.language, self.chunker, self.pooling, str(self.seed), *changes])
 
 
+class JitteredPeaks(PeakRouter):
+    """Peaks of the score and some noise: decisions that are sampled, in training."""
+
+    def __init__(self, inner: Any, spread: float):
+        super().__init__(inner.query.in_features, inner.limits, 1 / inner.neighbours)
+        self.load_state_dict(inner.state_dict())
+        self.spread = spread
+
+    def decide(self, dissimilarity: torch.Tensor, level: Level) -> Chunking:
+        if self.training:
+            dissimilarity = dissimilarity + self.spread * torch.randn_like(dissimilarity)
+        return super().decide(dissimilarity, level)
+
+
+class Budget(PeakRouter):
+    """The greatest scores of a whole row are boundaries, as many as the target wants; p passes 1/2 at the last one.
+
+    So a dense stretch of a row can have more chunks than a dull one, which peaks do not allow.
+    """
+
+    def __init__(self, inner: Any, target: float):
+        super().__init__(inner.query.in_features, inner.limits, target)
+        self.load_state_dict(inner.state_dict())
+        self.target = target
+
+    def decide(self, dissimilarity: torch.Tensor, level: Level) -> Chunking:
+        score = nn.functional.pad(dissimilarity, (1, 0), value=1.0)
+        open_scores = score.masked_fill(~level.is_valid, torch.nan)
+        least = open_scores.nanquantile(1 - self.target, dim=1, keepdim=True)
+        probability = torch.sigmoid(10.0 * (score - least)).masked_fill(~level.is_valid, 0.0)
+        probability = torch.cat([torch.ones_like(probability[:, :1]), probability[:, 1:]], dim=1)
+        return decide_boundaries(probability, level, self.limits)
+
+
 class Oracle(FixedChunker):
     """Cuts where the language says; stage 1 adds the middle of each ideal chunk."""
 
@@ -121,11 +165,15 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
     }  # fmt: skip
     settings |= {name: value for name, value in trial.changes.items() if name not in _NO_SETTINGS}
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**settings))
-    if trial.chunker == "oracle":
-        for number, stage in enumerate(model.model.stages):
+    for number, stage in enumerate(model.model.stages):
+        if trial.chunker == "oracle":
             stage.router = Oracle(stage.router, number == 0)
+        elif trial.chunker == "budget":
+            stage.router = Budget(stage.router, model.config.target_ratios[number])
+        elif "jitter" in trial.changes:
+            stage.router = JitteredPeaks(stage.router, trial.changes["jitter"])
     text = _text(trial) if model.config.counts_kmers else None
-    calibrate_routers(model.model, [sample(trial.language, 32, seed=5).bases], text)
+    calibrate_routers(model.model, [_sample(trial, 32, seed=5).bases], text)
     model.to(setup.device)  # pyright: ignore[reportArgumentType]  (transformers' annotation of ``to``)
     return model
 
@@ -140,7 +188,11 @@ def perform(trial: Trial, setup: Setup) -> dict[str, Any]:
 
 def _text(trial: Trial) -> torch.Tensor:
     """Rows to count in, which tables of counts need more of than offsets do."""
-    return sample(trial.language, 2000, 5).bases
+    return _sample(trial, 2000, seed=5).bases
+
+
+def _sample(trial: Trial, rows: int, seed: int) -> Rows:
+    return sample(trial.language, rows, seed, trial.changes.get("noise", 0.01))
 
 
 def _perform(trial: Trial, setup: Setup) -> dict[str, Any]:
@@ -155,7 +207,10 @@ def _perform(trial: Trial, setup: Setup) -> dict[str, Any]:
         rows = _batch(model, trial, setup, seed=trial.seed * 1_000_003 + step)
         rows = replace_masks(rows, trial.changes.get("replaced", 0.0), step)
         optimizer.zero_grad()
-        model(rows.input_ids, labels=rows.labels, only_targets=True).loss.backward()
+        # Every 1 / share steps, so that no draw of the weights or of the texts is moved.
+        share = trial.changes.get("no_skip", 0.0)
+        with closed_skips(model, int((step + 1) * share) > int(step * share)):
+            model(rows.input_ids, labels=rows.labels, only_targets=True).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -165,6 +220,16 @@ def _perform(trial: Trial, setup: Setup) -> dict[str, Any]:
         **trial._asdict(), "steps": setup.steps, "rate": setup.rate, "cpu_seconds": time.process_time() - begin,
         "curve": curve, "final": measure(model, trial, setup, setup.test_batches),
     }  # fmt: skip
+
+
+@contextmanager
+def closed_skips(model: HNetNTV2ForMaskedLM, are_closed: bool) -> Iterator[None]:
+    """Within it decoders get the vectors of chunks alone, and nothing of the positions."""
+    skips = [stage.upsampler.skip for stage in model.model.stages if are_closed]
+    hooks = [skip.register_forward_hook(lambda *given: torch.zeros_like(given[-1])) for skip in skips]
+    yield
+    for hook in hooks:
+        hook.remove()
 
 
 def _share_of_rate(step: int, steps: int) -> float:
@@ -182,7 +247,7 @@ def measure(model: HNetNTV2ForMaskedLM, trial: Trial, setup: Setup, batches: int
     bits, ratios = [], []
     hits = found = there = by_cap = at_last = bases = 0
     for number in range(batches):
-        rows = _batch(model, trial, setup, seed=_TEST_SEED + number)
+        rows = _batch(model, trial, setup, seed=TEST_SEED + number)
         output = model(rows.input_ids, labels=rows.labels, only_targets=True, strands="forward")
         bits.append(float(output.task_loss) / math.log(2))
         chunkings = model.model.chunk(rows.bases)
@@ -205,7 +270,7 @@ def measure(model: HNetNTV2ForMaskedLM, trial: Trial, setup: Setup, batches: int
 
 
 def _batch(model: HNetNTV2ForMaskedLM, trial: Trial, setup: Setup, seed: int) -> Rows:
-    rows = Rows(*(tensor.to(setup.device) for tensor in sample(trial.language, setup.rows, seed)))
+    rows = Rows(*(tensor.to(setup.device) for tensor in _sample(trial, setup.rows, seed)))
     _show_truth(model, rows.truth)
     if trial.changes.get("masks") != "own":
         return rows

@@ -1,19 +1,24 @@
-"""Made-up DNA whose best chunk boundaries are known, with masks that can only be filled through the trunk.
+"""Texts whose best chunk boundaries are known, with masks that can only be filled through the trunk.
+
+All are made-up DNA but one, ``human_copy``, in which a piece of human DNA was copied.
 
 In each language the second half of a row says again what the first half said. Masked bases stand in the second half.
 What they were stands in the first, farther away than the local layers see. So the chunks that the trunk gets matter.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hnet_ntv2.conversion.sequence import read_sequence
 from hnet_ntv2.vocabulary import FIRST_BASE, MASK_ID
 
 LENGTH = 192
+TEST_SEED = 1 << 30  # batches with this seed or a greater one are for measuring
 _MASKED_SPAN = 6
 
 
@@ -70,7 +75,34 @@ def copy(random: np.random.Generator) -> _Text:
     would spoil the chunk in front of it (docs/experiments.md).
     """
     part, gap = random.integers(0, 4, 80), int(random.integers(1, 32))
-    bases = np.concatenate([part, random.integers(0, 4, gap), part, random.integers(0, 4, LENGTH - 160 - gap)])
+    return _copied(part, gap, random.integers(0, 4, LENGTH - 160))
+
+
+def human_copy(random: np.random.Generator, held_out: bool) -> _Text:
+    """``copy`` with the letters of human DNA: 112 bases of it, into which the first 80 were put once more.
+
+    Args:
+        random: Of the piece and of the gap.
+        held_out: Of validation intervals; otherwise of training intervals.
+    """
+    windows = _human_windows()[held_out]
+    window = windows[random.integers(len(windows))]
+    return _copied(window[:80], int(random.integers(1, 32)), window[80:])
+
+
+@cache
+def _human_windows() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[windows, 112] bases of the human DNA that comes with the package: of training and of validation intervals."""
+    found = read_sequence(length=LENGTH - 80, count=1024, with_text=True)
+    assert found.text is not None
+    training, held_out = (each.numpy() - FIRST_BASE for each in (found.text, found.held_out))
+    # No N: the languages have four letters.
+    return training[(training < 4).all(1)], held_out[(held_out < 4).all(1)]
+
+
+def _copied(part: NDArray[np.int64], gap: int, rest: NDArray[np.int64]) -> _Text:
+    """A part, ``gap`` bases of the rest, the part again, what is left of the rest; cut and masked by its content."""
+    bases = np.concatenate([part, rest[:gap], part, rest[gap:]])
     code = np.convolve(bases, 4 ** np.arange(4))[3 : 3 + LENGTH] * 2654435761 % (1 << 32)
     padded = np.pad(code, 3, constant_values=1 << 33)
     truth = code == np.lib.stride_tricks.sliding_window_view(padded, 7).min(1)
@@ -153,27 +185,31 @@ def _flags(*spans: tuple[int, int]) -> NDArray[np.bool_]:
     return flags
 
 
-LANGUAGES: dict[str, Callable[[np.random.Generator], _Text]] = {
-    "copy": copy,
-    "words": words,
-    "spaced": spaced_words,
-    "uneven": uneven,
+# By name: a function of the generator, and of whether the text is for measuring.
+LANGUAGES: dict[str, Callable[[np.random.Generator, bool], _Text]] = {
+    "copy": lambda random, _: copy(random),
+    "words": lambda random, _: words(random),
+    "spaced": lambda random, _: spaced_words(random),
+    "uneven": lambda random, _: uneven(random),
+    "human_copy": human_copy,
 }
 
 
-def sample(language: str, rows: int, seed: int) -> Rows:
+def sample(language: str, rows: int, seed: int, noise: float = 0.01) -> Rows:
     """A batch of a language; the same for the same seed.
 
     Args:
         language: Of ``LANGUAGES``.
         rows: How many.
-        seed: Of the text, of its masks (half of the maskable spans) and of letter noise (1 % of the bases).
+        seed: Of the text, of its masks (half of the maskable spans) and of the noise. From ``TEST_SEED`` on the text is
+            for measuring.
+        noise: This share of the bases is replaced by random ones, each copy's for itself.
     """
     random = np.random.default_rng(seed)
     input_ids, labels, truth, is_repeated = (np.zeros((rows, LENGTH), np.int64) for _ in range(4))
     for row in range(rows):
-        text = LANGUAGES[language](random)
-        noisy = random.random(LENGTH) < 0.01
+        text = LANGUAGES[language](random, seed >= TEST_SEED)
+        noisy = random.random(LENGTH) < noise
         bases = np.where(noisy, random.integers(0, 4, LENGTH), text.bases) + FIRST_BASE
         chosen = random.permutation(len(text.maskable))[: max(len(text.maskable) // 2, 1)]
         target = _flags(*(text.maskable[number] for number in chosen))

@@ -5,15 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.tokenizers import control
 from benchmarks.tokenizers.__main__ import SIZES, main
-from benchmarks.tokenizers.control import Setup, Trial, build, perform
-from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, mask_chunks, replace_masks, sample
+from benchmarks.tokenizers.control import Setup, Trial, build, closed_skips, perform
+from benchmarks.tokenizers.languages import LANGUAGES, LENGTH, TEST_SEED, mask_chunks, replace_masks, sample
 from benchmarks.tokenizers.report import Arm, headroom, less, read_runs, render
 from hnet_ntv2.errors import ConfigError
+from hnet_ntv2.genome import open_genome, read_split_intervals
 from hnet_ntv2.levels import final_boundaries
-from hnet_ntv2.vocabulary import FIRST_BASE, MASK_ID
+from hnet_ntv2.resources import bundled_genome, bundled_split
+from hnet_ntv2.vocabulary import BASE_BITS, FIRST_BASE, MASK_ID
+from tests.builders import free_level
 
 TINY = Setup(width=32, blocks=1, rows=4, steps=2, test_batches=2)
 
@@ -47,12 +51,37 @@ def test_the_same_seed_gives_the_same_rows(language):
     assert int(first.input_ids[first.labels == -100].min()) >= FIRST_BASE
 
 
-def test_boundaries_of_copies_agree_in_both_copies():
-    rows = sample("copy", 64, 3)
+@pytest.mark.parametrize("language", ["copy", "human_copy"])
+def test_boundaries_of_copies_agree_in_both_copies(language):
+    rows = sample(language, 64, 3)
     for truth, bases in zip(rows.truth.numpy(), rows.bases.numpy(), strict=True):
-        (gap,) = [gap for gap in range(1, 32) if np.mean(bases[:80] == bases[80 + gap : 160 + gap]) > 0.9]
+        # Low complexity can look like a copy at other gaps, too; the right one is the best.
+        gap = max(range(1, 32), key=lambda gap: np.mean(bases[:80] == bases[80 + gap : 160 + gap]))
+        assert np.mean(bases[:80] == bases[80 + gap : 160 + gap]) > 0.9
         # Places near an end look at what lies outside the copy.
         assert np.array_equal(truth[10:70], truth[90 + gap : 150 + gap])
+
+
+def test_human_copies_are_human_dna_and_measured_on_other_rows():
+    """16 bases of a row are found in the bundled sequence, of training and of test rows in different intervals."""
+    genome = open_genome(bundled_genome())
+    found = {}
+    for split, seed in (("train", 1), ("valid", TEST_SEED)):
+        intervals = [each for each in read_split_intervals(bundled_split(), genome.contigs) if each.split == split]
+        pieces = [genome.gather(np.array([genome.locate(each)]), len(each)).tobytes() for each in intervals]
+        text = b"|".join(pieces)
+        text = bytes(np.frombuffer(text, np.uint8) & BASE_BITS)
+        rows = sample("human_copy", 24, seed, noise=0.0).bases.numpy().astype(np.uint8)
+        found[split] = np.mean([row[:80].tobytes() in text for row in rows])
+    assert found == {"train": 1.0, "valid": 1.0}
+
+
+def test_noise_is_the_share_of_random_bases():
+    """Two bases that were drawn anew for each copy agree in a quarter of all cases."""
+    for noise, differ in ((0.0, 0.0), (0.1, 0.75 * (1 - 0.9**2))):
+        rows = sample("copy", 200, 3, noise).bases.numpy()
+        gaps = [min(np.mean(row[:80] != row[80 + gap : 160 + gap]) for gap in range(1, 32)) for row in rows]
+        assert np.mean(gaps) == pytest.approx(differ, abs=0.02)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -193,6 +222,44 @@ def test_a_language_without_headroom_says_so(tmp_path):
 def test_a_folder_without_runs_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         read_runs(tmp_path)
+
+
+def test_a_budget_spends_its_boundaries_where_scores_are_great():
+    """As many as the target over a whole row, but unevenly; peaks make as many in each half."""
+    model = build(Trial.parse("copy:budget:mean:1:max_chunk_length=null"), TINY)
+    router = model.model.routers[0]
+    generator = torch.Generator().manual_seed(1)
+    score = torch.rand(4, 191, generator=generator) * torch.linspace(0, 1, 191)
+    level = free_level(torch.ones(4, 192, dtype=torch.bool))
+    chunking = router.decide(score, level)
+    assert float(chunking.is_boundary.float().mean()) == pytest.approx(0.3, abs=0.03)
+    halves = chunking.is_boundary.float().view(4, 2, 96).mean((0, 2))
+    assert halves[1] > 3 * halves[0]
+
+
+def test_jitter_moves_boundaries_in_training_alone():
+    model = build(Trial.parse("copy:peak:mean:1:jitter=0.5"), TINY)
+    bases = sample("copy", 4, 1).bases
+    plain = build(Trial.parse("copy:peak:mean:1"), TINY).eval()
+    assert torch.equal(*(final_boundaries(each.model.chunk(bases)) for each in (model.eval(), plain)))
+    model.train()
+    first, again = (final_boundaries(model.model.chunk(bases)) for _ in range(2))
+    assert not torch.equal(first, again)
+
+
+def test_closed_skips_show_the_decoders_chunks_alone():
+    """With other vectors of positions, but the same chunks, the output of the upsampler stays."""
+    model = build(Trial.parse("copy:ruler:mean:1"), TINY).eval()
+    upsampler, chunking = model.model.stages[0].upsampler, model.model.chunk(sample("copy", 2, 1).bases)[0]
+    nn.init.eye_(upsampler.skip.weight)  # it starts at zero
+    coarse = torch.randn(*chunking.has_chunk.shape, upsampler.skip.in_features)
+    for closed in (False, True):
+        with closed_skips(model, closed):
+            first, other = (
+                upsampler(coarse, torch.randn(2, LENGTH, coarse.shape[-1]), chunking, chunking.is_valid)
+                for _ in range(2)
+            )
+        assert torch.equal(first, other) == closed
 
 
 def test_frozen_routers_stay_as_they_were_drawn(monkeypatch):
