@@ -15,17 +15,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hnet_ntv2.errors import DataError, HNetNTV2Error
+from hnet_ntv2.errors import HNetNTV2Error
 from hnet_ntv2.levels import final_boundaries
 from hnet_ntv2.measuring import LETTERS, unmasked
 from hnet_ntv2.modeling_hnet_ntv2 import HNetNTV2ForMaskedLM
-from hnet_ntv2.resources import bundled_model
 from hnet_ntv2.shapes import Int, Tensor
 from hnet_ntv2.storage import open_text
 from hnet_ntv2.vocabulary import FIRST_BASE
 
 from .evaluate import validation_batches
-from .run import Workplace, open_place
+from .run import Workplace, finished_models, open_place
 
 _PLACE = 128  # of the edit, counted from the row's start
 _FROM = _PLACE + 64  # compared from here on
@@ -112,13 +111,8 @@ def measure(place: Workplace, arm: str, windows: int) -> dict[str, dict[str, lis
     Raises:
         DataError: The arm has no finished run.
     """
-    folders = sorted(path.parent for path in place.run_folder(arm, 0).parent.glob("seed*/result.json"))
-    if not folders:
-        raise DataError(f"there is no finished run of {arm} in {place.run_folder(arm, 0).parent}")
     found: dict[str, dict[str, list[float]]] = {name: {each: [] for each in Survival._fields} for name in EDITS}
-    for folder in folders:
-        weights = bundled_model() if arm == "packaged" else folder / "training" / "checkpoints" / "hf"
-        model = HNetNTV2ForMaskedLM.from_pretrained(weights).eval()
+    for model in finished_models(place, arm):
         parts: dict[str, list[Survival]] = {name: [] for name in EDITS}
         for batch in validation_batches(place.validation_data(windows)):
             rows = batch["input_ids"].long(), batch["labels"].long(), unmasked(batch).long()

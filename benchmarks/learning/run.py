@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,21 @@ def open_place(work: Path) -> Workplace:
     # The experiment joined its files there, or ran on the bundled DNA.
     joined = Dna(work / "dna.fa", work / "dna.bed")
     return Workplace(work, joined if joined.fasta.exists() else join_dna((), (), work), setup)
+
+
+def finished_models(place: Workplace, arm: str) -> Iterator[HNetNTV2ForMaskedLM]:
+    """The model of each finished seed of an arm, in ``eval()``.
+
+    Raises:
+        DataError: There is none.
+    """
+    parent = place.run_folder(arm, 0).parent
+    folders = sorted(path.parent for path in parent.glob("seed*/result.json"))
+    if not folders:
+        raise DataError(f"there is no finished run of {arm} in {parent}")
+    for folder in folders:
+        weights = bundled_model() if arm == "packaged" else folder / "training" / "checkpoints" / "hf"
+        yield HNetNTV2ForMaskedLM.from_pretrained(weights).eval()
 
 
 def perform(place: Workplace, name: str, seed: int) -> None:
