@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from hnet_ntv2.storage import open_text
 
 from .results import ANCHORED, MAIN_VIEW, Experiment, Run, read_experiment
 from .run import Workplace, open_place
-from .statistics import bits
+from .statistics import bits, difference_cell
 from .summary import difference
 
 _LEAST_SHARE = 0.25  # of a window's bases in intervals of a class
@@ -43,7 +42,7 @@ def render(
         pairs = [(run, others[run.seed]) for run in runs if arm != reference and run.seed in others]
         for title, chosen in classes.items():
             levels = [_bits(runs, view, chosen) for view in (MAIN_VIEW, ANCHORED)]
-            gaps = [_signed(difference(pairs, view, chosen)) for view in (MAIN_VIEW, ANCHORED)]
+            gaps = [difference_cell(difference(pairs, view, chosen)) for view in (MAIN_VIEW, ANCHORED)]
             lines.append([arm, str(len(runs)), title, str(int(chosen.sum())), *levels, *gaps])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -53,12 +52,6 @@ def _bits(runs: Sequence[Run], view: str, chosen: NDArray[np.bool_]) -> str:
     if not targets.any():
         return ""
     return f"{np.mean([bits(run.windows[f'{view}/nats'][chosen], targets) for run in runs]):.4f}"
-
-
-def _signed(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    return f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]" + "*" * (found["num_seeds"] == 1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

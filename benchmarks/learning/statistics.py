@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,19 @@ class Difference(NamedTuple):
     half_width: float
     num_seeds: int
     num_blocks: int
+
+
+def difference_cell(found: Mapping[str, Any] | None, digits: int = 4) -> str:
+    """A table's cell: estimate and interval, a star where one seed was run; empty where nothing was found.
+
+    Args:
+        found: A ``Difference`` as a mapping.
+        digits: Behind the point.
+    """
+    if found is None:
+        return ""
+    estimate, low, high = (f"{found[name]:+.{digits}f}" for name in ("estimate", "low", "high"))
+    return f"{estimate} [{low}, {high}]" + ("*" if found["num_seeds"] == 1 else "")
 
 
 def bits(nats: NDArray, targets: NDArray) -> NDArray[np.float64]:

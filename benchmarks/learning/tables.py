@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .results import ANCHORED, CONTEXT_NAMES, GRID_VIEW, MAIN_VIEW
+from .statistics import difference_cell
 from .summary import SUBSETS
 
 
@@ -127,11 +128,7 @@ def _bits_cells(arm: Mapping[str, Any], view: str = MAIN_VIEW) -> list[str]:
 
 
 def _difference_cell(arm: Mapping[str, Any], other: str, subset: str = "all", view: str = MAIN_VIEW) -> str:
-    found = arm["differences"].get(other, {}).get(view, {}).get(subset)
-    if found is None:
-        return ""
-    mark = "*" if found["num_seeds"] == 1 else ""
-    return f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]{mark}"
+    return difference_cell(arm["differences"].get(other, {}).get(view, {}).get(subset))
 
 
 def _learning_header(summary: Mapping[str, Any]) -> list[str]:

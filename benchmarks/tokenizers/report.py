@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.learning.statistics import Difference, paired_bootstrap
+from benchmarks.learning.statistics import Difference, difference_cell, paired_bootstrap
 from hnet_ntv2.storage import open_text
 
 from .control import WINDOW
@@ -124,7 +124,7 @@ def _verdict(found: Difference | None) -> str:
         return "Headroom: unknown, for want of a ruler or an oracle."
     # A headroom is judged with at least two seeds: the interval of one says nothing about another seed.
     shows = found.estimate >= LEAST_HEADROOM and found.low > 0
-    return f"Headroom (ruler less oracle, bits): {_signed(found)}" + (
+    return f"Headroom (ruler less oracle, bits): {difference_cell(found._asdict(), digits=3)}" + (
         "." if shows else ": this language shows nothing."
     )
 
@@ -146,7 +146,7 @@ def _table(arms: Arms) -> str:
                 arm.title,
                 str(len(runs)),
                 f"{_mean(runs, 'bits'):.3f}",
-                _signed(difference) if difference else "",
+                difference_cell(difference and difference._asdict(), digits=3),
                 share,
                 *(f"{_mean(runs, name):.3f}" for name in ("chunks_per_base", "precision", "recall", "cap_share")),
                 f"{seconds:.0f}",
@@ -161,10 +161,6 @@ def _table(arms: Arms) -> str:
 
 def _mean(runs: Mapping[int, Run], name: str) -> float:
     return float(np.mean([run["final"][name] for run in runs.values()]))
-
-
-def _signed(found: Difference) -> str:
-    return f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]" + ("*" if found.num_seeds == 1 else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
