@@ -7,12 +7,14 @@ offers that, for rows of several lengths.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hnet_ntv2.errors import DataError, HNetNTV2Error
-from hnet_ntv2.genome import open_genome, read_split_intervals
+from hnet_ntv2.genome import Genome, Interval, open_genome, read_split_intervals
+from hnet_ntv2.storage import open_text
 from hnet_ntv2.vocabulary import BASE_BITS, FIRST_BASE
 
 K = 16  # in rows of 100,000 random bases one k-mer in 40,000 has a twin by chance
@@ -41,46 +43,77 @@ def said_before(bases: NDArray[np.integer], k: int = K, distance: int = DISTANCE
     return np.convolve(is_twin, np.ones(k, int)) > 0
 
 
-def share(genome_file: Path, intervals_file: Path, split: str, length: int) -> tuple[float, int]:
-    """The share of bases that were said before in rows that lie side by side, and the number of rows.
+class Row(NamedTuple):
+    """A row of a genome.
+
+    Attributes:
+        interval: Where it lies.
+        said: The share of its bases that were said before in it.
+    """
+
+    interval: Interval
+    said: float
+
+
+def rows_of(genome: Genome, intervals: Sequence[Interval], length: int) -> list[Row]:
+    """Rows of a length that lie side by side in intervals, with what each says twice.
 
     Args:
-        genome_file: FASTA or .2bit.
-        intervals_file: ``contig start end split``.
-        split: Of the intervals.
+        genome: Its bases.
+        intervals: Of it; what is left behind their last whole row is not looked at.
         length: Of a row, in bases.
 
     Raises:
-        DataError: No interval of the split holds a row.
+        DataError: No interval holds a row.
     """
-    genome = open_genome(genome_file)
     found = []
-    for interval in read_split_intervals(intervals_file, genome.contigs):
-        if interval.split != split:
-            continue
-        starts = genome.locate(interval) + np.arange(len(interval) // length, dtype=np.int64) * length
-        for row in genome.gather(starts, length):
-            found.append(said_before((row & BASE_BITS).astype(np.int64) - FIRST_BASE).mean())
+    for interval in intervals:
+        starts = np.arange(len(interval) // length, dtype=np.int64) * length
+        for start, row in zip(starts.tolist(), genome.gather(genome.locate(interval) + starts, length), strict=True):
+            begin = interval.start + start
+            said = said_before((row & BASE_BITS).astype(np.int64) - FIRST_BASE).mean()
+            found.append(Row(Interval(interval.contig, begin, begin + length), float(said)))
     if not found:
-        raise DataError(f"{intervals_file} has no {split} interval of {length:,} bases")
-    return float(np.mean(found)), len(found)
+        raise DataError(f"no interval holds a row of {length:,} bases")
+    return found
+
+
+def merged(rows: Sequence[Row]) -> list[Interval]:
+    """Rows as intervals; neighbours are one."""
+    found: list[Interval] = []
+    for row in rows:
+        if found and found[-1].contig == row.interval.contig and found[-1].end == row.interval.start:
+            found[-1] = Interval(row.interval.contig, found[-1].start, row.interval.end)
+        else:
+            found.append(row.interval)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """``python -m benchmarks.copies FASTA BED --split valid --length N...``: a Markdown table."""
+    """``python -m benchmarks.copies FASTA BED [--length N...] [--write BED]``: a Markdown table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.copies", description=__doc__)
     parser.add_argument("fasta", type=Path)
     parser.add_argument("intervals", type=Path, help="contig, start, end, split")
-    parser.add_argument("--split", default="valid")
+    parser.add_argument("--split", default="valid", help="whose rows are counted")
     parser.add_argument("--length", type=int, nargs="+", default=[768, 3072, 6144, 12_288, 131_072])
+    parser.add_argument("--write", type=Path, help="BED file: the split's rows with copies, and all other splits")
+    parser.add_argument("--least", type=float, default=0.05, help="share that a row with copies has said before")
     chosen = parser.parse_args(arguments)
-    print("| row | rows | bases said before |\n|---|---|---|")
-    for length in chosen.length:
-        try:
-            said, rows = share(chosen.fasta, chosen.intervals, chosen.split, length)
-        except HNetNTV2Error as error:
-            parser.error(str(error))
-        print(f"| {length:,} | {rows:,} | {said:.2%} |", flush=True)
+    try:
+        genome = open_genome(chosen.fasta)
+        intervals = read_split_intervals(chosen.intervals, genome.contigs)
+        of_split = [each for each in intervals if each.split == chosen.split]
+        print("| row | rows | bases said before |\n|---|---|---|")
+        for length in chosen.length:
+            rows = rows_of(genome, of_split, length)
+            print(f"| {length:,} | {len(rows):,} | {np.mean([row.said for row in rows]):.2%} |", flush=True)
+            if chosen.write is not None:
+                kept = [(each, chosen.split) for each in merged([row for row in rows if row.said >= chosen.least])]
+                kept += [(each, each.split) for each in intervals if each.split != chosen.split]
+                with open_text(chosen.write) as file:
+                    file.writelines(f"{each.contig}\t{each.start}\t{each.end}\t{split}\n" for each, split in kept)
+    except HNetNTV2Error as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Differences between arms by what a window holds: repeats, or the intervals of BED files (promoters, exons, ...)."""
+"""Differences between arms by what a window holds: repeats, copies, or intervals of BED files (promoters, exons)."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.copies import said_before
 from hnet_ntv2.errors import ConfigError, HNetNTV2Error
-from hnet_ntv2.genome import SpanIndex, read_bed
+from hnet_ntv2.genome import Genome, SpanIndex, read_bed
 from hnet_ntv2.storage import open_text
+from hnet_ntv2.vocabulary import BASE_BITS, FIRST_BASE
 
 from .results import ANCHORED, MAIN_VIEW, Experiment, Run, read_experiment
 from .run import Workplace, open_place
@@ -17,17 +19,30 @@ from .statistics import bits, difference_cell
 from .summary import difference
 
 _LEAST_SHARE = 0.25  # of a window's bases in intervals of a class
+_LEAST_COPIES = 0.05  # of a window's bases in a 16-mer that was said before
 
 
 def windows_in(place: Workplace, path: Path) -> NDArray[np.bool_]:
     """Whether at least a quarter of each validation window lies in intervals of a BED file."""
-    data = place.validation_data()
-    index, genome = data.window_index("valid"), data.genome
+    genome, begin, length = _windows(place)
     intervals = read_bed(path, genome.contigs)
     starts = np.array([genome.locate(interval) for interval in intervals], dtype=np.int64)
     spans = SpanIndex(starts, starts + np.array([len(interval) for interval in intervals], dtype=np.int64))
-    begin = index.fixed(index.evenly_spread(place.setup.windows)).start
-    return spans.count(begin, begin + index.length) >= _LEAST_SHARE * index.length
+    return spans.count(begin, begin + length) >= _LEAST_SHARE * length
+
+
+def windows_with_copies(place: Workplace) -> NDArray[np.bool_]:
+    """Whether at least a twentieth of each validation window was said before in it (``benchmarks.copies``)."""
+    genome, begin, length = _windows(place)
+    bases = (genome.gather(begin, length) & BASE_BITS).astype(np.int64) - FIRST_BASE
+    return np.array([said_before(window).mean() >= _LEAST_COPIES for window in bases])
+
+
+def _windows(place: Workplace) -> tuple[Genome, NDArray[np.int64], int]:
+    """The genome, where each validation window begins in it, and the length of all."""
+    data = place.validation_data()
+    index = data.window_index("valid")
+    return data.genome, index.fixed(index.evenly_spread(place.setup.windows)).start, index.length
 
 
 def render(
@@ -67,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if missing := [arm for arm in chosen.arms if arm not in experiment.arms]:
             raise ConfigError(f"there is no run of {missing[0]}; there are {', '.join(experiment.arms)}")
         is_rich = experiment.arms[chosen.arms[0]][0].windows["is_repeat_rich"]
-        classes = {"all": np.ones_like(is_rich), "repeat-rich": is_rich}
+        classes = {"all": np.ones_like(is_rich), "repeat-rich": is_rich, "copies": windows_with_copies(place)}
         for name, _, path in (text.partition("=") for text in chosen.bed):
             classes[name] = windows_in(place, Path(path))
     except HNetNTV2Error as error:

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.learning.classes import main, windows_in
+from benchmarks.learning import classes
+from benchmarks.learning.classes import main, windows_in, windows_with_copies
 from benchmarks.learning.run import open_place
 from hnet_ntv2.data.windows import WindowIndex
 from hnet_ntv2.genome import read_split_intervals
 from hnet_ntv2.resources import bundled_split
 from hnet_ntv2.storage import open_text
+from hnet_ntv2.vocabulary import BASE_BITS, FIRST_BASE
 
 RARE_WINDOWS = 8
 
@@ -40,6 +42,22 @@ def test_a_window_is_in_a_class_from_a_quarter_of_its_bases_on(place, starts, tm
     too_little = [(starts[1], starts[1] + 191), (starts[5] - 300, starts[5])]
     found = windows_in(place, write_bed(tmp_path / "some.bed", enough + too_little))
     assert np.flatnonzero(found).tolist() == [0, 3]
+
+
+def test_windows_with_copies_are_those_that_say_enough_twice(place, starts, monkeypatch):
+    least = 0.02  # none of the few bundled windows says a twentieth twice
+    monkeypatch.setattr(classes, "_LEAST_COPIES", least)
+    genome = place.validation_data().genome
+    found = windows_with_copies(place)
+    for begin, is_found in zip(starts, found, strict=True):
+        text = "".join("ACGTN?"[base - FIRST_BASE] for base in genome.gather(begin[None], 768)[0] & BASE_BITS)
+        twice = np.zeros(768, bool)
+        for at in range(64, 768 - 15):
+            if "N" not in text[at : at + 16] and text.find(text[at : at + 16]) <= at - 64:
+                twice[at : at + 16] = True
+        assert is_found == (twice.mean() >= least)
+    assert found.any()
+    assert not found.all()
 
 
 def write_run(work, arm, bits):

@@ -1,10 +1,11 @@
-"""Bases that were said before, against a slow search; rows of intervals of one split."""
+"""Bases that were said before, against a slow search; rows of intervals."""
 
 import numpy as np
 import pytest
 
-from benchmarks.copies import main, said_before, share
+from benchmarks.copies import main, merged, rows_of, said_before
 from hnet_ntv2.errors import DataError
+from hnet_ntv2.genome import Interval, open_genome
 
 
 def slowly(bases, k, distance):
@@ -40,15 +41,27 @@ def genome(tmp_path):
     part = "".join(random.choice(list("ACGT"), 200))
     fasta, bed = tmp_path / "g.fa", tmp_path / "g.bed"
     fasta.write_text(f">a\n{part.lower()}{part}\n>b\n{''.join(random.choice(list('ACGT'), 400))}\n")
-    bed.write_text("a\t0\t400\tvalid\nb\t0\t400\ttrain\n")
+    bed.write_text("a\t0\t400\ttrain\nb\t0\t400\tvalid\nb\t0\t400\ttrain\n")
     return fasta, bed
 
 
-def test_rows_are_those_of_the_split(genome, capsys):
-    assert share(*genome, "valid", 400) == (0.5, 1)
-    assert share(*genome, "valid", 200) == (0.0, 2)  # the copy is in another row
-    assert share(*genome, "train", 400) == (0.0, 1)
-    with pytest.raises(DataError, match="no test interval of 400 bases"):
-        share(*genome, "test", 400)
-    main([*map(str, genome), "--length", "400"])
-    assert "| 400 | 1 | 50.00% |" in capsys.readouterr().out
+def test_rows_lie_side_by_side_and_neighbours_are_merged(genome):
+    opened = open_genome(genome[0])
+    (whole,) = rows_of(opened, [Interval("a", 0, 400)], 400)
+    assert whole == (Interval("a", 0, 400), 0.5)
+    # The copy is in another row.
+    halves = rows_of(opened, [Interval("a", 0, 400), Interval("b", 10, 399)], 200)
+    assert [row.said for row in halves] == [0, 0, 0]
+    assert merged(halves) == [Interval("a", 0, 400), Interval("b", 10, 210)]
+    with pytest.raises(DataError, match="no interval holds a row of 500 bases"):
+        rows_of(opened, [Interval("a", 0, 400)], 500)
+
+
+def test_a_split_is_written_without_its_rows_that_say_nothing_twice(genome, tmp_path, capsys):
+    written = tmp_path / "copies.bed"
+    main([*map(str, genome), "--split", "train", "--length", "400", "--write", str(written)])
+    assert "| 400 | 2 | 25.00% |" in capsys.readouterr().out
+    assert written.read_text() == "a\t0\t400\ttrain\nb\t0\t400\tvalid\n"
+    with pytest.raises(SystemExit):
+        main([*map(str, genome), "--length", "500"])
+    assert "no interval holds a row of 500 bases" in capsys.readouterr().err
