@@ -266,17 +266,6 @@ def pool_chunks(hidden: Float[Tensor, "batch positions dim"], chunking: Chunking
     return pooled * chunking.has_chunk[..., None]
 
 
-def mean_of_chunks(
-    hidden: Float[Tensor, "batch positions dim"], chunking: Chunking
-) -> Float[Tensor, "batch chunks dim"]:
-    """The mean vector of each chunk's positions; zeros in unused slots."""
-    weight = chunking.is_valid.to(hidden.dtype)
-    slot = chunking.chunk_of[..., None].expand_as(hidden)
-    total = torch.zeros_like(pool_chunks(hidden, chunking)).scatter_add(1, slot, hidden * weight[..., None])
-    count = torch.zeros_like(total[..., 0]).scatter_add(1, chunking.chunk_of, weight)
-    return total / count.clamp(min=1)[..., None]
-
-
 def chunk_holds(flag: Bool[Tensor, "batch positions"], chunking: Chunking) -> Bool[Tensor, "batch chunks"]:
     """Whether any position of each chunk has the flag (padding must not have it)."""
     holds = torch.zeros_like(chunking.has_chunk, dtype=torch.long)

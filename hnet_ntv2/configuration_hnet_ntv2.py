@@ -95,6 +95,7 @@ REMOVED_SETTINGS = {
     "state_size": (64, "0.1.0"),
     "bidirectional_strategy": ("add", "0.1.0"),
     "tokenizer_type": ("default", "0.1.0"),
+    "chunk_pooling": ("first", "0.1.0"),
 }
 
 # Settings whose default changed after they came: what a saved config without them means.
@@ -136,7 +137,6 @@ class HNetNTV2Config(PreTrainedConfig):
             "entropy": counts of k-mers say that something known ends. Controls: "shuffled" (local maxima of a hash of
             the position), "ruler" (even distances from forced boundaries), "grid" (NTv2's tokens), "none" (cap and
             guard alone).
-        chunk_pooling: A chunk's vector: of its "first" position, or that plus a projected "mean" of all its positions.
         kmer_size: k of the source model's tokens (vocabulary of 4^k + 11).
         position_mode: Rotary position of a chunk: "base" = 1 + (first base) / k, "rank" = 1 + index of the chunk.
         rope_theta: Rotary base of the trunk and of the local layers.
@@ -194,7 +194,6 @@ class HNetNTV2Config(PreTrainedConfig):
     guard_stage3: list[float] | tuple[float, ...] = (0.25, 0.9)
     max_chunk_length: int | None = 12
     chunker: Literal["learned", "peak", "ruler", "grid", "minimizer", "entropy", "shuffled", "none"] = "peak"
-    chunk_pooling: Literal["first", "mean"] = "first"
     kmer_size: int = 6
     position_mode: Literal["base", "rank"] = "base"
     rope_theta: float = 10000.0

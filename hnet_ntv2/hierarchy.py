@@ -54,7 +54,7 @@ from torch import nn
 from .attention import pack_rows, unpack_rows
 from .backbone import LocalBlock, LocalLayers, Trunk
 from .chunkers import build_chunker
-from .chunking import mean_of_chunks, pool_chunks, pool_level
+from .chunking import pool_chunks, pool_level
 from .configuration_hnet_ntv2 import HNetNTV2Config
 from .levels import Chunking, Level
 from .shapes import Float, Tensor
@@ -152,11 +152,6 @@ class ChunkStage(nn.Module):
             # positions to theirs, and one that starts as the identity would not.
             block.zero_output_projections()
         self.router = build_chunker(config, stage, dim)
-        self.mean = nn.Linear(dim, dim, bias=False) if config.chunk_pooling == "mean" else None
-        if self.mean is not None:
-            # Zero at start: on the grid the trunk still gets NTv2's own embeddings.
-            self.mean.starts_at_zero = True  # pyright: ignore[reportArgumentType]  (a plain attribute)
-            nn.init.zeros_(self.mean.weight)
         # Where bases are narrow (``base_dim`` < ``d_model``), a pooled vector gets its missing coordinates from
         # ``Level.tail``, the rest of the base's k-mer embedding, plus a learned vector (H-Net has the latter alone).
         self.widening = nn.Parameter(torch.zeros(config.d_model - dim)) if dim < config.d_model else None
@@ -206,8 +201,6 @@ class ChunkStage(nn.Module):
     def pool(self, level: Level, chunking: Chunking) -> Level:
         """The level of the chunks, as wide as the inner network."""
         chunks = pool_level(level, chunking)
-        if self.mean is not None:
-            chunks = chunks._replace(hidden=chunks.hidden + self.mean(mean_of_chunks(level.hidden, chunking)))
         if self.widening is None:
             return chunks
         extra = self.widening.to(chunks.hidden.dtype).expand(*chunks.hidden.shape[:2], -1)

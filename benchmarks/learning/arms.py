@@ -54,7 +54,6 @@ class Arm:
 
 REFERENCE = "anchors_kept"
 _FADING = {"release.anchor_share": [1.0, 0.0], "joint.anchor_share": [0.0]}
-_MEAN = {"chunk_pooling": "mean"}
 _ONLY_ANCHORS = {"align.steps": 0, "release.grid_share": [0.0], "release.ratio_weight": [1.0]}
 
 CORE = (
@@ -101,8 +100,8 @@ ONE_AT_A_TIME = (
     Arm("layers_last", "3/4 of the source's layers, the last", layers=("last", 0.75)),
     Arm("layers_spread", "3/4 of the source's layers, spread", layers=("spread", 0.75)),
 )
-# What the learned router is worth: another chunker in its place, from random weights and from the graft, and what a
-# chunk's vector is made of. "grid" cuts as NTv2's 6-mers do, also where masks are not on them.
+# What the learned router is worth: another chunker in its place, from random weights and from the graft. "grid" cuts as
+# NTv2's 6-mers do, also where masks are not on them.
 OTHER_CHUNKERS = {
     "peak": "boundaries at peaks of the learned score",
     "ruler": "boundaries at even distances from forced ones",
@@ -126,8 +125,6 @@ CHUNKERS = (
         for name, description in OTHER_CHUNKERS.items()
     ),
     *(Arm(f"{name}_kept", description, model={"chunker": name}) for name, description in OTHER_CHUNKERS.items()),
-    Arm("mean_random", "all weights random, chunks carry their mean", (), releases=False, model=_MEAN),
-    Arm("mean_kept", "chunks carry their mean too", model=_MEAN),
     # What the trunk is worth: its embeddings and head are grafted, its blocks left out.
     Arm("no_trunk_kept", "boundaries at peaks, no trunk", layers=("first", 0.0), model={"chunker": "peak"}),
     # What p is worth as a weight: without it p is only a factor of value 1.
@@ -135,14 +132,6 @@ CHUNKERS = (
     Arm("ruler_4_kept", "4-mers", model={"chunker": "ruler", "target_ratio_stage1": 0.5}),
     Arm("byte_pairs_kept", "byte pairs of the training windows", model={"chunker": "minimizer"}, byte_pairs=True),
     Arm("ruler_8_kept", "8-mers", model={"chunker": "ruler", "target_ratio_stage1": 0.25}),
-    *(
-        Arm(
-            f"{name}_mean_kept",
-            f"{OTHER_CHUNKERS[name]}; chunks carry their mean too",
-            model={"chunker": name} | _MEAN,
-        )
-        for name in ("peak", "ruler", "minimizer", "entropy")
-    ),
     *(
         Arm(f"{name}_{regime}_kept", f"{name}; {description}", model={"chunker": name} | settings)
         for name in ("learned", "peak", "ruler", "minimizer", "entropy")

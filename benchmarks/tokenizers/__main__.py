@@ -21,17 +21,8 @@ from hnet_ntv2.training.identity import git_state
 from .control import Setup, Trial, perform
 from .languages import LANGUAGES
 
-_MAIN = ("oracle:mean", "ruler:mean", "minimizer:mean", "learned:mean", "peak:mean", "entropy:mean")
-_ALL = (
-    *_MAIN,
-    "byte_pairs:mean",
-    "shuffled:mean",
-    "oracle:first",
-    "ruler:first",
-    "minimizer:first",
-    "learned:first",
-    "peak:first",
-)
+_MAIN = ("oracle", "ruler", "minimizer", "learned", "peak", "entropy")
+_ALL = (*_MAIN, "byte_pairs", "shuffled")
 
 
 class Size(NamedTuple):
@@ -74,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--run",
         action="append",
         default=[],
-        metavar="LANGUAGE:CHUNKER:POOLING:SEED[:name=value]",
+        metavar="LANGUAGE:CHUNKER:SEED[:name=value]",
         help="only these, in this process; name is a setting of the model, value JSON",
     )
     parser.add_argument("--processes", type=int, default=2, help="trials at a time, one thread each")

@@ -71,33 +71,30 @@ class Trial(NamedTuple):
 
     language: str
     chunker: str
-    pooling: str
     seed: int
     changes: dict[str, Any]
 
     @classmethod
     def parse(cls, text: str) -> "Trial":
-        """Of LANGUAGE:CHUNKER:POOLING:SEED[:name=value...], values as JSON.
+        """Of LANGUAGE:CHUNKER:SEED[:name=value...], values as JSON.
 
         Raises:
             ConfigError: if it is not of that form or names what there is not.
         """
         try:
-            language, chunker, pooling, seed, *changes = text.split(":")
+            language, chunker, seed, *changes = text.split(":")
             values = {name: json.loads(value) for name, value in (change.split("=") for change in changes)}
-            trial = cls(language, chunker, pooling, int(seed), values)
+            trial = cls(language, chunker, int(seed), values)
         except ValueError as error:
-            raise ConfigError(
-                f"{text!r} is not LANGUAGE:CHUNKER:POOLING:SEED[:name=value], as copy:peak:mean:1 is"
-            ) from error
-        for value, known in ((language, LANGUAGES), (chunker, CHUNKERS), (pooling, ("mean", "first"))):
+            raise ConfigError(f"{text!r} is not LANGUAGE:CHUNKER:SEED[:name=value], as copy:peak:1 is") from error
+        for value, known in ((language, LANGUAGES), (chunker, CHUNKERS)):
             if value not in known:
                 raise ConfigError(f"{text!r}: there is no {value!r}; there are {', '.join(known)}")
         return trial
 
     def __str__(self) -> str:
         changes = [f"{name}={json.dumps(value)}" for name, value in self.changes.items()]
-        return ":".join([self.language, self.chunker, self.pooling, str(self.seed), *changes])
+        return ":".join([self.language, self.chunker, str(self.seed), *changes])
 
 
 class JitteredPeaks(PeakRouter):
@@ -160,8 +157,7 @@ def build(trial: Trial, setup: Setup) -> HNetNTV2ForMaskedLM:
         "d_model": setup.width, "n_head": setup.width // 16, "intermediate_size": 2 * setup.width,
         "n_main_layer": setup.blocks, "window": WINDOW, "kmer_size": 6, "target_ratio_stage1": 0.3,
         # Anchors show whole k-mers beside a mask; these languages have nothing there that helps.
-        "use_anchors": False, "chunk_pooling": trial.pooling,
-        "chunker": _STAND_INS.get(trial.chunker, trial.chunker),
+        "use_anchors": False, "chunker": _STAND_INS.get(trial.chunker, trial.chunker),
     }  # fmt: skip
     settings |= {name: value for name, value in trial.changes.items() if name not in _NO_SETTINGS}
     model = HNetNTV2ForMaskedLM(HNetNTV2Config(**settings))

@@ -30,13 +30,12 @@ class Arm(NamedTuple):
     """What the runs of one row of a table have in common; ``changes`` are model settings, as JSON."""
 
     chunker: str
-    pooling: str
     changes: str
 
     @property
     def title(self) -> str:
         changes = ", ".join(f"{name} {value}" for name, value in json.loads(self.changes).items())
-        return f"{self.chunker}, {self.pooling}" + (f"; {changes}" if changes else "")
+        return self.chunker + (f"; {changes}" if changes else "")
 
 
 Arms = dict[Arm, dict[int, Run]]
@@ -78,9 +77,11 @@ def read_runs(folder: Path) -> dict[Group, Arms]:
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text())
         changes = dict(run["changes"])
+        if run.get("pooling", "first") != "first":
+            changes["chunk_pooling"] = run["pooling"]  # which models had until docs/decisions/0025
         masks, window = changes.pop("masks", "ideal"), changes.pop("window", WINDOW)
         group = Group(run["language"], masks, window, run["steps"])
-        arm = Arm(run["chunker"], run["pooling"], json.dumps(changes, sort_keys=True))
+        arm = Arm(run["chunker"], json.dumps(changes, sort_keys=True))
         found.setdefault(group, {}).setdefault(arm, {})[run["seed"]] = run
     if not found:
         raise FileNotFoundError(f"{folder} holds no run; make some with: python -m benchmarks.tokenizers {folder}")
@@ -101,14 +102,8 @@ def less(first: Mapping[int, Run], second: Mapping[int, Run]) -> Difference | No
 
 
 def headroom(arms: Arms) -> Difference | None:
-    """Bits of the ruler less bits of the oracle, each with its better pooling; None without either."""
-    best = {}
-    for name in ("ruler", "oracle"):
-        candidates = [arm for arm in arms if arm.chunker == name and arm.changes == "{}"]
-        if not candidates:
-            return None
-        best[name] = arms[min(candidates, key=lambda arm: _mean(arms[arm], "bits"))]
-    return less(best["ruler"], best["oracle"])
+    """Bits of the ruler less bits of the oracle; None without either."""
+    return less(arms.get(Arm("ruler", "{}"), {}), arms.get(Arm("oracle", "{}"), {}))
 
 
 def render(folder: Path) -> str:
@@ -130,9 +125,9 @@ def _verdict(found: Difference | None) -> str:
 
 
 def _table(arms: Arms) -> str:
-    reference = next((runs for arm, runs in arms.items() if arm == Arm("ruler", "mean", "{}")), None)
+    reference = arms.get(Arm("ruler", "{}"))
     room = headroom(arms)
-    header = ["chunker, pooling", "seeds", "bits", "less ruler, mean", "share of headroom", "chunks per base"]
+    header = ["chunker", "seeds", "bits", "less ruler", "share of headroom", "chunks per base"]
     header += ["precision", "recall", "boundaries of the cap", "CPU s"]
     rows = []
     for arm, runs in sorted(arms.items(), key=lambda item: _mean(item[1], "bits")):

@@ -237,9 +237,8 @@ def test_the_grid_chunker_is_the_forced_grid():
 
 
 @pytest.mark.parametrize("chunker", CHUNKERS)
-@pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_every_chunker_trains_saves_and_keeps_what_is_forced(chunker, pooling, tmp_path):
-    model = tiny_model(chunker=chunker, chunk_pooling=pooling).train()
+def test_every_chunker_trains_saves_and_keeps_what_is_forced(chunker, tmp_path):
+    model = tiny_model(chunker=chunker).train()
     bases = random_dna(120, torch.Generator().manual_seed(5), batch=2)
     calibrate_routers(model.model, [bases])
     labels = torch.full_like(bases, -100)
@@ -256,13 +255,6 @@ def test_every_chunker_trains_saves_and_keeps_what_is_forced(chunker, pooling, t
     model.eval().save_pretrained(tmp_path)
     loaded = HNetNTV2ForMaskedLM.from_pretrained(tmp_path)
     assert torch.equal(loaded(masked).logits, model(masked).logits)
-
-
-def test_the_mean_of_chunks_starts_without_effect():
-    bases = random_dna(90, torch.Generator().manual_seed(7))
-    first, mean = tiny_model(seed=3), tiny_model(seed=3, chunk_pooling="mean")
-    mean.load_state_dict(first.state_dict(), strict=False)
-    assert torch.equal(first(bases).logits, mean(bases).logits)
 
 
 def test_an_unknown_chunker_is_refused():

@@ -48,7 +48,7 @@ def test_each_run_between_masks_is_cut_on_its_own():
 
 
 def test_a_model_cuts_at_tokens_within_the_context_only():
-    trial = Trial("words", "byte_pairs", "mean", 1, {"mask_protection": False, "max_chunk_length": None})
+    trial = Trial("words", "byte_pairs", 1, {"mask_protection": False, "max_chunk_length": None})
     rows = sample("words", 4, 4).bases
     pairs = learn(sample("words", 200, 1).bases, (60, 600))
     with in_place_of_minimizer(pairs):
@@ -63,6 +63,6 @@ def test_a_model_cuts_at_tokens_within_the_context_only():
 
 def test_a_trial_with_byte_pairs_runs():
     setup = Setup(width=32, blocks=1, rows=4, steps=2, test_batches=2)
-    final = perform(Trial("words", "byte_pairs", "mean", 1, {}), setup)["final"]
+    final = perform(Trial("words", "byte_pairs", 1, {}), setup)["final"]
     assert 0.1 < final["chunks_per_base"] < 0.25
     assert 1.5 < final["bits"] < 3
