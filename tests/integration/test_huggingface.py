@@ -210,16 +210,20 @@ def test_a_saved_config_with_an_unknown_key_is_refused(saved):
 def test_a_saved_config_with_removed_settings_loads_silently_at_their_old_defaults_only(saved, caplog):
     _, folder = saved
     path = folder / "config.json"
-    old = {"local_mixer": "attention", "state_size": 64, "bidirectional_strategy": "add", "tokenizer_type": "default"}
+    old = {
+        **{"local_mixer": "attention", "state_size": 64, "bidirectional_strategy": "add", "tokenizer_type": "default"},
+        "chunk_pooling": "first",
+    }
     assert old == {name: value for name, (value, _) in REMOVED_SETTINGS.items()}
     written = json.loads(path.read_text())
     path.write_text(json.dumps(written | old))
     loaded = HNetNTV2ForMaskedLM.from_pretrained(folder)
     assert not caplog.records
     assert not old.keys() & loaded.config.to_dict()
-    path.write_text(json.dumps(written | old | {"local_mixer": "ssm"}))
-    with pytest.raises(ConfigError, match=r"config.json: .*local_mixer='ssm' was removed: version 0\.1\.0"):
-        HNetNTV2ForMaskedLM.from_pretrained(folder)
+    for name, value in (("local_mixer", "ssm"), ("chunk_pooling", "mean")):
+        path.write_text(json.dumps(written | old | {name: value}))
+        with pytest.raises(ConfigError, match=rf"config.json: .*{name}='{value}' was removed: version 0\.1\.0"):
+            HNetNTV2ForMaskedLM.from_pretrained(folder)
 
 
 def test_saved_config_holds_every_setting(saved):
