@@ -43,6 +43,11 @@ def said_before(bases: NDArray[np.integer], k: int = K, distance: int = DISTANCE
     return np.convolve(is_twin, np.ones(k, int)) > 0
 
 
+def letters(genome: Genome, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """[rows, length] the bases that begin at some places of a genome, as ``said_before`` takes them."""
+    return (genome.gather(starts, length) & BASE_BITS).astype(np.int64) - FIRST_BASE
+
+
 class Row(NamedTuple):
     """A row of a genome.
 
@@ -69,10 +74,9 @@ def rows_of(genome: Genome, intervals: Sequence[Interval], length: int) -> list[
     found = []
     for interval in intervals:
         starts = np.arange(len(interval) // length, dtype=np.int64) * length
-        for start, row in zip(starts.tolist(), genome.gather(genome.locate(interval) + starts, length), strict=True):
+        for start, row in zip(starts.tolist(), letters(genome, genome.locate(interval) + starts, length), strict=True):
             begin = interval.start + start
-            said = said_before((row & BASE_BITS).astype(np.int64) - FIRST_BASE).mean()
-            found.append(Row(Interval(interval.contig, begin, begin + length), float(said)))
+            found.append(Row(Interval(interval.contig, begin, begin + length), float(said_before(row).mean())))
     if not found:
         raise DataError(f"no interval holds a row of {length:,} bases")
     return found
@@ -99,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, help="BED file: the split's rows with copies, and all other splits")
     parser.add_argument("--least", type=float, default=0.05, help="share that a row with copies has said before")
     chosen = parser.parse_args(arguments)
+    if chosen.write is not None and len(chosen.length) != 1:
+        parser.error("--write takes the rows of one length: name it with --length, such as --length 768")
     try:
         genome = open_genome(chosen.fasta)
         intervals = read_split_intervals(chosen.intervals, genome.contigs)

@@ -13,6 +13,7 @@ from hnet_ntv2.storage import open_text
 
 from .evaluate import validation_batches
 from .run import Workplace, finished_models, open_place
+from .tables import markdown_table
 
 
 def operations_per_base(place: Workplace, model: HNetNTV2ForMaskedLM, windows: int, anchors: bool) -> float:
@@ -43,13 +44,13 @@ def render(found: dict[str, list[tuple[float, float]]]) -> str:
         found: Arm -> operations per base of each seed, with anchors off and on.
     """
     header = ["arm", "seeds", "million operations per base, anchors off", "anchors on"]
-    lines = [header, ["---"] * len(header)]
+    rows = []
     reference = np.mean(next(iter(found.values())), axis=0)
     for arm, seeds in found.items():
         means = np.mean(seeds, axis=0)
         cells = [f"{mean / 1e6:.3f} ({more:+.1%})" for mean, more in zip(means, means / reference - 1, strict=True)]
-        lines.append([arm, str(len(seeds)), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        rows.append([arm, str(len(seeds)), *cells])
+    return markdown_table(header, rows) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

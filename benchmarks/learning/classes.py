@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.copies import said_before
+from benchmarks.copies import letters, said_before
 from hnet_ntv2.errors import ConfigError, HNetNTV2Error
 from hnet_ntv2.genome import Genome, SpanIndex, read_bed
 from hnet_ntv2.storage import open_text
-from hnet_ntv2.vocabulary import BASE_BITS, FIRST_BASE
 
 from .results import ANCHORED, MAIN_VIEW, Experiment, Run, read_experiment
 from .run import Workplace, open_place
 from .statistics import bits, difference_cell
 from .summary import difference
+from .tables import markdown_table
 
 _LEAST_SHARE = 0.25  # of a window's bases in intervals of a class
 _LEAST_COPIES = 0.05  # of a window's bases in a 16-mer that was said before
@@ -34,8 +34,7 @@ def windows_in(place: Workplace, path: Path) -> NDArray[np.bool_]:
 def windows_with_copies(place: Workplace) -> NDArray[np.bool_]:
     """Whether at least a twentieth of each validation window was said before in it (``benchmarks.copies``)."""
     genome, begin, length = _windows(place)
-    bases = (genome.gather(begin, length) & BASE_BITS).astype(np.int64) - FIRST_BASE
-    return np.array([said_before(window).mean() >= _LEAST_COPIES for window in bases])
+    return np.array([said_before(window).mean() >= _LEAST_COPIES for window in letters(genome, begin, length)])
 
 
 def _windows(place: Workplace) -> tuple[Genome, NDArray[np.int64], int]:
@@ -50,7 +49,7 @@ def render(
 ) -> str:
     """A Markdown table."""
     header = ["arm", "seeds", "class", "windows", "bits, off", "bits, on", "difference, off", "difference, on"]
-    lines = [header, ["---"] * len(header)]
+    rows = []
     others = {run.seed: run for run in experiment.arms[reference]}
     for arm in arms:
         runs = experiment.arms[arm]
@@ -58,8 +57,8 @@ def render(
         for title, chosen in classes.items():
             levels = [_bits(runs, view, chosen) for view in (MAIN_VIEW, ANCHORED)]
             gaps = [difference_cell(difference(pairs, view, chosen)) for view in (MAIN_VIEW, ANCHORED)]
-            lines.append([arm, str(len(runs)), title, str(int(chosen.sum())), *levels, *gaps])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+            rows.append([arm, str(len(runs)), title, str(int(chosen.sum())), *levels, *gaps])
+    return markdown_table(header, rows) + "\n"
 
 
 def _bits(runs: Sequence[Run], view: str, chosen: NDArray[np.bool_]) -> str:

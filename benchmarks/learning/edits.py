@@ -25,6 +25,7 @@ from hnet_ntv2.vocabulary import FIRST_BASE
 
 from .evaluate import validation_batches
 from .run import Workplace, finished_models, open_place
+from .tables import markdown_table
 
 _PLACE = 128  # of the edit, counted from the row's start
 _FROM = _PLACE + 64  # compared from here on
@@ -127,11 +128,11 @@ def measure(place: Workplace, arm: str, windows: int) -> dict[str, dict[str, lis
 def render(found: dict[str, dict[str, dict[str, list[float]]]]) -> str:
     """A Markdown table: means over seeds, [least, most]."""
     header = ["arm", "seeds", *(f"{name}: {quantity}" for name in EDITS for quantity in Survival._fields)]
-    lines = [header, ["---"] * len(header)]
+    rows = []
     for arm, edits in found.items():
         cells = [values for quantities in edits.values() for values in quantities.values()]
-        lines.append([arm, str(len(cells[0])), *(_mean_and_range(values) for values in cells)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        rows.append([arm, str(len(cells[0])), *(_mean_and_range(values) for values in cells)])
+    return markdown_table(header, rows) + "\n"
 
 
 def _mean_and_range(values: Sequence[float]) -> str:

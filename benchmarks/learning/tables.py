@@ -56,7 +56,7 @@ def _core_table(summary: Mapping[str, Any]) -> str:
         rows.append([*row, *differences, *_learning_cells(summary, arm)])
     for key, name in CONTEXT_NAMES.items():
         rows.append([name, "", f"{summary['context'][key]:.4f}"] + [""] * (len(header) - 3))
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _single_table(summary: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def _single_table(summary: Mapping[str, Any], names: Sequence[str]) -> str:
         anchored = [_bits(arm, ANCHORED), _difference_cell(arm, reference, view=ANCHORED)]
         row = [name, str(arm["num_seeds"]), *_bits_cells(arm), *differences, *anchored]
         rows.append([*row, *_learning_cells(summary, arm)])
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _grid_table(summary: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _grid_table(summary: Mapping[str, Any]) -> str:
     for each in summary["grid_references"]:
         name = f"{each['arm']} ({each['description']})"
         rows.append([name, "1", f"{each['bits']:.4f}"] + [""] * (len(header) - 3))
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _cost_table(summary: Mapping[str, Any]) -> str:
@@ -101,14 +101,15 @@ def _cost_table(summary: Mapping[str, Any]) -> str:
         cuts += [_number(lengths.get(key), ".3g") for key in ("p50", "p95", "max")]
         cost = [_number(arm[key], ",.0f") for key in ("bases_per_second", "cpu_seconds", "steps", "parameters")]
         rows.append([name, *cuts, *cost])
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _notes(summary: Mapping[str, Any]) -> str:
     return "\n".join(f"- {name}: {arm['description']}" for name, arm in summary["arms"].items())
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, without a newline at its end."""
     lines = [header, ["---"] * len(header), *rows]
     # A "|" in a cell would end it.
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)

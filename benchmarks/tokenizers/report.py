@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.learning.statistics import Difference, difference_cell, paired_bootstrap
+from benchmarks.learning.tables import markdown_table
 from hnet_ntv2.storage import open_text
 
 from .control import WINDOW
@@ -150,8 +151,7 @@ def _table(arms: Arms) -> str:
     # Places drawn at random hit a true boundary as often as there are such boundaries.
     chance = _mean(next(iter(arms.values())), "truth_per_base")
     rows.append(["chance", "", "2.000", "", "", "", f"{chance:.3f}", "", "", ""])
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header, rows)
 
 
 def _mean(runs: Mapping[int, Run], name: str) -> float:

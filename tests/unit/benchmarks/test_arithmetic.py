@@ -7,7 +7,7 @@ from benchmarks.learning.dna import Dna
 from benchmarks.learning.run import Workplace
 from benchmarks.learning.setup import SIZES
 from hnet_ntv2.resources import bundled_genome, bundled_split
-from tests.builders import lively_model
+from tests.builders import finish_packaged_run, lively_model
 
 
 def test_the_trunk_costs_by_the_chunk(tmp_path):
@@ -31,8 +31,6 @@ def test_finished_runs_are_counted_and_others_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path), "packaged", "--output", str(output)])
     assert "no finished run of packaged" in capsys.readouterr().err
-    run = tmp_path / "runs" / "packaged" / "seed1"
-    run.mkdir(parents=True)
-    (run / "result.json").write_text("{}", encoding="utf-8")
+    finish_packaged_run(tmp_path)
     main([str(tmp_path), "packaged", "--windows", "2", "--output", str(output)])
     assert "| packaged | 1 |" in output.read_text(encoding="utf-8")

@@ -63,5 +63,9 @@ def test_a_split_is_written_without_its_rows_that_say_nothing_twice(genome, tmp_
     assert "| 400 | 2 | 25.00% |" in capsys.readouterr().out
     assert written.read_text() == "a\t0\t400\ttrain\nb\t0\t400\tvalid\n"
     with pytest.raises(SystemExit):
+        main([*map(str, genome), "--write", str(tmp_path / "other.bed")])
+    assert "--write takes the rows of one length" in capsys.readouterr().err
+    assert not (tmp_path / "other.bed").exists()
+    with pytest.raises(SystemExit):
         main([*map(str, genome), "--length", "500"])
     assert "no interval holds a row of 500 bases" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.learning.edits import EDITS, main, render, survival
 from hnet_ntv2.vocabulary import MASK_ID
-from tests.builders import lively_model, random_dna
+from tests.builders import finish_packaged_run, lively_model, random_dna
 
 
 def rows_of(length=400, batch=2):
@@ -41,7 +41,6 @@ def test_the_table_has_means_and_ranges():
 
 
 def test_finished_runs_are_measured_and_others_refused(tmp_path, capsys):
-    """The packaged model needs no training, so that a run of it is finished once its result is written."""
     output = tmp_path / "out"
     with pytest.raises(SystemExit):
         main([str(tmp_path), "packaged", "--output", str(output)])
@@ -50,9 +49,7 @@ def test_finished_runs_are_measured_and_others_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path), "packaged", "--output", str(output)])
     assert "no finished run of packaged" in capsys.readouterr().err
-    run = tmp_path / "runs" / "packaged" / "seed1"
-    run.mkdir(parents=True)
-    (run / "result.json").write_text("{}", encoding="utf-8")
+    finish_packaged_run(tmp_path)
     main([str(tmp_path), "packaged", "--windows", "4", "--output", str(output)])
     found = json.loads((output / "edits.json").read_text(encoding="utf-8"))["packaged"]
     for edit in EDITS:
