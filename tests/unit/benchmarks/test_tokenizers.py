@@ -172,6 +172,11 @@ def test_every_arm_runs_once_before_any_second_seed():
     assert len(set(map(str, trials))) == len(trials)
     assert {trial.language for trial in trials} == set(LANGUAGES)
     assert [str(trial) for trial in trials] == [str(Trial.parse(str(trial))) for trial in trials]
+    # Masks are words where there are words, else whole chunks of the model's own; each with both kinds of local layers.
+    changes = {(trial.language in ("words", "spaced"), *trial.changes.items()) for trial in trials}
+    assert changes == {
+        (True,), (True, ("window", 8)), (False, ("masks", "own")), (False, ("masks", "own"), ("window", 8)),
+    }  # fmt: skip
 
 
 def write_run(folder, chunker, seed, bits, pooling="first", masks="ideal"):
