@@ -96,6 +96,7 @@ REMOVED_SETTINGS = {
     "bidirectional_strategy": ("add", "0.1.0"),
     "tokenizer_type": ("default", "0.1.0"),
     "chunk_pooling": ("first", "0.1.0"),
+    "forced_probability": ("one", "0.1.0"),
 }
 
 # Settings whose default changed after they came: what a saved config without them means.
@@ -159,7 +160,6 @@ class HNetNTV2Config(PreTrainedConfig):
         mask_protection: Forced chunk boundaries around and inside masked runs.
         residual_gating: Zero the skip path where a chunk holds a mask.
         smoothing: Smooth chunk vectors over their neighbours (H-Net's EMA, both directions).
-        forced_probability: P of a forced boundary in the smoothing: "one", or "router" for the router's own p.
         initializer_range: Standard deviation of random embeddings; at 0.02 the routers collapse (docs/decisions).
         initializer_gain: Random matrices have the standard deviation gain / sqrt(inputs): 0.02 at 1,024 inputs, and
             small models pass their signals on as large ones do.
@@ -212,7 +212,6 @@ class HNetNTV2Config(PreTrainedConfig):
     mask_protection: bool = True
     residual_gating: bool = True
     smoothing: bool = True
-    forced_probability: Literal["one", "router"] = "one"
     initializer_range: float = 0.5
     initializer_gain: float = 0.64
     training_length: int | None = None

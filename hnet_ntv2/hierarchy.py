@@ -161,7 +161,6 @@ class ChunkStage(nn.Module):
             # Bases of one chunk get the same chunk vector; their place in it tells the decoder which is which.
             num_offsets=(config.max_chunk_length or _UNCAPPED_OFFSETS) if stage == 0 else 0,
             use_smoothing=config.smoothing,
-            forced_probability=config.forced_probability,  # which p a boundary has that was not the router's
         )
         self.decoder = _local_layers(config, dim, config.layers_per_stage(config.n_dec_layer)[stage])
 

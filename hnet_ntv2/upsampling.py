@@ -16,18 +16,12 @@ _CLAMP = 1e-4
 _BLOCK = 32
 
 
-def boundary_weights(chunking: Chunking, forced_probability: str = "one") -> Float[Tensor, "batch chunks"]:
+def boundary_weights(chunking: Chunking) -> Float[Tensor, "batch chunks"]:
     """P of each chunk's first position: the router's p clamped to [1e-4, 1 - 1e-4], exactly 1 where it was forced.
 
     A row's first chunk keeps the clamp of the reference, 1 - 1e-4. Unused slots get 1.
-
-    Args:
-        chunking: Decisions at the positions.
-        forced_probability: "router" keeps the router's own p at forced boundaries as well.
     """
-    weight = chunking.probability.clamp(_CLAMP, 1 - _CLAMP)
-    if forced_probability == "one":
-        weight = weight.masked_fill(_is_overruled(chunking), 1.0)
+    weight = chunking.probability.clamp(_CLAMP, 1 - _CLAMP).masked_fill(_is_overruled(chunking), 1.0)
     return weight.gather(1, chunking.first).masked_fill(~chunking.has_chunk, 1.0)
 
 
@@ -128,16 +122,14 @@ class Upsampler(nn.Module):
         dim: Width of the positions' vectors.
         num_offsets: Rows of the learned embedding of a position's offset in its chunk; 0 for none.
         use_smoothing: Off, a chunk's own vector is copied to its positions.
-        forced_probability: See ``boundary_weights``.
     """
 
-    def __init__(self, dim: int, num_offsets: int = 0, use_smoothing: bool = True, forced_probability: str = "one"):
+    def __init__(self, dim: int, num_offsets: int = 0, use_smoothing: bool = True):
         super().__init__()
         self.skip = nn.Linear(dim, dim)
         self.skip.starts_at_zero = True  # pyright: ignore[reportArgumentType]
         self.offset = nn.Embedding(num_offsets, dim) if num_offsets else None
         self.use_smoothing = use_smoothing
-        self.forced_probability = forced_probability
 
     def forward(
         self,
@@ -155,7 +147,7 @@ class Upsampler(nn.Module):
             skip_gate: False where the skip path must be zero (the position's chunk holds a mask).
         """
         if self.use_smoothing:
-            coarse = smooth(coarse, boundary_weights(chunking, self.forced_probability), chunking.has_chunk)
+            coarse = smooth(coarse, boundary_weights(chunking), chunking.has_chunk)
         expanded = coarse.gather(1, chunking.chunk_of[..., None].expand(-1, -1, coarse.shape[-1]))
         expanded = expanded * confidence(chunking)[..., None]
         if self.offset is not None:

@@ -84,7 +84,6 @@ ONE_AT_A_TIME = (
     Arm("no_protection", "no forced boundaries around masks", model={"mask_protection": False}),
     Arm("no_gating", "skip path open in masked chunks", model={"residual_gating": False}),
     Arm("no_smoothing", "no smoothing of chunk vectors", model={"smoothing": False}),
-    Arm("raw_p", "the router's own P at forced boundaries", model={"forced_probability": "router"}),
     Arm("rank_positions", "rotary positions count chunks", model={"position_mode": "rank"}),
     Arm("no_cap", "chunks of any length", model={"max_chunk_length": None}),
     Arm("ratio_0", "ratio loss off", model={"ratio_loss_weight": 0.0}),

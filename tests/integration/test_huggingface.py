@@ -212,7 +212,7 @@ def test_a_saved_config_with_removed_settings_loads_silently_at_their_old_defaul
     path = folder / "config.json"
     old = {
         **{"local_mixer": "attention", "state_size": 64, "bidirectional_strategy": "add", "tokenizer_type": "default"},
-        "chunk_pooling": "first",
+        **{"chunk_pooling": "first", "forced_probability": "one"},
     }
     assert old == {name: value for name, (value, _) in REMOVED_SETTINGS.items()}
     written = json.loads(path.read_text())

@@ -93,8 +93,6 @@ CHUNKING = {
 def test_forced_boundaries_have_weight_one_and_the_row_start_keeps_its_clamp():
     decided = chunking_of(**CHUNKING)
     assert torch.allclose(boundary_weights(decided), torch.tensor([[1 - 1e-4, 0.8, 1.0, 1.0]]))
-    raw = boundary_weights(decided, forced_probability="router")
-    assert torch.allclose(raw, torch.tensor([[1 - 1e-4, 0.8, 0.2, 0.1]]))
 
 
 def test_confidence_is_one_and_passes_its_gradient_only_where_the_router_chose():
