@@ -23,10 +23,9 @@ from .languages import LANGUAGES
 
 _MAIN = ("oracle", "ruler", "minimizer", "learned", "peak", "entropy")
 _ALL = (*_MAIN, "byte_pairs", "shuffled")
-# Where masks are words, words are what a chunker should find. Elsewhere each model fills whole chunks of its own, since
-# a mask that cuts a chunk spoils it (docs/experiments.md).
-_MASKS = {"words": "", "spaced": ""}
-_OWN_MASKS = ':masks="own"'
+# Their ideal masks are words, which are what a chunker should find. In the other languages each model fills whole
+# chunks of its own, since a mask that cuts a chunk spoils it (docs/experiments.md).
+_OF_WORDS = ("words", "spaced")
 
 
 class Size(NamedTuple):
@@ -43,9 +42,10 @@ class Size(NamedTuple):
     def trials(self) -> list[Trial]:
         """Seed by seed, so that an interrupted experiment has compared all arms once."""
         return [
-            Trial.parse(f"{language}:{arm}:{seed}{_MASKS.get(language, _OWN_MASKS)}{window}")
+            Trial.parse(f"{language}:{arm}:{seed}{masks}{window}")
             for seed in self.seeds
             for language in self.languages
+            for masks in ["" if language in _OF_WORDS else ':masks="own"']
             for window in ("", ":window=8")
             for arm in self.arms
             if seed == self.seeds[0] or arm in _MAIN
